@@ -1,0 +1,168 @@
+//! How long the default policies take: the three hooks together, warm, with 2, 8 and 32 backends.
+//!
+//! `cargo bench --bench policy_call`. Prints p50 and p99 in nanoseconds of one pass over `authenticate`, `admit` and
+//! `route` through the chain, metrics included, on one thread.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::HeaderMap;
+use tollgate::{
+    clock::Clock,
+    llm::{Operation, Surface},
+    policy::{
+        AdmitVerdict, AuthenticateVerdict, Backend, Call, Caller, Chains, Exchange, ExchangeHead, FaultKind, Head,
+        Hook, Observer, Policy, Presented, Principal, RouteVerdict, Scheme,
+    },
+    ports::{
+        catalogue::Catalogue,
+        keys::{KeyRecord, KeyState, Proof, Scope},
+    },
+    wasm::{BUILT_IN, Runtime, RuntimeConfig},
+};
+
+const WARM_UP: usize = 20_000;
+const PASSES: usize = 200_000;
+
+#[derive(Debug)]
+struct NoCatalogue;
+
+impl Catalogue for NoCatalogue {
+    fn candidates(&self, _: &str, _: &Scope) -> u32 {
+        0
+    }
+    fn size_bytes(&self, _: &str) -> Option<u64> {
+        None
+    }
+    fn parameters(&self, _: &str) -> Option<u64> {
+        None
+    }
+    fn backend_name(&self, _: u32) -> Option<Arc<str>> {
+        None
+    }
+}
+
+#[derive(Debug)]
+struct Unheard;
+
+impl Observer for Unheard {
+    fn asked(&self, _: &str, _: Hook, _: Duration, _: Option<FaultKind>) {}
+}
+
+struct Subject {
+    _runtime: Runtime,
+    chains: Chains,
+    key: Arc<KeyRecord>,
+    head: Head,
+    presented: Presented,
+    call: Call,
+    backends: Vec<Backend>,
+}
+
+impl Subject {
+    /// One pass over the three hooks; answers how long they took, without what makes the exchange.
+    #[expect(clippy::disallowed_methods, reason = "a benchmark asks the real time")]
+    fn pass(&self) -> Duration {
+        let exchange = Arc::new(Exchange::new(ExchangeHead {
+            request_id: "bench".into(),
+            seed: 1,
+            peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            path: "/api/chat".into(),
+            headers: HeaderMap::new(),
+            credential: None,
+            proof: Proof::Proven(Arc::clone(&self.key)),
+        }));
+        let start = Instant::now();
+        let verdict = self.chains.authenticate(&exchange, &self.head, Some(&self.presented));
+        let Ok(AuthenticateVerdict::Allow { subject, .. }) = verdict else { unreachable!("{verdict:?}") };
+        let principal = Principal { subject: subject.into(), user: self.key.user.clone() };
+        let caller = exchange.note_caller(Caller { principal, key: Some(Arc::clone(&self.key)) });
+        let verdict = self.chains.admit(&exchange, &self.call, &caller.principal);
+        assert!(matches!(&verdict, Ok(AdmitVerdict::Admit(charges)) if charges.len() == 1), "{verdict:?}");
+        let verdict = self.chains.route(&exchange, &self.call, &caller.principal, &self.backends);
+        let took = start.elapsed();
+        assert!(matches!(&verdict, Ok(RouteVerdict::Ranked(ids)) if ids.len() == self.backends.len()), "{verdict:?}");
+        took
+    }
+}
+
+fn backend(id: u32) -> Backend {
+    Backend {
+        id,
+        weight: 1,
+        in_flight: 3,
+        model_in_flight: 1,
+        capacity: None,
+        queued: 0,
+        first_token_us: Some(120_000),
+        tokens_per_second_milli: None,
+        errors_permille: 0,
+        resident: true,
+    }
+}
+
+fn subject() -> Subject {
+    let clock = Clock::system();
+    let config = RuntimeConfig {
+        cpu_budget: Duration::from_millis(2),
+        memory_bytes: 64 << 20,
+        masked_headers: Vec::new(),
+        default_requests_per_minute: 100,
+        cache: None,
+    };
+    let runtime = Runtime::start(config, clock.clone(), Arc::new(NoCatalogue)).expect("the runtime starts");
+    let policies: Vec<_> = BUILT_IN
+        .iter()
+        .map(|built_in| {
+            let policy = runtime.load(&built_in.name.into(), built_in.bytes, "{}").expect("a default policy loads");
+            Arc::new(policy) as Arc<dyn Policy>
+        })
+        .collect();
+    let chains = Chains::new(1, policies, clock, Arc::new(Unheard));
+    Subject {
+        _runtime: runtime,
+        chains,
+        key: Arc::new(KeyRecord {
+            id: "kQ3v9ZpL0a".into(),
+            name: "bench".into(),
+            user: Some("ann".into()),
+            state: KeyState::Active,
+            expires_at_ms: None,
+            requests_per_minute: None,
+            scope: Scope::AllModels,
+            attributes: Box::default(),
+            created_at_ms: 0,
+        }),
+        head: Head { surface: Surface::Ollama, operation: Operation::Chat, body_bytes: Some(1024) },
+        presented: Presented { scheme: Scheme::Bearer, key_id: Some("kQ3v9ZpL0a".into()) },
+        call: Call {
+            surface: Surface::Ollama,
+            operation: Operation::Chat,
+            model: "llama3:latest".into(),
+            body_bytes: 1024,
+            input_tokens: 256,
+            output_cap: None,
+            streaming: true,
+        },
+        backends: Vec::new(),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+fn main() {
+    let mut subject = subject();
+    println!("{:>9} {:>9} {:>9}   three hooks together, ns", "backends", "p50", "p99");
+    for count in [2, 8, 32] {
+        subject.backends = (0..count).map(backend).collect();
+        for _ in 0..WARM_UP {
+            subject.pass();
+        }
+        let mut times: Vec<Duration> = (0..PASSES).map(|_| subject.pass()).collect();
+        times.sort_unstable();
+        let at = |share: usize| times.get(PASSES * share / 100).map_or(0, Duration::as_nanos);
+        println!("{count:>9} {:>9} {:>9}", at(50), at(99));
+    }
+}

@@ -1,0 +1,94 @@
+//! The time. The only file that may ask the system for it, so that tests can move it.
+//!
+//! A [`Clock`] is cheap to clone; all clones of one agree. Monotonic time counts from when the clock was made and never
+//! goes back; Unix time is the system's and may step.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// Where the time comes from: the system, or a test's hand.
+#[derive(Clone, Debug)]
+pub struct Clock(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    System { origin: Instant },
+    Manual { start_unix_ms: u64, elapsed_us: Arc<AtomicU64> },
+}
+
+/// Moves a manual clock.
+#[derive(Clone, Debug)]
+pub struct Hand(Arc<AtomicU64>);
+
+impl Clock {
+    /// The system's clocks.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that asks the system")]
+    pub fn system() -> Self {
+        Self(Source::System { origin: Instant::now() })
+    }
+
+    /// A clock that stands at `start_unix_ms` until its hand moves it.
+    pub fn manual(start_unix_ms: u64) -> (Self, Hand) {
+        let elapsed_us = Arc::new(AtomicU64::new(0));
+        let hand = Hand(Arc::clone(&elapsed_us));
+        (Self(Source::Manual { start_unix_ms, elapsed_us }), hand)
+    }
+
+    /// Time since this clock was made; never goes back.
+    pub fn monotonic(&self) -> Duration {
+        match &self.0 {
+            Source::System { origin } => origin.elapsed(),
+            Source::Manual { elapsed_us, .. } => Duration::from_micros(elapsed_us.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// [`Self::monotonic`] in whole milliseconds.
+    pub fn monotonic_ms(&self) -> u64 {
+        saturating_ms(self.monotonic())
+    }
+
+    /// Milliseconds since 1970, UTC.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that asks the system")]
+    pub fn unix_ms(&self) -> u64 {
+        match &self.0 {
+            Source::System { .. } => saturating_ms(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
+            Source::Manual { start_unix_ms, elapsed_us } => start_unix_ms + elapsed_us.load(Ordering::Relaxed) / 1000,
+        }
+    }
+}
+
+impl Hand {
+    /// Moves the clock forward.
+    pub fn advance(&self, by: Duration) {
+        self.0.fetch_add(u64::try_from(by.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+/// A duration in whole milliseconds; u64::MAX when it is longer than that can say.
+pub fn saturating_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manual_clock_moves_by_hand_only_and_its_clones_agree() {
+        let (clock, hand) = Clock::manual(1_000);
+        let clone = clock.clone();
+        assert_eq!((clock.unix_ms(), clock.monotonic_ms()), (1_000, 0));
+        hand.advance(Duration::from_millis(1_500));
+        assert_eq!((clone.unix_ms(), clone.monotonic_ms()), (2_500, 1_500));
+    }
+
+    #[test]
+    fn the_system_clock_knows_this_century() {
+        assert!(Clock::system().unix_ms() > 1_700_000_000_000);
+    }
+}

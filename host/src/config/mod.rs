@@ -1,0 +1,81 @@
+//! The configuration of the proxy: where it is read from, what every key means, and all that is wrong with it at once.
+//!
+//! `tollgate.toml`, then variables `TOLLGATE__SECTION__KEY`, then `--set` are merged into one tree ([`Sources`]); a
+//! reader walks the tree key by key and notes every problem; what comes out is a [`Config`] whose values are all
+//! checked. A `Config` never changes once it is made. This module looks at the file system only to read the file and to
+//! see whether the policy folder is there; it opens no socket, starts nothing and knows no default that isn't written
+//! down in [`sections`].
+
+mod backend_url;
+mod check;
+mod error;
+mod reader;
+pub mod sections;
+mod sources;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+pub use backend_url::{BackendUrl, BackendUrlError, is_link_local};
+pub use error::{ConfigErrors, Problem};
+pub use sections::{Admin, Backend, BackendKind, Limits, Log, LogFormat, Models, Policies, Server, Store, Upstream};
+pub use sources::Sources;
+
+use self::reader::Reader;
+use self::sources::Merged;
+
+/// The whole configuration, checked: what holds here needs no second look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `state_dir`: the folder for what tollgate keeps (store, pepper, admin token, compiled policies). Default
+    /// `tollgate-state`.
+    pub state_dir: PathBuf,
+    /// `[server]`: the port for LLM callers.
+    pub server: Server,
+    /// `[admin]`: the port for operators.
+    pub admin: Admin,
+    /// `[store]`: where keys, users and usage are kept.
+    pub store: Store,
+    /// `[policies]`: where policies are found and what they may cost.
+    pub policies: Policies,
+    /// `[limits]`: limits of keys that have none of their own.
+    pub limits: Limits,
+    /// `[models]`: which models may be asked for at all.
+    pub models: Models,
+    /// `[upstream]`: how backends are talked to.
+    pub upstream: Upstream,
+    /// `[[backends]]`: the LLM servers, in the order written; names and URLs are unique. May be empty.
+    pub backends: Vec<Backend>,
+    /// `[log]`: what is logged, and how.
+    pub log: Log,
+}
+
+impl Config {
+    /// Reads and checks the configuration from all of `sources`.
+    ///
+    /// # Errors
+    /// Every problem there is; a file that can't be read or parsed is a single one.
+    pub fn load(sources: &Sources) -> Result<Self, ConfigErrors> {
+        let (merged, problems) = Merged::read(sources).map_err(ConfigErrors::from)?;
+        let reader = Reader::new(merged, problems);
+        let config = check::config(&reader);
+        ConfigErrors::of(reader.into_problems()).map_or(Ok(config), Err)
+    }
+
+    /// The configuration in which nothing is set, with its state in `directory`.
+    pub fn defaults_in(directory: &Path) -> Self {
+        check::config(&Reader::new(Merged::empty(directory), Vec::new()))
+    }
+
+    /// What is allowed but hardly meant, one sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.backends.is_empty() {
+            warnings.push("no backends are configured, so every call to a model will be refused".to_owned());
+        }
+        warnings
+    }
+}

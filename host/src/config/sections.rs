@@ -1,0 +1,144 @@
+//! The sections of the configuration, as meant: plain values with their units and defaults.
+//!
+//! Field docs are the reference of the configuration file. Only the checks next door make these values; what holds of a
+//! field is written at it. Every duration is at most a day and, where nothing else is said, at least a millisecond.
+
+use std::net::SocketAddr;
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::HeaderName;
+
+use super::backend_url::BackendUrl;
+
+/// The port for LLM callers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Address and port to listen on; port 0 lets the system choose. Default `127.0.0.1:8080`.
+    pub listen: SocketAddr,
+    /// Worker threads, 1 to 1024. Default: as many as the machine has cores, which is `None` here.
+    pub threads: Option<NonZeroUsize>,
+    /// Most connections at a time, up to 1,000,000. Default 10,000.
+    pub max_connections: NonZeroUsize,
+    /// Time within which a request's head must be complete. Default `10s`.
+    pub head_timeout: Duration,
+    /// Longest pause between two pieces of a request's body. Default `30s`.
+    pub body_idle_timeout: Duration,
+    /// Largest request body, in bytes, `1KiB` to `1GiB`. Default `32MiB`.
+    pub max_body: u64,
+    /// Most bytes of bodies held at a time over all calls, up to `1TiB` and not less than `max_body`. Default
+    /// `512MiB`.
+    pub max_buffered: u64,
+    /// Whether responses name their backend in `x-tollgate-backend`. Default true.
+    pub expose_backend: bool,
+    /// Time that running calls get to finish when tollgate stops. Default `60s`.
+    pub drain_timeout: Duration,
+}
+
+/// The port for operators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Address and port to listen on: a loopback address, because this listener has no TLS, and one that doesn't
+    /// collide with `server.listen`. Default `127.0.0.1:8081`.
+    pub listen: SocketAddr,
+}
+
+/// Where keys, users and usage are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    /// The SQLite file, absolute; taken from `url = "sqlite://PATH"`. Default: `tollgate.db` in `state_dir`.
+    pub path: PathBuf,
+}
+
+/// Where policies are found and what they may cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policies {
+    /// Folder with `NAME.wasm` and `NAME.toml`; it existed when the configuration was read. Default: none, only the
+    /// built-in policies.
+    pub folder: Option<PathBuf>,
+    /// CPU time of one hook of one policy, `100us` to `100ms`. Default `2ms`.
+    pub cpu_budget: Duration,
+    /// Memory of one instance of a policy, in bytes, `1MiB` to `1GiB`. Default `64MiB`.
+    pub memory: u64,
+    /// Headers that policies see masked besides credentials and cookies, at most 64. Default: none.
+    pub masked_headers: Vec<HeaderName>,
+}
+
+/// Limits of keys that have none of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Calls a minute for a key, where neither the key nor its user sets a limit; up to 1,000,000,000. Default 100.
+    pub requests_per_minute: NonZeroU64,
+}
+
+/// Which models may be asked for at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Models {
+    /// Whether `:cloud` models, which leave the machine, may be used. Default false.
+    pub allow_cloud: bool,
+}
+
+/// How backends are talked to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Time to connect to a backend. Default `5s`.
+    pub connect_timeout: Duration,
+    /// Time from the end of a request to the first byte of the answer: a model may have to be loaded. Default `300s`.
+    pub first_byte_timeout: Duration,
+    /// Longest pause within an answer. Default `120s`.
+    pub idle_timeout: Duration,
+    /// Time between two health probes of a backend. Default `5s`.
+    pub probe_interval: Duration,
+    /// Time for the answer to a probe. Default `2s`.
+    pub probe_timeout: Duration,
+    /// Time between two readings of a backend's list of models. Default `60s`.
+    pub refresh_interval: Duration,
+    /// Whether backends may have link-local and instance-metadata addresses. Unsafe: clouds serve machine credentials
+    /// there. Default false.
+    pub allow_link_local: bool,
+}
+
+/// One LLM server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Unique name: 1 to 32 small letters, digits and hyphens, not beginning with a hyphen. Required.
+    pub name: String,
+    /// Unique address. Required.
+    pub url: BackendUrl,
+    /// What kind of server it is. Default `ollama`.
+    pub kind: BackendKind,
+    /// Share of the calls relative to other backends, 1 to 1000. Default 1.
+    pub weight: u32,
+}
+
+/// What a backend speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BackendKind {
+    /// `ollama`: Ollama's own API and its OpenAI-compatible one; model names as Ollama reads them.
+    #[default]
+    Ollama,
+    /// `openai`: the OpenAI API; model names are exact and case-sensitive.
+    OpenAi,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Least severe level that is logged: `error`, `warn`, `info`, `debug` or `trace`. Default `info`.
+    pub level: String,
+    /// How lines look. Default `auto`.
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `auto`: text on a terminal, JSON anywhere else.
+    #[default]
+    Auto,
+    /// `text`: for people.
+    Text,
+    /// `json`: one object a line.
+    Json,
+}

@@ -1,0 +1,117 @@
+//! The strict JSON body of a call: what may pass, and the few facts that Tollgate keeps of it.
+//!
+//! The bytes are a caller's and may be anything; their number was bounded before. Ollama decodes with Go's
+//! `encoding/json`, which matches keys without regard to case and lets the last of two equal keys win, so
+//! `{"model":"allowed","MODEL":"secret"}` would run `secret`. A body that two readers could understand differently is
+//! therefore refused, and a body that passes is forwarded as it came. Nothing here builds a tree, repairs a body or
+//! quotes a caller's values.
+
+mod error;
+mod walk;
+
+#[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+pub use self::error::{BodyError, Spot};
+use self::walk::Walk;
+
+/// What was read of a body that passed: exactly one JSON object, in UTF-8, at most 64 levels deep, without a key that
+/// stands twice or could be taken for another.
+#[derive(Clone, Debug)]
+pub struct JsonBody {
+    length: usize,
+    model: Option<Model>,
+    stream: Option<bool>,
+    output_cap: Option<u32>,
+}
+
+/// The model's name and where its literal stands, quotes included.
+#[derive(Clone, Debug)]
+struct Model {
+    text: String,
+    literal: Range<usize>,
+}
+
+impl JsonBody {
+    /// Checks a body in one pass, and keeps the first of `model_fields` that holds a name.
+    ///
+    /// An absent field, `null` and `""` are no name, as for Ollama; anything else but a string in one of these fields
+    /// is an error.
+    ///
+    /// # Errors
+    /// The first thing that makes the body unfit to forward.
+    pub fn read(bytes: &Bytes, model_fields: &[&str]) -> Result<Self, BodyError> {
+        if bytes.trim_ascii().is_empty() {
+            return Err(BodyError::Empty);
+        }
+        let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+        let mut walk = Walk::new(model_fields);
+        if let Err(error) = walk.body(&mut deserializer) {
+            return Err(error::explain(walk.into_refusal(), &error, bytes));
+        }
+        if let Err(error) = deserializer.end() {
+            return Err(BodyError::TrailingData { offset: error::offset_of(&error, bytes) });
+        }
+        let found = walk.into_found();
+        let model = found.model.and_then(|(text, literal)| Some(Model { text, literal: range_of(literal, bytes)? }));
+        Ok(Self { length: bytes.len(), model, stream: found.stream, output_cap: found.output_cap })
+    }
+
+    /// The model's name as the caller wrote it, unescaped; never empty.
+    pub fn model(&self) -> Option<&str> {
+        self.model.as_ref().map(|model| model.text.as_str())
+    }
+
+    /// Where the model's JSON string stands in the body, in bytes, quotes included.
+    pub fn model_range(&self) -> Option<Range<usize>> {
+        self.model.as_ref().map(|model| model.literal.clone())
+    }
+
+    /// What the caller wrote at `/stream`; the operation's default applies where this is none.
+    pub fn stream(&self) -> Option<bool> {
+        self.stream
+    }
+
+    /// The most output tokens that the caller asks for: the largest of all caps in the body, never 0.
+    ///
+    /// A fraction is rounded up. None means that the caller set no cap.
+    pub fn output_cap(&self) -> Option<u32> {
+        self.output_cap
+    }
+
+    /// The body with another model, as three slices to send one after the other; only the name is copied.
+    ///
+    /// `bytes` must be those that were read. Where they are not, or the body names no model, the slices are empty: a
+    /// backend refuses an empty body, and the caller's own model must not run in place of the one that was checked.
+    pub fn spliced(&self, bytes: &Bytes, model: &str) -> [Bytes; 3] {
+        match &self.model {
+            Some(Model { literal, .. }) if bytes.len() == self.length => [
+                bytes.slice(..literal.start),
+                Bytes::from(serde_json::Value::from(model).to_string()),
+                bytes.slice(literal.end..),
+            ],
+            _ => [Bytes::new(), Bytes::new(), Bytes::new()],
+        }
+    }
+}
+
+/// The host's rough estimate of a call's input tokens, from the bytes of its body, rounded up.
+///
+/// English text has about four bytes per token. The estimate only sizes a reservation; what a call costs in the end is
+/// what the backend counted.
+pub fn input_tokens(body_bytes: usize) -> u32 {
+    u32::try_from(body_bytes.div_ceil(4)).unwrap_or(u32::MAX)
+}
+
+/// Where `part`, borrowed from `whole`, stands in it; none when it was not borrowed from there.
+fn range_of(part: &str, whole: &[u8]) -> Option<Range<usize>> {
+    let start = part.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
+    let range = start..start.checked_add(part.len())?;
+    (whole.get(range.clone())? == part.as_bytes()).then_some(range)
+}

@@ -1,0 +1,402 @@
+//! What passes, what is refused and in which words, and that splicing changes the model and nothing else.
+
+use bytes::Bytes;
+use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assert_eq, proptest};
+use serde_json::Value;
+
+use super::samples::json_object;
+use super::{BodyError, JsonBody, input_tokens};
+
+fn read(text: &str) -> Result<JsonBody, BodyError> {
+    JsonBody::read(&Bytes::copy_from_slice(text.as_bytes()), &["model", "name"])
+}
+
+fn good(text: &str) -> JsonBody {
+    read(text).unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+fn message(text: &str) -> String {
+    read(text).err().map_or_else(|| panic!("{text} passed"), |error| error.to_string())
+}
+
+#[test]
+fn the_first_named_field_that_holds_a_name_is_the_model() {
+    fn check(text: &str, model: Option<&str>, literal: Option<&str>) {
+        let body = good(text);
+        assert_eq!(body.model(), model, "{text}");
+        assert_eq!(body.model_range().map(|range| &text[range]), literal, "{text}");
+    }
+    check(r#"{"model":"a"}"#, Some("a"), Some(r#""a""#));
+    check(r#" { "name" : "b" , "model" :  "a" } "#, Some("a"), Some(r#""a""#));
+    check(r#"{"model":"a","name":"b"}"#, Some("a"), Some(r#""a""#));
+    check(r#"{"model":"","name":"b"}"#, Some("b"), Some(r#""b""#));
+    check(r#"{"name":"b","model":null}"#, Some("b"), Some(r#""b""#));
+    check(r#"{"model":"\u0061\"\n"}"#, Some("a\"\n"), Some(r#""\u0061\"\n""#));
+    check(r#"{"\u006dodel":"é"}"#, Some("é"), Some("\"é\""));
+    check(r#"{"model":" "}"#, Some(" "), Some(r#"" ""#));
+    check(r#"{"model":""}"#, None, None);
+    check(r#"{"options":{"model":"a"},"messages":[{"model":"a"}]}"#, None, None);
+    check("{}", None, None);
+}
+
+#[test]
+fn a_model_that_is_no_string_is_refused() {
+    for value in ["1", "true", "[]", "{}", r#"["a"]"#, r#""\ud800""#, r#"{"a":1,"a":2}"#] {
+        let text = format!(r#"{{"model":{value}}}"#);
+        assert!(matches!(read(&text), Err(BodyError::WrongType { expected: "a valid string", .. })), "{text}");
+        let text = format!(r#"{{"model":"a","name":{value}}}"#);
+        assert!(matches!(read(&text), Err(BodyError::WrongType { expected: "a valid string", .. })), "{text}");
+    }
+    assert!(JsonBody::read(&Bytes::from_static(br#"{"name":1}"#), &["model"]).is_ok());
+}
+
+#[test]
+fn stream_is_true_false_or_not_said() {
+    assert_eq!(good(r#"{"stream":true}"#).stream(), Some(true));
+    assert_eq!(good(r#"{"stream":false}"#).stream(), Some(false));
+    assert_eq!(good(r#"{"stream":null}"#).stream(), None);
+    assert_eq!(good(r#"{"options":{"stream":1}}"#).stream(), None);
+    for value in ["1", "0.5", "-1", r#""true""#, "[true]", "{}", "[]"] {
+        let text = format!(r#"{{"stream":{value}}}"#);
+        assert!(matches!(read(&text), Err(BodyError::WrongType { expected: "true or false", .. })), "{text}");
+    }
+}
+
+#[test]
+fn the_output_cap_is_the_largest_of_all() {
+    fn check(text: &str, expected: Option<u32>) {
+        assert_eq!(good(text).output_cap(), expected, "{text}");
+    }
+    check(r#"{"max_tokens":5}"#, Some(5));
+    check(r#"{"max_tokens":5,"max_completion_tokens":7,"max_output_tokens":6}"#, Some(7));
+    check(r#"{"options":{"num_predict":9},"max_tokens":5}"#, Some(9));
+    check(r#"{"options":{"num_predict":-1},"max_tokens":5}"#, Some(5));
+    check(r#"{"options":{"num_predict":-2}}"#, None);
+    check(r#"{"max_tokens":0}"#, None);
+    check(r#"{"max_tokens":null}"#, None);
+    check(r#"{"options":null}"#, None);
+    check(r#"{"options":{"options":{"num_predict":9}},"num_predict":9}"#, None);
+    check(r#"{"messages":[{"max_tokens":9}],"options":[{"num_predict":9}]}"#, None);
+    check(r#"{"max_tokens":4294967295}"#, Some(u32::MAX));
+    check(r#"{"max_tokens":4294967296}"#, Some(u32::MAX));
+    check(r#"{"max_tokens":99999999999999999999999999}"#, Some(u32::MAX));
+    check(r#"{"max_tokens":-99999999999999999999999999}"#, None);
+    check(r#"{"max_tokens":1e3}"#, Some(1000));
+    check(r#"{"max_tokens":1e300}"#, Some(u32::MAX));
+    check(r#"{"max_tokens":0.2}"#, Some(1));
+    check(r#"{"max_tokens":-0.5}"#, None);
+    check(r#"{"max_tokens":0.0}"#, None);
+    check(r#"{"max_tokens":-0}"#, None);
+    for value in [r#""5""#, "true", "[]", "{}", "[5]"] {
+        for text in [format!(r#"{{"max_tokens":{value}}}"#), format!(r#"{{"options":{{"num_predict":{value}}}}}"#)] {
+            assert!(matches!(read(&text), Err(BodyError::WrongType { expected: "a number", .. })), "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_body_is_exactly_one_object() {
+    for text in ["", " \n\t"] {
+        assert_eq!(read(text).err(), Some(BodyError::Empty), "{text:?}");
+    }
+    for text in ["[]", "null", "true", "1", "-1", "1.5", r#""model""#, r#"[{"model":"a"}]"#] {
+        assert_eq!(read(text).err(), Some(BodyError::NotObject), "{text}");
+    }
+    for text in [r#"{"model":"a"}{"model":"b"}"#, "{} {}", "{},", "{}\0", "{}x", "{}}"] {
+        assert!(matches!(read(text), Err(BodyError::TrailingData { .. })), "{text}");
+    }
+    for text in [
+        "{",
+        r#"{"a"}"#,
+        r#"{"a":}"#,
+        r#"{"a":1,}"#,
+        "{'a':1}",
+        "{a:1}",
+        r#"{"a":01}"#,
+        r#"{"a":NaN}"#,
+        r#"{"a":+1}"#,
+        r#"{"a":1e999}"#,
+        "{\"a\":\"\n\"}",
+        r#"{"a":"\x"}"#,
+        "\u{feff}{}",
+        "{1:2}",
+        "{}/**/",
+        r#"{"a":[1,]}"#,
+    ] {
+        assert!(matches!(read(text), Err(BodyError::Syntax { .. } | BodyError::TrailingData { .. })), "{text}");
+    }
+    assert!(read(" \r\n{ } \t").is_ok());
+}
+
+#[test]
+fn a_body_is_utf_8() {
+    for bad in
+        [&b"{\"a\":\"\xff\"}"[..], b"{\"\xff\":1}", b"{\"model\":\"\xc3\"}", b"\xff\xfe{}", b"{\"a\":\"\xed\xa0\x80\"}"]
+    {
+        let read = JsonBody::read(&Bytes::from_static(bad), &["model"]);
+        assert!(matches!(read, Err(BodyError::Syntax { .. })), "{bad:?}");
+    }
+}
+
+#[test]
+fn a_key_stands_once_in_an_object() {
+    for text in [
+        r#"{"model":"allowed","model":"secret"}"#,
+        r#"{"model":"allowed","m\u006fdel":"secret"}"#,
+        r#"{"a":{"b":[{"c":1,"c":1}]}}"#,
+        r#"{"tools":[{"Any":1,"Any":2}]}"#,
+        r#"{"metadata":{"x":{"y":1,"\u0079":1}}}"#,
+        r#"{"":1,"":1}"#,
+        r#"{"a":{"x":1},"b":1,"a":1}"#,
+        r#"{"\ud83d\ude00":1,"😀":1}"#,
+    ] {
+        assert!(matches!(read(text), Err(BodyError::DuplicateKey { .. })), "{text}");
+    }
+    good(r#"{"a":{"a":{"a":1}},"b":{"a":1},"c":[{"a":1},{"a":1}],"metadata":{"k":1,"K":2}}"#);
+}
+
+#[test]
+fn a_repeated_key_is_found_in_an_object_of_any_size() {
+    for count in [1, 2, 15, 16, 17, 18, 33, 500] {
+        let keys: Vec<String> = (0..count).map(|number| format!("\"k{number}\":{{\"k0\":1,\"x\":[]}}")).collect();
+        good(&format!("{{{}}}", keys.join(",")));
+        for repeated in [0, count / 2, count - 1] {
+            let text = format!("{{{},\"k{repeated}\":1}}", keys.join(","));
+            assert!(matches!(read(&text), Err(BodyError::DuplicateKey { .. })), "{count} {repeated}");
+            let text = format!("{{{},\"\\u006b{repeated}\":1}}", keys.join(","));
+            assert!(matches!(read(&text), Err(BodyError::DuplicateKey { .. })), "{count} {repeated} escaped");
+        }
+    }
+}
+
+#[test]
+fn the_number_of_remembered_keys_is_bounded() {
+    let object = |count: usize| {
+        let keys: Vec<String> = (0..count).map(|number| format!("\"{number}\":0")).collect();
+        format!("{{{}}}", keys.join(","))
+    };
+    good(&object(super::walk::MAX_OPEN_KEYS));
+    assert!(matches!(read(&object(super::walk::MAX_OPEN_KEYS + 1)), Err(BodyError::TooManyKeys { .. })));
+    // Keys of an object that was closed are forgotten.
+    let half = object(super::walk::MAX_OPEN_KEYS / 2);
+    good(&format!(r#"{{"a":{half},"b":{half},"c":{half}}}"#));
+}
+
+#[test]
+fn field_names_are_in_plain_lower_case() {
+    for text in [
+        r#"{"model":"allowed","MODEL":"secret"}"#,
+        r#"{"Stream":true}"#,
+        r#"{"ſtream":true}"#,
+        r#"{"\u017ftream":true}"#,
+        "{\"\u{212a}eep_alive\":1}",
+        r#"{"options":{"Num_predict":1}}"#,
+        r#"{"messages":[{"Role":"user"}]}"#,
+        r#"{"é":1,"É":1}"#,
+        r#"{"ς":1}"#,
+        r#"{"ß":1}"#,
+        r#"{"ı":1}"#,
+        r#"{"İ":1}"#,
+        r#"{"Tools":[]}"#,
+    ] {
+        assert!(matches!(read(text), Err(BodyError::NotLowerCase { .. })), "{text}");
+    }
+    good(r#"{"é":1,"漢字":2,"keep_alive":3,"x-y.z $1":4,"а":{"σ":5}}"#);
+}
+
+#[test]
+fn callers_name_what_stands_below_some_keys() {
+    for key in [
+        "arguments",
+        "chat_template_kwargs",
+        "format",
+        "functions",
+        "guided_json",
+        "input",
+        "input_schema",
+        "logit_bias",
+        "metadata",
+        "parameters",
+        "properties",
+        "response_format",
+        "schema",
+        "tools",
+    ] {
+        good(&format!(r#"{{"a":[{{"{key}":{{"Any":[{{"NAME":1,"ſ":2}}]}}}}]}}"#));
+        // Beside the key the rule holds again.
+        let text = format!(r#"{{"{key}":{{"Any":1}},"Any":1}}"#);
+        assert!(matches!(read(&text), Err(BodyError::NotLowerCase { .. })), "{text}");
+    }
+}
+
+#[test]
+fn a_body_is_at_most_64_levels_deep() {
+    let arrays = |count: usize| format!("{{\"a\":{}{}}}", "[".repeat(count), "]".repeat(count));
+    good(&arrays(63));
+    assert!(matches!(read(&arrays(64)), Err(BodyError::TooDeep { .. })));
+    assert!(matches!(read(&arrays(100_000)), Err(BodyError::TooDeep { .. })));
+    let objects = |count: usize| format!("{}1{}", "{\"a\":".repeat(count), "}".repeat(count));
+    good(&objects(64));
+    assert!(matches!(read(&objects(65)), Err(BodyError::TooDeep { .. })));
+    let model = format!("{{\"model\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    assert!(matches!(read(&model), Err(BodyError::WrongType { .. })));
+}
+
+#[test]
+fn messages_say_what_where_and_what_to_do() {
+    assert_eq!(
+        message("{\"model\":\"a\",\n\"options\":{\"x\":1,\"x\":2}}"),
+        "the key \"x\" stands twice in one object near byte 34, in /options; write it once"
+    );
+    assert_eq!(
+        message(r#"{"messages":[{},{"Role":"user"}]}"#),
+        "the field name \"Role\" near byte 23, in /messages/1 is not in plain lower case; write it in lower case"
+    );
+    assert_eq!(
+        message(r#"{"stream":"secret"}"#),
+        "the value near byte 18, in /stream is not true or false; write true or false or leave the field out"
+    );
+    assert_eq!(
+        message(r#"{"a":"secret" "b"}"#),
+        "the body is not valid JSON near byte 15: expected `,` or `}`; send one JSON object in UTF-8"
+    );
+}
+
+#[test]
+fn messages_cut_keys_and_quote_no_values() {
+    let long = message(&format!("{{\"{}\":1}}", "A".repeat(5000)));
+    assert!(long.contains(&format!("\"{}…\"", "A".repeat(64))), "{long}");
+    let deep = message(&format!("{}{{\"A\":1}}{}", "{\"aaaa\":".repeat(60), "}".repeat(60)));
+    assert!(deep.len() < 200, "{deep}");
+    let hostile = message("{\"A\\n\u{202e}\\u0000\":1}");
+    assert!(hostile.contains("A\\n\\u{202e}\\0"), "{hostile}");
+    for text in [
+        r#"{"stream":"hunter2"}"#,
+        r#"{"max_tokens":"hunter2"}"#,
+        r#"{"model":["hunter2"]}"#,
+        r#""hunter2""#,
+        r#"{"prompt":"hunter2"#,
+        r#"{"prompt":"hunter2\x"}"#,
+        r#"{"prompt":hunter2}"#,
+        r#"{"prompt":"hunter2","A":1}"#,
+    ] {
+        let message = message(text);
+        assert!(!message.contains("hunter"), "{message}");
+    }
+}
+
+#[test]
+fn a_spliced_body_shares_the_callers_bytes() {
+    let bytes = Bytes::from_static(br#"{"name":"b", "model": "\u0061" ,"stream":true}"#);
+    let body = JsonBody::read(&bytes, &["model", "name"]).expect("a good body");
+    let [head, model, tail] = body.spliced(&bytes, "x\"y");
+    assert_eq!(head, &br#"{"name":"b", "model": "#[..]);
+    assert_eq!(model, &br#""x\"y""#[..]);
+    assert_eq!(tail, &br#" ,"stream":true}"#[..]);
+    assert_eq!(head.as_ptr(), bytes.as_ptr());
+}
+
+#[test]
+fn a_body_that_cannot_be_spliced_becomes_an_empty_one() {
+    let bytes = Bytes::from_static(br#"{"stream":true}"#);
+    let body = JsonBody::read(&bytes, &["model"]).expect("a good body");
+    assert!(body.spliced(&bytes, "x").iter().all(Bytes::is_empty));
+    let bytes = Bytes::from_static(br#"{"model":"a"}"#);
+    let body = JsonBody::read(&bytes, &["model"]).expect("a good body");
+    assert!(body.spliced(&bytes.slice(1..), "x").iter().all(Bytes::is_empty));
+}
+
+#[test]
+fn input_tokens_are_a_quarter_of_the_bytes_rounded_up() {
+    fn check(body_bytes: usize, expected: u32) {
+        assert_eq!(input_tokens(body_bytes), expected, "{body_bytes}");
+    }
+    check(0, 0);
+    check(1, 1);
+    check(4, 1);
+    check(5, 2);
+    check(usize::MAX, u32::MAX);
+}
+
+/// The same JSON text with every letter of its strings written as an escape.
+fn escaped(text: &str) -> String {
+    let escape = |unit: u16| format!("\\u{unit:04x}");
+    let inner: String = text.encode_utf16().map(escape).collect();
+    format!("\"{inner}\"")
+}
+
+proptest! {
+    // Generated bodies are slow to make without optimisation.
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn splicing_replaces_the_model_and_nothing_else(
+        object in json_object(),
+        before in any::<String>(),
+        after in any::<String>(),
+        escape in any::<bool>(),
+        is_first in any::<bool>(),
+    ) {
+        let text = object.to_string();
+        let literal = if escape { escaped(&before) } else { Value::from(before.as_str()).to_string() };
+        let inner = &text[1..text.len() - 1];
+        let comma = if inner.is_empty() { "" } else { "," };
+        let text = if is_first {
+            format!("{{\"model\": {literal} {comma}{inner}}}")
+        } else {
+            format!("{{{inner}{comma}\n\"model\":{literal}}}")
+        };
+        let bytes = Bytes::from(text);
+        let body = JsonBody::read(&bytes, &["model"]).expect("a good body");
+        prop_assert_eq!(body.model(), Some(before.as_str()).filter(|name| !name.is_empty()));
+        if body.model().is_some() {
+            let spliced = body.spliced(&bytes, &after).concat();
+            let mut expected = object;
+            expected["model"] = Value::from(after);
+            prop_assert_eq!(serde_json::from_slice::<Value>(&spliced).expect("JSON"), expected);
+        }
+    }
+
+    #[test]
+    fn a_repeated_key_is_refused_wherever_it_stands(
+        object in json_object(),
+        key in "[a-z]{1,5}",
+        around in "[a-z]{1,5}|tools|format",
+        depth in 0_usize..8,
+        escape in any::<bool>(),
+    ) {
+        let first = Value::from(key.as_str()).to_string();
+        let second = if escape { escaped(&key) } else { first.clone() };
+        let bad = format!("{{{first}:{object},\"#\":[{object}],{second}:1}}");
+        let text = format!("{}{bad}{}", format!("{{\"{around}\":[").repeat(depth), "]}".repeat(depth));
+        prop_assert!(JsonBody::read(&Bytes::from(text), &[]).is_err());
+    }
+
+    #[test]
+    fn no_two_names_of_a_body_that_passes_are_alike_for_go(
+        names in proptest::collection::vec("[aAkK\u{212a}sSſß]{1,2}", 1..4),
+    ) {
+        let pairs: Vec<String> = names.iter().map(|name| format!("\"{name}\":1")).collect();
+        let passes = JsonBody::read(&Bytes::from(format!("{{{}}}", pairs.join(","))), &[]).is_ok();
+        let go = |name: &String| name.to_lowercase().replace('ſ', "s");
+        let mut folded: Vec<String> = names.iter().map(go).collect();
+        folded.sort();
+        folded.dedup();
+        prop_assert!(!passes || folded.len() == names.len());
+        prop_assert!(!passes || names.iter().all(|name| name.is_ascii() && *name == name.to_lowercase()));
+    }
+
+    #[test]
+    fn any_bytes_never_panic(bytes in any::<Vec<u8>>()) {
+        let _ = JsonBody::read(&Bytes::from(bytes), &["model"]);
+    }
+
+    #[test]
+    fn text_that_looks_like_json_passes_only_if_it_is(
+        text in r#"\{("(model|stream|options|a)":(1|""|"a"|true|null|\{\}|\[\]|1e5|\{"a":1\}|"\\u00),?){0,4}\}?[ x]?"#,
+    ) {
+        if JsonBody::read(&Bytes::from(text.clone()), &["model"]).is_ok() {
+            prop_assert!(serde_json::from_str::<Value>(&text).is_ok_and(|value| value.is_object()));
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! The one pass over a body: a serde visitor that checks every key and keeps what the body's facts need.
+//!
+//! Serde's errors carry only text, so a refusal is put aside in the walk and serde is stopped with an error that nobody
+//! reads. The keys of all objects that are open stand on one stack, so a body of many small objects allocates once.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// The deepest nesting of objects and arrays; the body's own object is the first level. The parser stops at 128.
+pub(super) const MAX_DEPTH: usize = 64;
+/// The most keys of all open objects together, which bounds the memory of the check for duplicates.
+pub(super) const MAX_OPEN_KEYS: usize = 65_536;
+/// Up to this many keys of an object are compared one by one.
+const SCANNED_KEYS: usize = 16;
+
+/// The state of the pass.
+#[derive(Debug)]
+pub(super) struct Walk<'de, 'f> {
+    model_fields: &'f [&'f str],
+    model: Option<Candidate<'de>>,
+    stream: Option<bool>,
+    output_cap: Option<u32>,
+    open_keys: Vec<Cow<'de, str>>,
+    refusal: Refusal<'de>,
+}
+
+/// What a finished walk has found: the model's text with its literal, and the rest.
+#[derive(Debug)]
+pub(super) struct Found<'de> {
+    pub(super) model: Option<(String, &'de str)>,
+    pub(super) stream: Option<bool>,
+    pub(super) output_cap: Option<u32>,
+}
+
+/// Why a walk was stopped; no fault means that the parser stopped it.
+#[derive(Debug, Default)]
+pub(super) struct Refusal<'de> {
+    pub(super) fault: Option<Fault<'de>>,
+    /// Keys and indices from the inside out.
+    pub(super) path: Vec<Cow<'de, str>>,
+}
+
+/// What the walk itself refuses.
+#[derive(Debug)]
+pub(super) enum Fault<'de> {
+    NotObject,
+    TooDeep,
+    TooManyKeys,
+    DuplicateKey(Cow<'de, str>),
+    NotLowerCase(Cow<'de, str>),
+    WrongType(&'static str),
+}
+
+/// A name found in one of the model fields; the lowest rank wins.
+#[derive(Debug)]
+struct Candidate<'de> {
+    rank: usize,
+    text: String,
+    literal: &'de str,
+}
+
+/// What a value means to the walk.
+#[derive(Clone, Copy, Debug)]
+enum Role {
+    Body,
+    Model(usize),
+    Stream,
+    OutputCap,
+    Options,
+    Plain,
+}
+
+impl<'de, 'f> Walk<'de, 'f> {
+    pub(super) fn new(model_fields: &'f [&'f str]) -> Self {
+        let (open_keys, refusal) = (Vec::new(), Refusal::default());
+        Self { model_fields, model: None, stream: None, output_cap: None, open_keys, refusal }
+    }
+
+    /// Walks one value, which must be an object.
+    pub(super) fn body<D: Deserializer<'de>>(&mut self, deserializer: D) -> Result<(), D::Error> {
+        Node { walk: self, role: Role::Body, depth: 0, names_are_free: false }.deserialize(deserializer)
+    }
+
+    pub(super) fn into_found(self) -> Found<'de> {
+        let model = self.model.map(|candidate| (candidate.text, candidate.literal));
+        Found { model, stream: self.stream, output_cap: self.output_cap }
+    }
+
+    pub(super) fn into_refusal(self) -> Refusal<'de> {
+        self.refusal
+    }
+
+    fn refuse<T, E: Error>(&mut self, fault: Fault<'de>) -> Result<T, E> {
+        self.refusal.fault = Some(fault);
+        Err(E::custom("refused"))
+    }
+
+    /// Checks the next key of an object and pushes it on the stack.
+    fn open_key<E: Error>(&mut self, object: &mut Object<'de>, key: Cow<'de, str>) -> Result<(), E> {
+        if !object.names_are_free && !is_folded(&key) {
+            return self.refuse(Fault::NotLowerCase(key));
+        }
+        if self.open_keys.len() >= MAX_OPEN_KEYS {
+            return self.refuse(Fault::TooManyKeys);
+        }
+        let earlier = self.open_keys.get(object.first_key..).unwrap_or_default();
+        let is_repeated = match object.index(earlier) {
+            Some(index) => !index.insert(key.clone()),
+            None => earlier.contains(&key),
+        };
+        if is_repeated {
+            return self.refuse(Fault::DuplicateKey(key));
+        }
+        self.open_keys.push(key);
+        Ok(())
+    }
+
+    fn role_of(&self, key: &str, parent: Role) -> Role {
+        match parent {
+            Role::Body => match self.model_fields.iter().position(|field| *field == key) {
+                Some(rank) => Role::Model(rank),
+                None => match key {
+                    "stream" => Role::Stream,
+                    "max_tokens" | "max_completion_tokens" | "max_output_tokens" => Role::OutputCap,
+                    "options" => Role::Options,
+                    _ => Role::Plain,
+                },
+            },
+            Role::Options if key == "num_predict" => Role::OutputCap,
+            _ => Role::Plain,
+        }
+    }
+
+    fn keep_model<E: Error>(&mut self, rank: usize, raw: &'de RawValue) -> Result<(), E> {
+        let literal = raw.get();
+        if literal == "null" {
+            return Ok(());
+        }
+        // The raw text was only skipped; decoding it finds what is no string, and half a surrogate pair within one.
+        let Ok(text) = serde_json::from_str::<String>(literal) else {
+            return self.refuse(Fault::WrongType("a valid string"));
+        };
+        let wins = self.model.as_ref().is_none_or(|current| rank < current.rank);
+        if wins && !text.is_empty() {
+            self.model = Some(Candidate { rank, text, literal });
+        }
+        Ok(())
+    }
+
+    fn keep_cap(&mut self, tokens: u32) {
+        if tokens > 0 {
+            self.output_cap = self.output_cap.max(Some(tokens));
+        }
+    }
+}
+
+/// An object whose keys are being read.
+#[derive(Debug)]
+struct Object<'de> {
+    /// Where its keys begin on the stack.
+    first_key: usize,
+    names_are_free: bool,
+    index: Option<HashSet<Cow<'de, str>>>,
+}
+
+impl<'de> Object<'de> {
+    /// The keys so far as a set, once there are too many to compare one by one.
+    fn index(&mut self, earlier: &[Cow<'de, str>]) -> Option<&mut HashSet<Cow<'de, str>>> {
+        if earlier.len() < SCANNED_KEYS {
+            return None;
+        }
+        Some(self.index.get_or_insert_with(|| earlier.iter().cloned().collect()))
+    }
+}
+
+/// One value of the body, about to be read.
+#[derive(Debug)]
+struct Node<'w, 'de, 'f> {
+    walk: &'w mut Walk<'de, 'f>,
+    role: Role,
+    /// How many objects and arrays stand around it.
+    depth: usize,
+    /// Whether it stands below a key whose contents callers name themselves.
+    names_are_free: bool,
+}
+
+impl<'de> Node<'_, 'de, '_> {
+    /// What to do with a value that holds nothing the walk keeps.
+    fn pass<E: Error>(self) -> Result<(), E> {
+        match self.role {
+            Role::Plain | Role::Options => Ok(()),
+            Role::Body => self.walk.refuse(Fault::NotObject),
+            Role::Model(_) => self.walk.refuse(Fault::WrongType("a valid string")),
+            Role::Stream => self.walk.refuse(Fault::WrongType("true or false")),
+            Role::OutputCap => self.walk.refuse(Fault::WrongType("a number")),
+        }
+    }
+
+    fn cap<E: Error>(self, tokens: u32) -> Result<(), E> {
+        if matches!(self.role, Role::OutputCap) {
+            self.walk.keep_cap(tokens);
+            return Ok(());
+        }
+        self.pass()
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Node<'_, 'de, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        match self.role {
+            Role::Model(rank) => self.walk.keep_model(rank, Deserialize::deserialize(deserializer)?),
+            _ => deserializer.deserialize_any(self),
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for Node<'_, 'de, '_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a JSON value")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        if matches!(self.role, Role::Body) { self.pass() } else { Ok(()) }
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<(), E> {
+        if matches!(self.role, Role::Stream) {
+            self.walk.stream = Some(value);
+            return Ok(());
+        }
+        self.pass()
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<(), E> {
+        self.cap(u32::try_from(value).unwrap_or(u32::MAX))
+    }
+
+    /// The parser calls this for negative numbers only, which mean that there is no cap.
+    fn visit_i64<E: Error>(self, value: i64) -> Result<(), E> {
+        self.cap(u32::try_from(value.max(0)).unwrap_or(u32::MAX))
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<(), E> {
+        if !matches!(self.role, Role::OutputCap) {
+            return self.pass();
+        }
+        self.cap(ceiling(value))
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<(), E> {
+        self.pass()
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<(), A::Error> {
+        let Self { walk, role, depth, names_are_free } = self;
+        if !matches!(role, Role::Plain | Role::Options) {
+            return Node { walk, role, depth, names_are_free }.pass();
+        }
+        if depth >= MAX_DEPTH {
+            return walk.refuse(Fault::TooDeep);
+        }
+        for index in 0_usize.. {
+            let element = Node { walk: &mut *walk, role: Role::Plain, depth: depth + 1, names_are_free };
+            match access.next_element_seed(element) {
+                Ok(Some(())) => {}
+                Ok(None) => break,
+                Err(error) => {
+                    walk.refusal.path.push(Cow::Owned(index.to_string()));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<(), A::Error> {
+        let Self { walk, role, depth, names_are_free } = self;
+        if !matches!(role, Role::Body | Role::Plain | Role::Options) {
+            return Node { walk, role, depth, names_are_free }.pass();
+        }
+        if depth >= MAX_DEPTH {
+            return walk.refuse(Fault::TooDeep);
+        }
+        let first_key = walk.open_keys.len();
+        let mut object = Object { first_key, names_are_free, index: None };
+        while let Some(key) = access.next_key_seed(Key)? {
+            walk.open_key(&mut object, key.clone())?;
+            let role = walk.role_of(&key, role);
+            let names_are_free = names_are_free || callers_name_what_is_below(&key);
+            let value = Node { walk: &mut *walk, role, depth: depth + 1, names_are_free };
+            if let Err(error) = access.next_value_seed(value) {
+                walk.refusal.path.push(key);
+                return Err(error);
+            }
+        }
+        walk.open_keys.truncate(first_key);
+        Ok(())
+    }
+}
+
+/// Reads a key; only one with escapes in it is copied.
+#[derive(Debug)]
+struct Key;
+
+impl<'de> DeserializeSeed<'de> for Key {
+    type Value = Cow<'de, str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Key {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a key")
+    }
+
+    fn visit_borrowed_str<E: Error>(self, key: &'de str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(key))
+    }
+
+    fn visit_str<E: Error>(self, key: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(key.to_owned()))
+    }
+}
+
+/// Whether callers choose the names below this key: schemas, arguments of tools and the like.
+fn callers_name_what_is_below(key: &str) -> bool {
+    matches!(
+        key,
+        "arguments"
+            | "chat_template_kwargs"
+            | "format"
+            | "functions"
+            | "guided_json"
+            | "input"
+            | "input_schema"
+            | "logit_bias"
+            | "metadata"
+            | "parameters"
+            | "properties"
+            | "response_format"
+            | "schema"
+            | "tools"
+    )
+}
+
+/// Whether a reader without regard to case could take this name only for itself.
+fn is_folded(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii() && !byte.is_ascii_uppercase();
+    name.bytes().all(is_plain) || name.chars().all(is_its_own_fold)
+}
+
+/// Upper case first: `ſ` is a small letter, and only its capital shows that it stands for `s`.
+fn is_its_own_fold(letter: char) -> bool {
+    letter.to_uppercase().flat_map(char::to_lowercase).eq([letter])
+}
+
+/// A number of tokens written with a point or an exponent, rounded up; 0 for none.
+///
+/// Rust offers no checked conversion from floats, so the digits are read back.
+fn ceiling(tokens: f64) -> u32 {
+    if tokens <= 0.0 {
+        return 0;
+    }
+    format!("{:.0}", tokens.ceil()).parse().unwrap_or(u32::MAX)
+}

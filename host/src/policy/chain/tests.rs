@@ -1,0 +1,197 @@
+use std::net::{IpAddr, Ipv4Addr};
+
+use http::HeaderMap;
+
+use super::*;
+use crate::{
+    llm::{Operation, Surface},
+    policy::{ExchangeHead, Reason, decision::Rule},
+    ports::keys::Proof,
+};
+
+/// A policy that gives the answers it was made with.
+#[derive(Debug)]
+struct Scripted {
+    name: Arc<str>,
+    authenticate: Option<Result<AuthenticateDecision, FaultKind>>,
+    admit: Option<AdmitDecision>,
+    route: Option<RouteDecision>,
+}
+
+impl Scripted {
+    fn named(name: &str) -> Self {
+        Self { name: name.into(), authenticate: None, admit: None, route: None }
+    }
+}
+
+impl Policy for Scripted {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+    fn decides(&self, hook: Hook) -> bool {
+        match hook {
+            Hook::Authenticate => self.authenticate.is_some(),
+            Hook::Admit => self.admit.is_some(),
+            Hook::Route => self.route.is_some(),
+        }
+    }
+    fn authenticate(&self, _: &Arc<Exchange>, _: &Head, _: Option<&Presented>) -> Result<AuthenticateDecision, Fault> {
+        self.authenticate.clone().unwrap().map_err(|kind| Fault {
+            policy: Arc::clone(&self.name),
+            hook: Hook::Authenticate,
+            kind,
+            detail: String::new(),
+        })
+    }
+    fn admit(&self, _: &Arc<Exchange>, _: &Call, _: &Principal) -> Result<AdmitDecision, Fault> {
+        Ok(self.admit.clone().unwrap())
+    }
+    fn route(&self, _: &Arc<Exchange>, _: &Call, _: &Principal, _: &[Backend]) -> Result<RouteDecision, Fault> {
+        Ok(self.route.clone().unwrap())
+    }
+}
+
+#[derive(Debug)]
+struct Unheard;
+
+impl Observer for Unheard {
+    fn asked(&self, _: &str, _: Hook, _: Duration, _: Option<FaultKind>) {}
+}
+
+fn chains(policies: Vec<Scripted>) -> Chains {
+    let policies = policies.into_iter().map(|policy| Arc::new(policy) as Arc<dyn Policy>).collect();
+    Chains::new(1, policies, Clock::system(), Arc::new(Unheard))
+}
+
+fn exchange() -> Arc<Exchange> {
+    let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    Arc::new(Exchange::new(ExchangeHead {
+        request_id: "r1".into(),
+        seed: 1,
+        peer,
+        path: "/api/chat".into(),
+        headers: HeaderMap::new(),
+        credential: None,
+        proof: Proof::NotAKey,
+    }))
+}
+
+fn rejection() -> Rejection {
+    Rejection { reason: Reason::Forbidden, code: "no".to_owned(), message: "no".to_owned(), retry_after_ms: None }
+}
+
+fn call() -> Call {
+    Call {
+        surface: Surface::Ollama,
+        operation: Operation::Chat,
+        model: "llama3:latest".into(),
+        body_bytes: 0,
+        input_tokens: 0,
+        output_cap: None,
+        streaming: true,
+    }
+}
+
+fn principal() -> Principal {
+    Principal { subject: "k1".into(), user: None }
+}
+
+fn backend(id: u32) -> Backend {
+    Backend {
+        id,
+        weight: 1,
+        in_flight: 0,
+        model_in_flight: 0,
+        capacity: None,
+        queued: 0,
+        first_token_us: None,
+        tokens_per_second_milli: None,
+        errors_permille: 0,
+        resident: false,
+    }
+}
+
+fn authenticate(answers: Vec<Result<AuthenticateDecision, FaultKind>>) -> Result<AuthenticateVerdict, Fault> {
+    let policies = answers.into_iter().zip(["a", "b", "c"]).map(|(answer, name)| {
+        let mut policy = Scripted::named(name);
+        policy.authenticate = Some(answer);
+        policy
+    });
+    let head = Head { surface: Surface::Ollama, operation: Operation::Chat, body_bytes: None };
+    chains(policies.collect()).authenticate(&exchange(), &head, None)
+}
+
+fn allow(subject: &str) -> Result<AuthenticateDecision, FaultKind> {
+    Ok(AuthenticateDecision::Allow { subject: subject.to_owned() })
+}
+
+#[test]
+fn the_first_that_does_not_abstain_knows_the_caller() {
+    let verdict = authenticate(vec![Ok(AuthenticateDecision::Abstain), allow("x"), allow("y")]).unwrap();
+    let AuthenticateVerdict::Allow { subject, policy } = verdict else { panic!("{verdict:?}") };
+    assert_eq!((subject.as_str(), &*policy), ("x", "b"));
+}
+
+#[test]
+fn when_all_abstain_or_there_are_none_the_caller_is_unknown() {
+    assert!(matches!(authenticate(vec![]), Ok(AuthenticateVerdict::Unknown)));
+    assert!(matches!(authenticate(vec![Ok(AuthenticateDecision::Abstain)]), Ok(AuthenticateVerdict::Unknown)));
+}
+
+#[test]
+fn a_fault_ends_the_chain_even_if_a_later_policy_would_allow() {
+    let fault = authenticate(vec![Err(FaultKind::Trap), allow("x")]).unwrap_err();
+    assert_eq!((&*fault.policy, fault.kind), ("a", FaultKind::Trap));
+}
+
+#[test]
+fn charges_add_up_and_a_rejection_ends_them() {
+    let charge = |limit: &str| Charge {
+        limit: limit.to_owned(),
+        partition: "k1".to_owned(),
+        rule: Rule::RequestsPerWindow { amount: 1, capacity: 1, length_ms: 1000 },
+    };
+    let policy = |name, decision| {
+        let mut policy = Scripted::named(name);
+        policy.admit = Some(decision);
+        policy
+    };
+    let paid = || AdmitDecision::Admit(vec![charge("x")]);
+    let verdict = chains(vec![policy("a", paid()), policy("b", AdmitDecision::Abstain), policy("c", paid())])
+        .admit(&exchange(), &call(), &principal())
+        .unwrap();
+    let AdmitVerdict::Admit(charges) = verdict else { panic!("{verdict:?}") };
+    let owners: Vec<&str> = charges.iter().map(|(policy, _)| &**policy).collect();
+    assert_eq!(owners, ["a", "c"]);
+
+    let refusing = chains(vec![policy("a", paid()), policy("b", AdmitDecision::Reject(rejection()))]);
+    assert!(matches!(refusing.admit(&exchange(), &call(), &principal()), Ok(AdmitVerdict::Reject(_))));
+}
+
+fn route(decision: RouteDecision) -> Result<RouteVerdict, Fault> {
+    let mut policy = Scripted::named("r");
+    policy.route = Some(decision);
+    chains(vec![policy]).route(&exchange(), &call(), &principal(), &[backend(1), backend(2)])
+}
+
+#[test]
+fn an_order_of_offered_backends_stands() {
+    assert!(matches!(route(RouteDecision::Pick(2)), Ok(RouteVerdict::Ranked(ids)) if ids == [2]));
+    assert!(matches!(route(RouteDecision::Ranked(vec![2, 1])), Ok(RouteVerdict::Ranked(ids)) if ids == [2, 1]));
+    assert!(matches!(route(RouteDecision::Abstain), Ok(RouteVerdict::Undecided)));
+    assert!(matches!(route(RouteDecision::Reject(rejection())), Ok(RouteVerdict::Reject(_))));
+}
+
+#[test]
+fn empty_repeated_and_unknown_backends_are_faults() {
+    for (decision, text) in [
+        (RouteDecision::Ranked(vec![]), "no backend"),
+        (RouteDecision::Ranked(vec![1, 1]), "twice"),
+        (RouteDecision::Ranked(vec![1, 3]), "not offered"),
+        (RouteDecision::Pick(9), "not offered"),
+    ] {
+        let fault = route(decision).unwrap_err();
+        assert_eq!(fault.kind, FaultKind::BadAnswer);
+        assert!(fault.detail.contains(text), "{fault}");
+    }
+}

@@ -1,0 +1,99 @@
+//! Decisions: what one policy answers at a hook.
+
+/// Why a policy says no.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// 401.
+    Unauthorized,
+    /// 403.
+    Forbidden,
+    /// 404.
+    NotFound,
+    /// 400.
+    Invalid,
+    /// 429.
+    TooMany,
+    /// 429 that a retry won't mend soon.
+    BudgetSpent,
+    /// 503.
+    Unavailable,
+}
+
+/// Why a call is refused, in a policy's words. Checked: the code is `[a-z0-9_]{1,64}`, the message at most 1,024 bytes
+/// without control characters, and the presented credential is blanked in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// The status.
+    pub reason: Reason,
+    /// Machine-readable.
+    pub code: String,
+    /// For the person who reads the answer.
+    pub message: String,
+    /// When a retry makes sense.
+    pub retry_after_ms: Option<u32>,
+}
+
+/// What is counted, and how, in one charge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// So many requests on a sliding window.
+    RequestsPerWindow {
+        /// Requests that this call counts as; at least 1.
+        amount: u32,
+        /// Most requests in any stretch of `length_ms`.
+        capacity: u64,
+        /// Length of the stretch.
+        length_ms: u32,
+    },
+    /// A rule of the interface that this version doesn't enforce; its name.
+    Unsupported(&'static str),
+}
+
+/// One charge of a call. Checked: the limit's name is `[a-z0-9-]{1,32}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Charge {
+    /// Which limit.
+    pub limit: String,
+    /// Whose counter.
+    pub partition: String,
+    /// What is asked of the counter.
+    pub rule: Rule,
+}
+
+/// An answer of `authenticate`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuthenticateDecision {
+    /// This subject calls.
+    Allow {
+        /// 1 to 128 bytes, no control characters.
+        subject: String,
+    },
+    /// Stop.
+    Reject(Rejection),
+    /// No opinion.
+    Abstain,
+}
+
+/// An answer of `admit`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdmitDecision {
+    /// Go on, at this price.
+    Admit(Vec<Charge>),
+    /// Stop.
+    Reject(Rejection),
+    /// No opinion.
+    Abstain,
+}
+
+/// An answer of `route`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteDecision {
+    /// This backend, and no other.
+    Pick(u32),
+    /// These backends, in this order.
+    Ranked(Vec<u32>),
+    /// Stop.
+    Reject(Rejection),
+    /// No opinion.
+    Abstain,
+}

@@ -1,0 +1,145 @@
+//! The call in progress, as policies may ask about it: headers, body, proof of the key, and who calls.
+//!
+//! One per request, shared by [`Arc`] with the policy that is being asked. It grows as the call goes on: the caller is
+//! known after `authenticate`, the body after it was read. It never holds what a policy may not see, save the credential,
+//! which only blanks itself.
+
+use std::{
+    fmt::{Debug, Formatter, Result as FmtResult},
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+
+use super::facts::Principal;
+use crate::ports::keys::{KeyRecord, Proof, Scope};
+
+/// Who calls, with what the store says of them.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// As policies see them.
+    pub principal: Principal,
+    /// The proven key; none when another policy vouched for the caller.
+    pub key: Option<Arc<KeyRecord>>,
+}
+
+impl Caller {
+    /// Which models they may use.
+    pub fn scope(&self) -> &Scope {
+        self.key.as_ref().map_or(&Scope::AllModels, |key| &key.scope)
+    }
+}
+
+/// What an [`Exchange`] starts with.
+pub struct ExchangeHead {
+    /// The id that stands in `x-request-id`.
+    pub request_id: Box<str>,
+    /// Where the call's random numbers start.
+    pub seed: u64,
+    /// The caller's address.
+    pub peer: IpAddr,
+    /// Canonical path of the operation.
+    pub path: Box<str>,
+    /// The request's headers.
+    pub headers: HeaderMap,
+    /// The presented credential: kept only to blank it out of what policies write.
+    pub credential: Option<Box<str>>,
+    /// What became of checking it.
+    pub proof: Proof,
+}
+
+impl Debug for ExchangeHead {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> FmtResult {
+        formatter.debug_struct("ExchangeHead").field("request_id", &self.request_id).finish_non_exhaustive()
+    }
+}
+
+/// The call in progress.
+pub struct Exchange {
+    request_id: Box<str>,
+    seed: u64,
+    peer: IpAddr,
+    path: Box<str>,
+    headers: HeaderMap,
+    credential: Option<Box<str>>,
+    proof: Proof,
+    caller: OnceLock<Caller>,
+    body: OnceLock<Bytes>,
+}
+
+impl Exchange {
+    /// A call whose head was received and whose key was looked up.
+    pub fn new(head: ExchangeHead) -> Self {
+        let ExchangeHead { request_id, seed, peer, path, headers, credential, proof } = head;
+        let (caller, body) = (OnceLock::new(), OnceLock::new());
+        Self { request_id, seed, peer: peer.to_canonical(), path, headers, credential, proof, caller, body }
+    }
+
+    /// Where the call's random numbers start. The gate draws it: a caller can't steer them by the request id.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// The id that stands in `x-request-id`.
+    pub fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
+    /// The caller's address; IPv4-mapped ones as IPv4.
+    pub fn peer(&self) -> IpAddr {
+        self.peer
+    }
+
+    /// Canonical path of the operation.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The request's headers, credentials included: who hands them to a policy masks them.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// Whether the presented key is proven.
+    pub fn proof(&self) -> &Proof {
+        &self.proof
+    }
+
+    /// Who calls; none before `authenticate` has decided.
+    pub fn caller(&self) -> Option<&Caller> {
+        self.caller.get()
+    }
+
+    /// Notes who calls. The first note stays.
+    pub fn note_caller(&self, caller: Caller) -> &Caller {
+        self.caller.get_or_init(|| caller)
+    }
+
+    /// The JSON body; none before it was read, or when the operation has none.
+    pub fn body(&self) -> Option<&Bytes> {
+        self.body.get()
+    }
+
+    /// Notes the body. The first note stays.
+    pub fn note_body(&self, body: Bytes) {
+        self.body.get_or_init(|| body);
+    }
+
+    /// The text with the presented credential replaced by `[credential]`.
+    pub fn blanked(&self, text: String) -> String {
+        match self.credential.as_deref() {
+            Some(credential) if !credential.is_empty() && text.contains(credential) => {
+                text.replace(credential, "[credential]")
+            }
+            _ => text,
+        }
+    }
+}
+
+impl Debug for Exchange {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> FmtResult {
+        formatter.debug_struct("Exchange").field("request_id", &self.request_id).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,82 @@
+//! The domain's contract with policies: what they may see, what they may answer, and how answers fold to a verdict.
+//!
+//! Plain data and one trait. Assumes nothing of how a policy runs; knows no wasmtime, no hyper, no store.
+
+pub mod chain;
+pub mod decision;
+pub mod exchange;
+pub mod facts;
+pub mod fault;
+
+use std::{fmt::Debug, sync::Arc};
+
+pub use chain::{AdmitVerdict, AuthenticateVerdict, Chains, Observer, RouteVerdict};
+pub use decision::{AdmitDecision, AuthenticateDecision, Charge, Reason, Rejection, RouteDecision};
+pub use exchange::{Caller, Exchange, ExchangeHead};
+pub use facts::{Backend, Call, Head, Presented, Principal, Scheme};
+pub use fault::{Fault, FaultKind};
+
+/// A named point at which policies are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hook {
+    /// Is this caller known?
+    Authenticate,
+    /// What may this call cost?
+    Admit,
+    /// Which backend?
+    Route,
+}
+
+impl Hook {
+    /// Every hook that is enforced, in the order in which a call meets them.
+    pub const ALL: [Self; 3] = [Self::Authenticate, Self::Admit, Self::Route];
+
+    /// The hook's name, as WIT, metrics and logs have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Authenticate => "authenticate",
+            Self::Admit => "admit",
+            Self::Route => "route",
+        }
+    }
+}
+
+/// One loaded policy. Asked from many threads at once; never waits.
+///
+/// A policy is asked only at hooks that it [decides](Policy::decides); elsewhere its answer is to abstain.
+pub trait Policy: Debug + Send + Sync {
+    /// Its name: the file's, without `.wasm`.
+    fn name(&self) -> &Arc<str>;
+
+    /// Whether it decides at this hook.
+    fn decides(&self, hook: Hook) -> bool;
+
+    /// Is this caller known?
+    ///
+    /// # Errors
+    /// A [`Fault`] when the policy failed to answer.
+    fn authenticate(
+        &self,
+        exchange: &Arc<Exchange>,
+        head: &Head,
+        presented: Option<&Presented>,
+    ) -> Result<AuthenticateDecision, Fault>;
+
+    /// What may this call cost?
+    ///
+    /// # Errors
+    /// A [`Fault`] when the policy failed to answer.
+    fn admit(&self, exchange: &Arc<Exchange>, call: &Call, principal: &Principal) -> Result<AdmitDecision, Fault>;
+
+    /// Which backend?
+    ///
+    /// # Errors
+    /// A [`Fault`] when the policy failed to answer.
+    fn route(
+        &self,
+        exchange: &Arc<Exchange>,
+        call: &Call,
+        principal: &Principal,
+        backends: &[Backend],
+    ) -> Result<RouteDecision, Fault>;
+}

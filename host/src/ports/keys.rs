@@ -1,0 +1,161 @@
+//! Keys as the rest of the program sees them: records without secrets.
+
+use std::sync::Arc;
+
+/// What may be done with a key now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Used.
+    Active,
+    /// Switched off; may come back.
+    Disabled,
+    /// Past its end.
+    Expired,
+    /// Withdrawn for good.
+    Revoked,
+}
+
+impl Standing {
+    /// The word for it in tables and in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Disabled => "disabled",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+/// What somebody decided about a key; time decides the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyState {
+    /// Used.
+    Active,
+    /// Switched off; may come back.
+    Disabled,
+    /// Withdrawn for good.
+    Revoked,
+}
+
+impl KeyState {
+    /// The word for it in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Disabled => "disabled",
+            Self::Revoked => "revoked",
+        }
+    }
+
+    /// The state that a word of the store stands for.
+    pub fn from_word(word: &str) -> Option<Self> {
+        match word {
+            "active" => Some(Self::Active),
+            "disabled" => Some(Self::Disabled),
+            "revoked" => Some(Self::Revoked),
+            _ => None,
+        }
+    }
+}
+
+/// Which models a caller may use, by canonical name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// Every model.
+    #[default]
+    AllModels,
+    /// These only; canonical names, sorted.
+    Models(Box<[Box<str>]>),
+}
+
+impl Scope {
+    /// Whether a model is in scope. `canonical` is its canonical name.
+    pub fn allows(&self, canonical: &str) -> bool {
+        match self {
+            Self::AllModels => true,
+            Self::Models(names) => names.binary_search_by(|name| (**name).cmp(canonical)).is_ok(),
+        }
+    }
+}
+
+/// One key, without its secret. Immutable; shared by [`Arc`].
+#[derive(Clone, Debug)]
+pub struct KeyRecord {
+    /// Public id: what stands between `op_` and the secret.
+    pub id: Box<str>,
+    /// What its creator called it.
+    pub name: Box<str>,
+    /// Name of the user who owns it.
+    pub user: Option<Box<str>>,
+    /// What somebody decided about it.
+    pub state: KeyState,
+    /// Its end, in Unix milliseconds.
+    pub expires_at_ms: Option<u64>,
+    /// Its own limit; none: `[limits]` decides.
+    pub requests_per_minute: Option<u64>,
+    /// Which models it may use.
+    pub scope: Scope,
+    /// What policies may ask of it, by name; e.g. `groups`.
+    pub attributes: Box<[(Box<str>, Box<[Box<str>]>)]>,
+    /// When it was made, in Unix milliseconds.
+    pub created_at_ms: u64,
+}
+
+impl KeyRecord {
+    /// What may be done with the key at this moment.
+    pub fn standing(&self, now_unix_ms: u64) -> Standing {
+        match self.state {
+            KeyState::Revoked => Standing::Revoked,
+            KeyState::Disabled => Standing::Disabled,
+            KeyState::Active if self.expires_at_ms.is_some_and(|end| end <= now_unix_ms) => Standing::Expired,
+            KeyState::Active => Standing::Active,
+        }
+    }
+}
+
+/// What became of checking a presented credential against the key table.
+#[derive(Clone, Debug)]
+pub enum Proof {
+    /// No key was presented.
+    NotAKey,
+    /// Unknown id or wrong secret: nobody may tell which.
+    Unproven,
+    /// The secret is the key's.
+    Proven(Arc<KeyRecord>),
+    /// The key table is too old to trust: nobody can be proven.
+    Stale,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(state: KeyState, expires_at_ms: Option<u64>) -> KeyRecord {
+        KeyRecord {
+            id: "k1".into(),
+            name: "laptop".into(),
+            user: None,
+            state,
+            expires_at_ms,
+            requests_per_minute: None,
+            scope: Scope::AllModels,
+            attributes: Box::default(),
+            created_at_ms: 0,
+        }
+    }
+
+    #[test]
+    fn a_key_expires_at_its_end_and_stays_revoked_or_disabled_whatever_the_time() {
+        assert_eq!(key(KeyState::Active, Some(10)).standing(9), Standing::Active);
+        assert_eq!(key(KeyState::Active, Some(10)).standing(10), Standing::Expired);
+        assert_eq!(key(KeyState::Revoked, Some(10)).standing(99), Standing::Revoked);
+        assert_eq!(key(KeyState::Disabled, None).standing(0), Standing::Disabled);
+    }
+
+    #[test]
+    fn a_scope_of_models_allows_these_only() {
+        let scope = Scope::Models(["a:latest".into(), "b:latest".into()].into());
+        assert!(scope.allows("b:latest") && !scope.allows("c:latest") && Scope::AllModels.allows("c:latest"));
+    }
+}

@@ -1,0 +1,5 @@
+//! What mechanisms need of each other, as data and traits, so that none imports another.
+
+pub mod catalogue;
+pub mod keys;
+pub mod store;

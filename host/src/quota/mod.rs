@@ -1,0 +1,16 @@
+//! Limits held in this process's memory: what the charges of a call count against.
+//!
+//! A call's charges are reserved together or not at all ([`Quota::reserve`]); the [`Reservation`] is then kept, because
+//! the call reached a backend, or given back. [`Window`] is the arithmetic of one counter, [`Quota`] the
+//! table of all of them. Enforced so far: windows counted in requests. The caller refuses every other rule as
+//! unsupported before it comes here.
+//!
+//! Nothing here waits, asks the time, opens a socket or keeps a name: counters go by a hash of their names.
+
+mod key;
+mod shard;
+pub mod table;
+pub mod window;
+
+pub use table::{Charge, Denied, MAX_CHARGES, Quota, QuotaBounds, Reservation};
+pub use window::{Refused, Slice, Window};

@@ -1,0 +1,11 @@
+//! Keys and users on disk: what stands behind [`crate::ports::store::Store`].
+//!
+//! Today this is SQLite: one file, shared by the processes of one host. Nothing outside this folder knows of SQL.
+
+mod place;
+mod rows;
+pub mod sqlite;
+#[cfg(test)]
+mod tests;
+
+pub use sqlite::SqliteStore;

@@ -1,0 +1,88 @@
+//! `request`: the call in progress.
+
+use aws_lc_rs::digest;
+use http::{HeaderMap, HeaderName, header};
+use ipnet::IpNet;
+use wasmtime::Result;
+
+use super::bad_argument;
+use crate::{
+    llm::pointer,
+    policy::Hook,
+    wasm::{bindings::asked::request::Host, host_state::HostState},
+};
+
+/// Largest JSON text handed to a guest, in bytes.
+const MAX_JSON_BYTES: usize = 64 << 10;
+
+/// No policy sees these by `request.header`.
+const CREDENTIALS: [HeaderName; 6] = [
+    header::AUTHORIZATION,
+    header::PROXY_AUTHORIZATION,
+    header::COOKIE,
+    header::SET_COOKIE,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+];
+
+impl Host for HostState {
+    fn header(&mut self, name: String) -> Result<Option<String>> {
+        let Ok(name) = HeaderName::try_from(name) else {
+            self.count_call()?;
+            return Ok(None);
+        };
+        let is_masked = CREDENTIALS.contains(&name) || self.shared.masked_headers.contains(&name);
+        let exchange = self.exchange_in("request.header", &Hook::ALL)?;
+        Ok(if is_masked { None } else { joined(exchange.headers(), &name) })
+    }
+
+    fn json(&mut self, at: String) -> Result<Option<String>> {
+        let exchange = self.exchange_in("request.json", &[Hook::Admit, Hook::Route])?;
+        let Some(body) = exchange.body() else { return Ok(None) };
+        let found = pointer::at(body, &at).map_err(|error| bad_argument(error.to_string()))?;
+        if let Some(text) = found
+            && text.len() > MAX_JSON_BYTES
+        {
+            return Err(bad_argument(format!("the value at '{at}' has more than {MAX_JSON_BYTES} bytes")));
+        }
+        Ok(found.map(str::to_owned))
+    }
+
+    fn peer(&mut self) -> Result<String> {
+        Ok(self.exchange_in("request.peer", &Hook::ALL)?.peer().to_string())
+    }
+
+    fn peer_in(&mut self, network: String) -> Result<bool> {
+        let peer = self.exchange_in("request.peer-in", &Hook::ALL)?.peer();
+        let network: IpNet = network
+            .parse()
+            .map_err(|_| bad_argument(format!("'{network}' is no network; write one like 10.0.0.0/8")))?;
+        Ok(network.contains(&peer))
+    }
+
+    fn path(&mut self) -> Result<String> {
+        Ok(self.exchange_in("request.path", &Hook::ALL)?.path().to_owned())
+    }
+
+    fn prefix_hash(&mut self, bytes: u32) -> Result<Option<u64>> {
+        let exchange = self.exchange_in("request.prefix-hash", &[Hook::Admit, Hook::Route])?;
+        let Some(body) = exchange.body() else { return Ok(None) };
+        let prefix = pointer::prefix(body, usize::try_from(bytes).unwrap_or(usize::MAX));
+        Ok(prefix.map(|prefix| {
+            // A keyless digest, so that all replicas agree; one that collides at will would let callers pick a backend.
+            let digest = digest::digest(&digest::SHA256, prefix);
+            digest.as_ref().iter().take(8).fold(0, |hash, byte| hash << 8 | u64::from(*byte))
+        }))
+    }
+}
+
+/// All lines of a header joined by ", ".
+fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let mut lines = headers.get_all(name).iter().map(|line| String::from_utf8_lossy(line.as_bytes()));
+    let mut text = lines.next()?.into_owned();
+    for line in lines {
+        text.push_str(", ");
+        text.push_str(&line);
+    }
+    Some(text)
+}

@@ -1,0 +1,45 @@
+//! `state`: small values that a policy's instances share.
+
+use wasmtime::Result;
+
+use super::bad_argument;
+use crate::{
+    policy::Hook,
+    wasm::{bindings::asked::state::Host, host_state::HostState},
+};
+
+const MAX_KEY_BYTES: usize = 256;
+const MAX_VALUE_BYTES: usize = 16 << 10;
+
+impl HostState {
+    /// The monotonic time, if `import` may be called with this key.
+    fn state_time(&mut self, import: &'static str, key: &str) -> Result<u64> {
+        self.exchange_in(import, &Hook::ALL)?;
+        if key.is_empty() || key.len() > MAX_KEY_BYTES {
+            return Err(bad_argument(format!("a state key has 1 to {MAX_KEY_BYTES} bytes, this one {}", key.len())));
+        }
+        Ok(self.shared.clock.monotonic_ms())
+    }
+}
+
+impl Host for HostState {
+    fn add(&mut self, key: String, delta: i64, ttl_ms: u32) -> Result<i64> {
+        let now_ms = self.state_time("state.add", &key)?;
+        Ok(self.shared.state.add(&key, delta, ttl_ms, now_ms))
+    }
+
+    fn get(&mut self, key: String) -> Result<Option<Vec<u8>>> {
+        let now_ms = self.state_time("state.get", &key)?;
+        Ok(self.shared.state.value(&key, now_ms))
+    }
+
+    fn put(&mut self, key: String, value: Vec<u8>, ttl_ms: u32) -> Result<()> {
+        let now_ms = self.state_time("state.put", &key)?;
+        if value.len() > MAX_VALUE_BYTES {
+            let bytes = value.len();
+            return Err(bad_argument(format!("a state value has at most {MAX_VALUE_BYTES} bytes, this one {bytes}")));
+        }
+        self.shared.state.put(&key, value, ttl_ms, now_ms);
+        Ok(())
+    }
+}

@@ -1,0 +1,80 @@
+//! The CPU budget of one call. A guest is cut when its own thread has worked too long, not when the machine is busy.
+//!
+//! The engine's ticks are cheap to count and say little: on a busy machine many pass while the guest waits for a core. So a
+//! tick only makes the thread's CPU clock be read, and only that clock ends a call before the wall cap. The budget counts
+//! from the first tick within a call: a call that ends before it pays for no clock at all.
+
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use wasmtime::{Result, UpdateDeadline};
+
+/// A call ends after this many ticks (of 1 ms) whatever its thread did: it blocks a caller.
+const WALL_CAP_TICKS: u32 = 100;
+
+/// Counts one call's time.
+#[derive(Debug)]
+pub(super) struct Budget {
+    cpu: Duration,
+    since: Option<Duration>,
+    ticks: u32,
+}
+
+impl Budget {
+    pub(super) fn new(cpu: Duration) -> Self {
+        Self { cpu, since: None, ticks: 0 }
+    }
+
+    /// A new call starts.
+    pub(super) fn restart(&mut self) {
+        self.since = None;
+        self.ticks = 0;
+    }
+
+    /// A tick has passed while the guest ran: may it go on?
+    pub(super) fn tick(&mut self) -> Result<UpdateDeadline> {
+        let now = thread_cpu();
+        let since = *self.since.get_or_insert(now);
+        self.ticks += 1;
+        let spent = now.saturating_sub(since) >= self.cpu || self.ticks > WALL_CAP_TICKS;
+        Ok(if spent { UpdateDeadline::Interrupt } else { UpdateDeadline::Continue(1) })
+    }
+}
+
+fn thread_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hint::black_box;
+
+    use super::*;
+
+    fn work(for_cpu: Duration) {
+        let start = thread_cpu();
+        while thread_cpu().saturating_sub(start) < for_cpu {
+            black_box(0);
+        }
+    }
+
+    #[test]
+    fn a_thread_that_waits_keeps_its_budget_and_one_that_works_loses_it() {
+        let mut budget = Budget::new(Duration::from_millis(5));
+        for _ in 0..10 {
+            assert!(matches!(budget.tick(), Ok(UpdateDeadline::Continue(1))), "no CPU time has passed");
+        }
+        work(Duration::from_millis(6));
+        assert!(matches!(budget.tick(), Ok(UpdateDeadline::Interrupt)));
+        budget.restart();
+        assert!(matches!(budget.tick(), Ok(UpdateDeadline::Continue(1))));
+    }
+
+    #[test]
+    fn a_call_that_never_gets_a_core_ends_at_the_wall_cap() {
+        let mut budget = Budget::new(Duration::from_secs(3600));
+        let went_on = (0..).take_while(|_| matches!(budget.tick(), Ok(UpdateDeadline::Continue(_)))).count();
+        assert_eq!(went_on, 100);
+    }
+}

@@ -1,0 +1,177 @@
+//! From bytes to a checked component: what it imports and exports is looked at before any of it runs.
+
+use wasmtime::{
+    Engine, Error,
+    component::{Component, InstancePre, Linker, types::ComponentItem},
+};
+
+use super::{
+    asked,
+    host_state::HostState,
+    instance::{BirthError, Exports},
+    wasi,
+};
+use crate::policy::Hook;
+
+/// The package and version of the interface, as names of imports and exports have them.
+const PACKAGE: &str = "tollgate:policy/";
+const TRACK: &str = "0.1.";
+
+/// Largest component that is read, in bytes; those with an interpreter inside have some 20 MB.
+pub const MAX_COMPONENT_BYTES: usize = 64 << 20;
+
+/// Why a component can't serve as a policy.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// It is larger than what is read.
+    #[error("it has {bytes} bytes; at most {MAX_COMPONENT_BYTES} are taken")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+    /// It holds native code, which is never taken from a policy folder.
+    #[error("it is precompiled (.cwasm): copy the .wasm component that it was made from")]
+    Precompiled,
+    /// It is Wasm, but no component.
+    #[error("it is a core module, not a component: build it with `--target wasm32-wasip2`")]
+    CoreModule,
+    /// It is something else.
+    #[error("it is no WebAssembly component: {0}")]
+    NotWasm(String),
+    /// It asks for what no policy gets.
+    #[error("it imports `{import}`, which the gate doesn't link: {hint}")]
+    NotLinked {
+        /// The import.
+        import: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// It decides at a hook that isn't asked.
+    #[error("it exports `{export}`, which the gate doesn't call: {hint}")]
+    NotCalled {
+        /// The export.
+        export: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// It has nothing to decide.
+    #[error("it exports no hook: a policy exports `{PACKAGE}authenticate`, `admit` or `route` of version 0.1")]
+    NoHook,
+    /// Its imports or exports have other types than the interface.
+    #[error("it doesn't fit the interface: {0}")]
+    Misfit(String),
+    /// It could not be started or configured.
+    #[error("{0}")]
+    Start(String),
+}
+
+impl From<BirthError> for LoadError {
+    fn from(error: BirthError) -> Self {
+        let cause = match &error {
+            BirthError::Start(cause) | BirthError::Configure(cause) => format!("{error}: {cause:#}"),
+            BirthError::Refused(_) => error.to_string(),
+        };
+        Self::Start(cause)
+    }
+}
+
+/// What a component imports and decides, for the person who wants to know before using it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspection {
+    /// Hooks that it decides.
+    pub hooks: Vec<Hook>,
+    /// Its imports, by interface.
+    pub imports: Vec<String>,
+}
+
+/// A component that was checked: every import is linked, and it decides at one hook at least.
+pub(super) struct Checked {
+    pub(super) pre: InstancePre<HostState>,
+    pub(super) exports: Exports,
+    pub(super) inspection: Inspection,
+}
+
+/// Compiles and checks. Takes long: never on a request's path.
+pub(super) fn check(engine: &Engine, linker: &Linker<HostState>, bytes: &[u8]) -> Result<Checked, LoadError> {
+    let component = compile(engine, bytes)?;
+    let imports = imports(engine, &component)?;
+    refuse_exports(engine, &component)?;
+    let pre = linker.instantiate_pre(&component).map_err(|error| LoadError::Misfit(text(&error)))?;
+    let exports = Exports::find(&pre).map_err(|error| LoadError::Misfit(text(&error)))?;
+    let hooks: Vec<Hook> = Hook::ALL.into_iter().filter(|hook| exports.has(*hook)).collect();
+    if hooks.is_empty() {
+        return Err(LoadError::NoHook);
+    }
+    Ok(Checked { pre, exports, inspection: Inspection { hooks, imports } })
+}
+
+fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, LoadError> {
+    if bytes.len() > MAX_COMPONENT_BYTES {
+        return Err(LoadError::TooLarge { bytes: bytes.len() });
+    }
+    if Engine::detect_precompiled(bytes).is_some() {
+        return Err(LoadError::Precompiled);
+    }
+    // The eight bytes after which the formats part: magic number, then version 1 (module) or 13 with layer 1 (component).
+    if bytes.starts_with(b"\0asm\x01\0\0\0") {
+        return Err(LoadError::CoreModule);
+    }
+    if !bytes.starts_with(b"\0asm") {
+        return Err(LoadError::NotWasm("its first bytes are not those of Wasm".to_owned()));
+    }
+    Component::from_binary(engine, bytes).map_err(|error| LoadError::NotWasm(text(&error)))
+}
+
+/// The names of all imports, if every one of them is linked.
+fn imports(engine: &Engine, component: &Component) -> Result<Vec<String>, LoadError> {
+    let mut names = Vec::new();
+    for (name, _) in component.component_type().imports(engine) {
+        let (interface, version) = name.split_once('@').unwrap_or((name, ""));
+        let hint = if interface.starts_with(PACKAGE) {
+            if asked::LINKED.contains(&interface) && version.starts_with(TRACK) {
+                None
+            } else if asked::LINKED.contains(&interface) {
+                Some("it was built for another version of the interface; build it against 0.1")
+            } else {
+                Some("this version doesn't enforce it yet")
+            }
+        } else if wasi::LINKED.contains(&interface) {
+            None
+        } else if interface.starts_with("wasi:") {
+            Some("policies reach no files, network or HTTP")
+        } else {
+            Some("a policy may import `tollgate:policy` and some of `wasi:cli`, `clocks`, `io` and `random`")
+        };
+        if let Some(hint) = hint {
+            return Err(LoadError::NotLinked { import: name.to_owned(), hint });
+        }
+        names.push(name.to_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// A hook that is never asked would be a policy that doesn't do what its author thinks.
+fn refuse_exports(engine: &Engine, component: &Component) -> Result<(), LoadError> {
+    for (name, item) in component.component_type().exports(engine) {
+        let (interface, version) = name.split_once('@').unwrap_or((name, ""));
+        let Some(interface) = interface.strip_prefix(PACKAGE) else { continue };
+        let hint = if !matches!(item.ty, ComponentItem::ComponentInstance(_)) {
+            continue;
+        } else if !matches!(interface, "lifecycle" | "types" | "charges")
+            && Hook::ALL.iter().all(|hook| hook.as_str() != interface)
+        {
+            "this version doesn't ask this hook yet"
+        } else if !version.starts_with(TRACK) {
+            "it was built for another version of the interface; build it against 0.1"
+        } else {
+            continue;
+        };
+        return Err(LoadError::NotCalled { export: name.to_owned(), hint });
+    }
+    Ok(())
+}
+
+fn text(error: &Error) -> String {
+    format!("{error:#}")
+}

@@ -1,0 +1,81 @@
+//! The wasmtime engine, each setting with its reason, and the thread that makes its time pass.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use wasmtime::{Cache, CacheConfig, Config, Engine, OptLevel};
+
+/// How often running guests are looked at. A guest is cut at most one tick after its budget is spent.
+const TICK: Duration = Duration::from_millis(1);
+
+/// Stack of a guest. Sync calls run on the request's own thread: an overflow there would end the process, so the guest's
+/// share stays well below a worker's 2 MiB.
+const MAX_STACK_BYTES: usize = 256 << 10;
+
+/// An engine and its ticker; the ticker stops when this is dropped.
+#[derive(Debug)]
+pub(super) struct TickingEngine {
+    engine: Engine,
+    stop: Arc<AtomicBool>,
+    ticker: Option<JoinHandle<()>>,
+}
+
+impl TickingEngine {
+    /// Starts an engine. Compiled code is kept in `cache` when there is one: it must be a folder that nobody else can
+    /// write to, since what lies there is executed.
+    pub(super) fn start(cache: Option<&Path>) -> wasmtime::Result<Self> {
+        let engine = Engine::new(&config(cache)?)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let ticker = thread::Builder::new().name("policy-ticker".to_owned()).spawn({
+            let (weak, stop) = (engine.weak(), Arc::clone(&stop));
+            move || {
+                // A thread of its own: an async timer on a busy runtime would come late, and in bursts.
+                while !stop.load(Ordering::Relaxed)
+                    && let Some(engine) = weak.upgrade()
+                {
+                    engine.increment_epoch();
+                    thread::sleep(TICK);
+                }
+            }
+        })?;
+        Ok(Self { engine, stop, ticker: Some(ticker) })
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+}
+
+impl Drop for TickingEngine {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(ticker) = self.ticker.take() {
+            drop(ticker.join());
+        }
+    }
+}
+
+fn config(cache: Option<&Path>) -> wasmtime::Result<Config> {
+    let mut config = Config::new();
+    config.cranelift_opt_level(OptLevel::Speed);
+    config.epoch_interruption(true);
+    config.max_wasm_stack(MAX_STACK_BYTES);
+    // A trap with a backtrace costs 14 µs; a looping caller could ask for one after the other.
+    config.wasm_backtrace_max_frames(None);
+    // The same decision must come out again, whatever the processor.
+    config.cranelift_nan_canonicalization(true);
+    config.relaxed_simd_deterministic(true);
+    if let Some(folder) = cache {
+        let mut cache = CacheConfig::new();
+        cache.with_directory(folder);
+        config.cache(Some(Cache::new(cache)?));
+    }
+    Ok(config)
+}

@@ -1,0 +1,175 @@
+//! A loaded component as a [`Policy`]: takes a warm instance, asks it, and checks what it answers.
+
+use std::{
+    fmt::{Debug, Formatter, Result as FmtResult},
+    sync::Arc,
+    time::Duration,
+};
+
+use wasmtime::{Result as WasmResult, Store, component::InstancePre};
+
+use super::{
+    component::{Inspection, LoadError},
+    convert::{self, Wrong},
+    host_state::{HostState, Shared},
+    instance::{Exports, Hooks, Instance, classify},
+    janitor::Janitor,
+    pool::Pool,
+};
+use crate::policy::{
+    AdmitDecision, AuthenticateDecision, Backend, Call, Exchange, Fault, FaultKind, Head, Hook, Policy, Presented,
+    Principal, RouteDecision,
+};
+
+/// What each instance of a policy gets.
+#[derive(Clone, Debug)]
+pub(super) struct Allowance {
+    pub(super) memory_bytes: usize,
+    pub(super) cpu: Duration,
+}
+
+/// One version of one policy, ready to be asked.
+pub struct GuestPolicy {
+    shared: Arc<Shared>,
+    pre: InstancePre<HostState>,
+    exports: Exports,
+    inspection: Inspection,
+    settings: Box<str>,
+    allowance: Allowance,
+    pool: Pool,
+    janitor: Janitor,
+}
+
+/// The parts of a [`GuestPolicy`].
+pub(super) struct Parts {
+    pub(super) shared: Arc<Shared>,
+    pub(super) checked: super::component::Checked,
+    pub(super) settings: Box<str>,
+    pub(super) allowance: Allowance,
+    pub(super) janitor: Janitor,
+}
+
+impl GuestPolicy {
+    /// Starts and configures a first instance: settings that are refused never meet a caller.
+    pub(super) fn start(parts: Parts, time_to_start: Duration) -> Result<Self, LoadError> {
+        let Parts { shared, checked, settings, allowance, janitor } = parts;
+        let super::component::Checked { pre, exports, inspection } = checked;
+        let policy = Self { shared, pre, exports, inspection, settings, allowance, pool: Pool::default(), janitor };
+        // The first start may take longer than a call: it is not on anybody's path.
+        policy.keep(policy.instance(time_to_start)?);
+        Ok(policy)
+    }
+
+    /// What the component imports and decides.
+    pub fn inspection(&self) -> &Inspection {
+        &self.inspection
+    }
+
+    fn instance(&self, cpu: Duration) -> Result<Instance, super::instance::BirthError> {
+        let state = HostState::new(Arc::clone(&self.shared), self.allowance.memory_bytes, cpu);
+        let mut instance = Instance::start(&self.pre, &self.exports, state, &self.settings)?;
+        instance.set_budget(self.allowance.cpu);
+        Ok(instance)
+    }
+
+    fn keep(&self, instance: Instance) {
+        if let Some(gone) = self.pool.keep(instance, self.shared.clock.monotonic_ms()) {
+            self.janitor.bury(gone);
+        }
+    }
+
+    /// Asks one hook of a warm instance, or of a new one, and converts the answer.
+    fn ask<A, D>(
+        &self,
+        hook: Hook,
+        exchange: &Arc<Exchange>,
+        question: impl FnOnce(&Hooks, &mut Store<HostState>) -> WasmResult<Option<A>>,
+        convert: impl FnOnce(A) -> Result<D, Wrong>,
+        abstain: D,
+    ) -> Result<D, Fault> {
+        let fault = |kind, detail| Fault { policy: Arc::clone(&self.shared.name), hook, kind, detail };
+        let mut instance = match self.pool.take() {
+            Some(instance) => instance,
+            None => self
+                .instance(self.allowance.cpu)
+                .map_err(|error| fault(FaultKind::Instantiate, LoadError::from(error).to_string()))?,
+        };
+        match instance.ask(hook, exchange, question) {
+            Ok(answer) => {
+                self.keep(instance);
+                answer.map_or(Ok(abstain), |answer| convert(answer).map_err(|wrong| fault(FaultKind::BadAnswer, wrong)))
+            }
+            Err(error) => {
+                self.janitor.bury(instance);
+                Err(fault(classify(&error), exchange.blanked(format!("{error:#}"))))
+            }
+        }
+    }
+}
+
+impl Policy for GuestPolicy {
+    fn name(&self) -> &Arc<str> {
+        &self.shared.name
+    }
+
+    fn decides(&self, hook: Hook) -> bool {
+        self.exports.has(hook)
+    }
+
+    fn authenticate(
+        &self,
+        exchange: &Arc<Exchange>,
+        head: &Head,
+        presented: Option<&Presented>,
+    ) -> Result<AuthenticateDecision, Fault> {
+        self.ask(
+            Hook::Authenticate,
+            exchange,
+            |hooks, store| {
+                let Some(guest) = &hooks.authenticate else { return Ok(None) };
+                guest.call_check(store, convert::head(head), presented.map(convert::presented)).map(Some)
+            },
+            |decision| convert::authenticated(decision, |text| exchange.blanked(text)),
+            AuthenticateDecision::Abstain,
+        )
+    }
+
+    fn admit(&self, exchange: &Arc<Exchange>, call: &Call, principal: &Principal) -> Result<AdmitDecision, Fault> {
+        self.ask(
+            Hook::Admit,
+            exchange,
+            |hooks, store| {
+                let Some(guest) = &hooks.admit else { return Ok(None) };
+                guest.call_decide(store, convert::call(call), convert::principal(principal)).map(Some)
+            },
+            |decision| convert::admitted(decision, |text| exchange.blanked(text)),
+            AdmitDecision::Abstain,
+        )
+    }
+
+    fn route(
+        &self,
+        exchange: &Arc<Exchange>,
+        call: &Call,
+        principal: &Principal,
+        backends: &[Backend],
+    ) -> Result<RouteDecision, Fault> {
+        let backends = convert::backends(backends);
+        self.ask(
+            Hook::Route,
+            exchange,
+            |hooks, store| {
+                let Some(guest) = &hooks.route else { return Ok(None) };
+                guest.call_choose(store, convert::call(call), convert::principal(principal), &backends).map(Some)
+            },
+            |decision| convert::routed(decision, |text| exchange.blanked(text)),
+            RouteDecision::Abstain,
+        )
+    }
+}
+
+impl Debug for GuestPolicy {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> FmtResult {
+        formatter.debug_struct("GuestPolicy").field("name", &self.shared.name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,183 @@
+//! Store data: what one instance may reach while it runs. Between calls nothing of any request is left here.
+
+use std::{
+    fmt::{Debug, Formatter, Result as FmtResult},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use http::HeaderName;
+use wasmtime::{Error, Result, component::ResourceTable};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use super::{budget::Budget, limits::GuestLimits, log::GuestLog, shared_state::SharedState, wasi};
+use crate::{
+    clock::Clock,
+    policy::{Caller, Exchange, Hook},
+    ports::catalogue::Catalogue,
+};
+
+/// Imports that one hook may call, all together. A policy that asks more is looping.
+const HOST_CALLS_A_HOOK: u32 = 10_000;
+
+/// A guest broke a rule of the interface.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RuleBroken {
+    #[error("it called `{import}`, which may not be called in {place}")]
+    NotHere { import: &'static str, place: &'static str },
+    #[error("it made more than {HOST_CALLS_A_HOOK} calls to the host in one hook")]
+    TooManyCalls,
+    #[error("{0}")]
+    BadArgument(String),
+    #[error("the key table is too old to prove anybody")]
+    StaleKeys,
+}
+
+/// What all instances of one policy share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) name: Arc<str>,
+    pub(super) clock: Clock,
+    pub(super) catalogue: Arc<dyn Catalogue>,
+    pub(super) state: Arc<SharedState>,
+    pub(super) log: GuestLog,
+    pub(super) masked_headers: Arc<[HeaderName]>,
+    pub(super) default_requests_per_minute: u64,
+}
+
+/// The time as a hook sees it: asked once, then the same until the hook ends.
+#[derive(Debug)]
+pub(super) struct HookTime {
+    clock: Clock,
+    unix_ms: AtomicU64,
+}
+
+impl HookTime {
+    /// Milliseconds since 1970.
+    pub(super) fn unix_ms(&self) -> u64 {
+        match self.unix_ms.load(Ordering::Relaxed) {
+            0 => {
+                let now = self.clock.unix_ms();
+                self.unix_ms.store(now, Ordering::Relaxed);
+                now
+            }
+            known => known,
+        }
+    }
+
+    fn forget(&self) {
+        self.unix_ms.store(0, Ordering::Relaxed);
+    }
+}
+
+/// The call that an instance is busy with.
+struct Turn {
+    /// None while it is being configured.
+    during: Option<(Hook, Arc<Exchange>)>,
+    host_calls: u32,
+    random_drawn: u64,
+}
+
+/// Data of one store.
+pub(super) struct HostState {
+    pub(super) shared: Arc<Shared>,
+    pub(super) limits: GuestLimits,
+    pub(super) budget: Budget,
+    time: Arc<HookTime>,
+    turn: Turn,
+    table: ResourceTable,
+    wasi: WasiCtx,
+}
+
+impl HostState {
+    pub(super) fn new(shared: Arc<Shared>, memory_bytes: usize, cpu_budget: Duration) -> Self {
+        let time = Arc::new(HookTime { clock: shared.clock.clone(), unix_ms: AtomicU64::new(0) });
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(256);
+        let wasi = wasi::context(&shared, &time);
+        Self {
+            shared,
+            limits: GuestLimits::new(memory_bytes),
+            budget: Budget::new(cpu_budget),
+            time,
+            turn: Turn { during: None, host_calls: 0, random_drawn: 0 },
+            table,
+            wasi,
+        }
+    }
+
+    /// A hook begins, or, without an exchange, the configuration.
+    pub(super) fn begin(&mut self, during: Option<(Hook, Arc<Exchange>)>) {
+        self.turn = Turn { during, host_calls: 0, random_drawn: 0 };
+        self.time.forget();
+        self.budget.restart();
+    }
+
+    /// The hook is over: the request is let go.
+    pub(super) fn end(&mut self) {
+        self.turn.during = None;
+    }
+
+    pub(super) fn time(&self) -> &HookTime {
+        &self.time
+    }
+
+    /// Counts one call to the host.
+    pub(super) fn count_call(&mut self) -> Result<()> {
+        self.turn.host_calls += 1;
+        if self.turn.host_calls > HOST_CALLS_A_HOOK {
+            return Err(Error::new(RuleBroken::TooManyCalls));
+        }
+        Ok(())
+    }
+
+    /// The exchange in progress, if `import` may be called in this hook; counts the call.
+    pub(super) fn exchange_in(&mut self, import: &'static str, hooks: &[Hook]) -> Result<&Arc<Exchange>> {
+        self.count_call()?;
+        match &self.turn.during {
+            Some((hook, exchange)) if hooks.contains(hook) => Ok(exchange),
+            Some((hook, _)) => Err(Error::new(RuleBroken::NotHere { import, place: hook.as_str() })),
+            None => Err(Error::new(RuleBroken::NotHere { import, place: "configure" })),
+        }
+    }
+
+    /// Who calls, if `import` may be called in this hook; counts the call.
+    pub(super) fn caller_in(&mut self, import: &'static str) -> Result<&Caller> {
+        let exchange = self.exchange_in(import, &[Hook::Admit, Hook::Route])?;
+        exchange.caller().ok_or_else(|| Error::new(RuleBroken::NotHere { import, place: "authenticate" }))
+    }
+
+    /// The text without the presented credential.
+    pub(super) fn blanked(&self, text: String) -> String {
+        match &self.turn.during {
+            Some((_, exchange)) => exchange.blanked(text),
+            None => text,
+        }
+    }
+
+    /// The next number of the call's own stream (SplitMix64: <https://prng.di.unimi.it/splitmix64.c>).
+    pub(super) fn draw(&mut self) -> u64 {
+        const GOLDEN_GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+        self.turn.random_drawn = self.turn.random_drawn.wrapping_add(GOLDEN_GAMMA);
+        let seed = self.turn.during.as_ref().map_or(0, |(_, exchange)| exchange.seed());
+        let mut bits = seed.wrapping_add(self.turn.random_drawn);
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ (bits >> 31)
+    }
+}
+
+impl WasiView for HostState {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl Debug for HostState {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> FmtResult {
+        formatter.debug_struct("HostState").field("policy", &self.shared.name).finish_non_exhaustive()
+    }
+}

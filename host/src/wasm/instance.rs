@@ -1,0 +1,164 @@
+//! One instance of a policy: a store, and the hooks that were found in it. Serves one call at a time.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
+
+use wasmtime::{Error, Result, Store, Trap, component::InstancePre};
+
+use super::{
+    bindings::hooks::{admit, authenticate, lifecycle, route},
+    budget::Budget,
+    host_state::{HostState, RuleBroken},
+    limits::OverLimit,
+};
+use crate::policy::{Exchange, FaultKind, Hook};
+
+/// Bytes that a guest may hand over in one call to the host or one answer.
+const HOST_CALL_BYTES: usize = 256 << 10;
+
+/// Where a component exports its hooks; found once, when it is loaded.
+#[derive(Clone)]
+pub(super) struct Exports {
+    lifecycle: lifecycle::GuestIndices,
+    authenticate: Option<authenticate::GuestIndices>,
+    admit: Option<admit::GuestIndices>,
+    route: Option<route::GuestIndices>,
+}
+
+impl Exports {
+    /// Finds the hooks of a component. A policy without one is the caller's to refuse.
+    pub(super) fn find(pre: &InstancePre<HostState>) -> Result<Self> {
+        Ok(Self {
+            lifecycle: lifecycle::GuestIndices::new(pre)?,
+            authenticate: authenticate::GuestIndices::new(pre).ok(),
+            admit: admit::GuestIndices::new(pre).ok(),
+            route: route::GuestIndices::new(pre).ok(),
+        })
+    }
+
+    pub(super) fn has(&self, hook: Hook) -> bool {
+        match hook {
+            Hook::Authenticate => self.authenticate.is_some(),
+            Hook::Admit => self.admit.is_some(),
+            Hook::Route => self.route.is_some(),
+        }
+    }
+}
+
+/// The hooks of one instance.
+pub(super) struct Hooks {
+    pub(super) authenticate: Option<authenticate::Guest>,
+    pub(super) admit: Option<admit::Guest>,
+    pub(super) route: Option<route::Guest>,
+}
+
+/// One instance.
+pub(super) struct Instance {
+    store: Store<HostState>,
+    hooks: Hooks,
+    calls: u32,
+    born_ms: u64,
+    memory_at_birth: usize,
+}
+
+/// Why an instance could not be made or configured.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BirthError {
+    #[error("it can't be started")]
+    Start(#[source] Error),
+    #[error("its `configure` failed")]
+    Configure(#[source] Error),
+    #[error("it refuses its settings: {0}")]
+    Refused(String),
+}
+
+impl Instance {
+    /// Makes an instance and configures it.
+    pub(super) fn start(
+        pre: &InstancePre<HostState>,
+        exports: &Exports,
+        state: HostState,
+        settings: &str,
+    ) -> std::result::Result<Self, BirthError> {
+        let born_ms = state.shared.clock.monotonic_ms();
+        let mut store = Store::new(pre.engine(), state);
+        store.limiter(|state| &mut state.limits);
+        store.set_hostcall_fuel(HOST_CALL_BYTES);
+        store.set_max_component_handles(256);
+        store.epoch_deadline_callback(|mut context| context.data_mut().budget.tick());
+        store.set_epoch_deadline(1);
+        store.data_mut().begin(None);
+        let instance = pre.instantiate(&mut store).map_err(BirthError::Start)?;
+        let lifecycle = exports.lifecycle.load(&mut store, &instance).map_err(BirthError::Start)?;
+        let hooks = Hooks {
+            authenticate: load(exports.authenticate.as_ref(), |found| found.load(&mut store, &instance))?,
+            admit: load(exports.admit.as_ref(), |found| found.load(&mut store, &instance))?,
+            route: load(exports.route.as_ref(), |found| found.load(&mut store, &instance))?,
+        };
+        let configured = lifecycle.call_configure(&mut store, settings).map_err(BirthError::Configure)?;
+        configured.map_err(BirthError::Refused)?;
+        store.data_mut().end();
+        let memory_at_birth = store.data().limits.grown_to();
+        Ok(Self { store, hooks, calls: 0, born_ms, memory_at_birth })
+    }
+
+    /// Asks one hook. After an error the instance must not be used again: its memory may be in any state.
+    pub(super) fn ask<T>(
+        &mut self,
+        hook: Hook,
+        exchange: &Arc<Exchange>,
+        question: impl FnOnce(&Hooks, &mut Store<HostState>) -> Result<T>,
+    ) -> Result<T> {
+        self.calls = self.calls.saturating_add(1);
+        self.store.data_mut().begin(Some((hook, Arc::clone(exchange))));
+        self.store.set_epoch_deadline(1);
+        // A panic on this side of a call must not take the connection's task with it; the store is dropped like after a trap.
+        let answer = catch_unwind(AssertUnwindSafe(|| question(&self.hooks, &mut self.store)));
+        self.store.data_mut().end();
+        answer.unwrap_or_else(|_| Err(Error::msg("the host panicked while it served the policy")))
+    }
+
+    /// Sets the CPU time of its later calls.
+    pub(super) fn set_budget(&mut self, cpu: Duration) {
+        self.store.data_mut().budget = Budget::new(cpu);
+    }
+
+    pub(super) fn calls(&self) -> u32 {
+        self.calls
+    }
+
+    pub(super) fn born_ms(&self) -> u64 {
+        self.born_ms
+    }
+
+    /// How much its memory has grown since it was configured, in bytes.
+    pub(super) fn growth(&self) -> usize {
+        self.store.data().limits.grown_to().saturating_sub(self.memory_at_birth)
+    }
+}
+
+fn load<I, G>(found: Option<&I>, load: impl FnOnce(&I) -> Result<G>) -> std::result::Result<Option<G>, BirthError> {
+    found.map(load).transpose().map_err(BirthError::Start)
+}
+
+/// What kind of fault an error is.
+pub(super) fn classify(error: &Error) -> FaultKind {
+    if error.downcast_ref::<OverLimit>().is_some() {
+        return FaultKind::Memory;
+    }
+    match error.downcast_ref::<RuleBroken>() {
+        Some(RuleBroken::StaleKeys) => return FaultKind::StaleKeys,
+        Some(RuleBroken::NotHere { .. } | RuleBroken::TooManyCalls | RuleBroken::BadArgument(_)) => {
+            return FaultKind::Trap;
+        }
+        None => {}
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::Interrupt) => FaultKind::Budget,
+        Some(Trap::StackOverflow) => FaultKind::Memory,
+        _ => FaultKind::Trap,
+    }
+}

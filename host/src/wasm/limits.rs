@@ -1,0 +1,61 @@
+//! What a guest may use: memory, tables, instances. Exceeding any of it is a fault, never a silent failure in the guest.
+
+use wasmtime::{Error, ResourceLimiter, Result};
+
+/// Elements of a guest's tables together; large enough for interpreters compiled to Wasm.
+const TABLE_ELEMENTS: usize = 200_000;
+
+/// A guest ran into its memory or table limit.
+#[derive(Debug, thiserror::Error)]
+#[error("the policy wants more than {limit} {unit}")]
+pub(super) struct OverLimit {
+    limit: usize,
+    unit: &'static str,
+}
+
+/// Limits of one store; remembers how far the guest has grown.
+#[derive(Debug)]
+pub(super) struct GuestLimits {
+    memory_bytes: usize,
+    grown_to: usize,
+}
+
+impl GuestLimits {
+    pub(super) fn new(memory_bytes: usize) -> Self {
+        Self { memory_bytes, grown_to: 0 }
+    }
+
+    /// The largest size that one of the guest's memories has had, in bytes.
+    pub(super) fn grown_to(&self) -> usize {
+        self.grown_to
+    }
+}
+
+impl ResourceLimiter for GuestLimits {
+    fn memory_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
+        if desired > self.memory_bytes {
+            return Err(Error::new(OverLimit { limit: self.memory_bytes, unit: "bytes of memory" }));
+        }
+        self.grown_to = self.grown_to.max(desired);
+        Ok(true)
+    }
+
+    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
+        if desired > TABLE_ELEMENTS {
+            return Err(Error::new(OverLimit { limit: TABLE_ELEMENTS, unit: "table elements" }));
+        }
+        Ok(true)
+    }
+
+    fn instances(&self) -> usize {
+        32
+    }
+
+    fn tables(&self) -> usize {
+        32
+    }
+
+    fn memories(&self) -> usize {
+        8
+    }
+}

@@ -1,0 +1,79 @@
+//! Warm instances of one policy, kept by the threads that use them.
+//!
+//! Each thread has a shelf of its own, so its lock is free in practice and its memory warm in the cache. The shelves belong
+//! to the policy, not to the thread: when a generation goes, all of its instances go with it.
+
+use std::{
+    cell::Cell,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use super::instance::Instance;
+
+/// Shelves of a pool; with more threads than this, some share one.
+const SHELVES: usize = 64;
+/// Instances kept on a shelf: a thread needs one, those that share a shelf a few.
+const KEPT: usize = 4;
+
+/// An instance is replaced after this many calls, this long, or this much growth: what a guest leaks must not stay.
+const RETIRES_AFTER_CALLS: u32 = 100_000;
+const RETIRES_AFTER_MS: u64 = 3_600_000;
+const RETIRES_AFTER_GROWTH: usize = 4 << 20;
+
+thread_local! {
+    static SHELF: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// Numbers threads in the order in which they first ask for an instance.
+static NEXT_SHELF: AtomicUsize = AtomicUsize::new(0);
+
+/// The instances of one policy that are free.
+pub(super) struct Pool {
+    shelves: [Shelf; SHELVES],
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self { shelves: std::array::from_fn(|_| Mutex::default()) }
+    }
+}
+
+type Shelf = Mutex<Vec<Instance>>;
+
+impl Pool {
+    pub(super) fn take(&self) -> Option<Instance> {
+        self.shelf()?.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    /// Keeps an instance for later; gives back one that has served its time or finds no room.
+    pub(super) fn keep(&self, instance: Instance, now_ms: u64) -> Option<Instance> {
+        let is_old = instance.calls() >= RETIRES_AFTER_CALLS
+            || now_ms.saturating_sub(instance.born_ms()) >= RETIRES_AFTER_MS
+            || instance.growth() >= RETIRES_AFTER_GROWTH;
+        if is_old {
+            return Some(instance);
+        }
+        let Some(shelf) = self.shelf() else { return Some(instance) };
+        let mut shelf = shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        if shelf.len() >= KEPT {
+            return Some(instance);
+        }
+        shelf.push(instance);
+        None
+    }
+
+    fn shelf(&self) -> Option<&Shelf> {
+        let at = SHELF.with(|shelf| match shelf.get() {
+            Some(at) => at,
+            None => {
+                let at = NEXT_SHELF.fetch_add(1, Ordering::Relaxed) % SHELVES;
+                shelf.set(Some(at));
+                at
+            }
+        });
+        self.shelves.get(at)
+    }
+}
