@@ -19,9 +19,8 @@ impl Admit for CanaryModels {
     }
     fn decide(call: Call, _: Principal) -> Decision {
         let Self { from, to, percent } = SETTINGS.get_or_init(Self::default);
-        let chosen =
-            is_inference(call.operation) && call.model == *from && tollgate_policy::env::random() % 100 < *percent;
-        if !chosen || catalogue::candidates(to) == 0 {
+        let drawn = tollgate_policy::env::random() % 100 < *percent;
+        if !drawn || call.model != *from || !is_inference(call.operation) || catalogue::candidates(to) == 0 {
             return Decision::Abstain;
         }
         let no = |_| Decision::Reject(rejection(Reason::Unavailable, "model_not_changed", "try again"));

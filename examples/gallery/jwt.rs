@@ -16,7 +16,7 @@ fn principal(token: &str, now: u64) -> Option<Principal> {
 }
 impl Authenticate for Jwt {
     fn configure(settings: &str) -> Result<(), String> {
-        let mut all: std::collections::BTreeMap<_, String> = serde_json::from_str(settings).unwrap_or_default();
+        let mut all: std::collections::BTreeMap<String, String> = serde_json::from_str(settings).unwrap_or_default();
         let mac = all.remove("secret").filter(|key| key.len() >= 32).map(|key| Hmac::new_from_slice(key.as_bytes()));
         mac.and_then(|mac| HMAC.set(mac.ok()?).ok()).ok_or("give a `secret` of 32 bytes or more".to_owned())
     }

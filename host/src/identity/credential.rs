@@ -1,8 +1,8 @@
 //! The text of a key: `op_<id>_<secret><crc>`, its shape and its making.
 //!
-//! The id is 10 random base62 digits and public. The secret is 32 random bytes as 43 base62 digits. The last 6 digits are
-//! the CRC-32 of all before them: a key that was cut or mistyped is told without a look-up, and scanners can tell a key
-//! from other text. A CRC proves nothing about who made a key. Nothing here keeps or prints a secret.
+//! The id is 10 random base62 digits and public. The secret is 32 random bytes as 43 base62 digits. The last 6 digits
+//! are the CRC-32 of all before them: a key that was cut or mistyped is told without a look-up, and scanners can tell
+//! a key from other text. A CRC proves nothing about who made a key. Nothing here keeps or prints a secret.
 
 use std::fmt;
 
@@ -16,10 +16,10 @@ const KEY_BYTES: usize = PREFIX.len() + ID_DIGITS + 1 + SECRET_DIGITS + CRC_DIGI
 
 /// The public id of a credential that is meant as a key, which everything is that starts with `op_`.
 ///
-/// None: another kind of credential, which other policies may know. Some: a key is presented, whatever its state; the text
-/// is its id, or empty when what stands there has not the shape of one (then it may be a piece of a secret, and is not
-/// shown). Put the answer into `presented.key-id` as it is: the `api-key` policy refuses whatever has a key id and is not
-/// proven, so a mangled key is refused as one and never passes for a foreign credential.
+/// None: another kind of credential, which other policies may know. Some: a key is presented, whatever its state; the
+/// text is its id, or empty when what stands there has not the shape of one (then it may be a piece of a secret, and
+/// is not shown). Put the answer into `presented.key-id` as it is: the `api-key` policy refuses whatever has a key id
+/// and is not proven, so a mangled key is refused as one and never passes for a foreign credential.
 pub fn looks_like_key(credential: &str) -> Option<&str> {
     let rest = credential.strip_prefix(PREFIX)?;
     let id = rest.split_once('_').map_or("", |(id, _)| id);

@@ -4,8 +4,8 @@
 use super::key_table::KeyTable;
 use crate::ports::store::{Store, StoreError};
 
-/// Reads the store's revision, and its keys if that is another than `last`. The table is as fresh as the moment before the
-/// reading began, however long it took. `last` starts as none and belongs to this table alone.
+/// Reads the store's revision, and its keys if that is another than `last`. The table is as fresh as the moment
+/// before the reading began, however long it took. `last` starts as none and belongs to this table alone.
 ///
 /// The revision is read before the keys: a change between the two is found again at the next step, and none is missed.
 ///

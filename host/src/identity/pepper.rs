@@ -1,7 +1,8 @@
 //! The pepper: 32 random bytes in a file, which key the hashes that the store keeps.
 //!
-//! It is made once, at the first start; all processes on a host share it. Without it no key can be proven, so it is never
-//! overwritten, and a file that looks wrong is refused rather than replaced. It may wait for the disk: load it at start.
+//! It is made once, at the first start; all processes on a host share it. Without it no key can be proven, so it is
+//! never overwritten, and a file that looks wrong is refused rather than replaced. It may wait for the disk: load it
+//! at start.
 
 use std::{
     fmt,
@@ -127,8 +128,8 @@ fn load(path: &Path) -> Result<Option<Pepper>, PepperError> {
     Ok(Some(Pepper(hmac::Key::new(hmac::HMAC_SHA256, &bytes))))
 }
 
-/// Writes a new pepper under another name first, so that nobody ever reads half of one, then links it to its place, which
-/// fails if one is there already.
+/// Writes a new pepper under another name first, so that nobody ever reads half of one, then links it to its place,
+/// which fails if one is there already.
 fn create(folder: &Path, path: &Path) -> Result<(), PepperError> {
     let mut random = [0; BYTES];
     let mut name = [0; 8];

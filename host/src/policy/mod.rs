@@ -31,6 +31,15 @@ impl Hook {
     /// Every hook that is enforced, in the order in which a call meets them.
     pub const ALL: [Self; 3] = [Self::Authenticate, Self::Admit, Self::Route];
 
+    /// The hook's place in that order, from 0.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Authenticate => 0,
+            Self::Admit => 1,
+            Self::Route => 2,
+        }
+    }
+
     /// The hook's name, as WIT, metrics and logs have it.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -79,6 +79,9 @@ impl Scope {
     }
 }
 
+/// Named lists of texts.
+pub type Attributes = Box<[(Box<str>, Box<[Box<str>]>)]>;
+
 /// One key, without its secret. Immutable; shared by [`Arc`].
 #[derive(Clone, Debug)]
 pub struct KeyRecord {
@@ -97,7 +100,7 @@ pub struct KeyRecord {
     /// Which models it may use.
     pub scope: Scope,
     /// What policies may ask of it, by name; e.g. `groups`.
-    pub attributes: Box<[(Box<str>, Box<[Box<str>]>)]>,
+    pub attributes: Attributes,
     /// When it was made, in Unix milliseconds.
     pub created_at_ms: u64,
 }

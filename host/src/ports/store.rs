@@ -63,7 +63,7 @@ pub enum StoreError {
         /// Which value.
         what: String,
     },
-    /// The store may not be used where it is.
+    /// The store may not be used where it is, or not with this value; the text says why.
     #[error("{0}")]
     Refused(String),
     /// The same user has a key of this name.

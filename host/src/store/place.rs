@@ -1,8 +1,8 @@
 //! Where the database file may stand, and making it there.
 //!
-//! Called once at start, and it may wait for the disk. It refuses a place where other users could swap or read the file,
-//! and network file systems, on which SQLite's locks and its shared memory don't work. It never opens a database file
-//! that is there already: closing it again would drop the locks that SQLite holds for this process.
+//! Called once at start, and it may wait for the disk. It refuses a place where other users could swap or read the
+//! file, and network file systems, on which SQLite's locks and its shared memory don't work. It never opens a
+//! database file that is there already: closing it again would drop the locks that SQLite holds for this process.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},

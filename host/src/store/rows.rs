@@ -1,12 +1,12 @@
 //! Keys as rows, both ways.
 //!
-//! A row may have been written by another version or by hand: every value is checked, and what can't be read is an error,
-//! never a default.
+//! A row may have been written by another version or by hand: every value is checked, and what can't be read is an
+//! error, never a default.
 
 use sqlx::{Row, sqlite::SqliteRow};
 
 use crate::ports::{
-    keys::{KeyRecord, KeyState, Scope},
+    keys::{Attributes, KeyRecord, KeyState, Scope},
     store::{NewKey, SecretHash, StoreError, StoredKey},
 };
 
@@ -69,8 +69,6 @@ fn scope(models: Option<&str>, id: &str) -> Result<Scope, StoreError> {
     names.dedup();
     Ok(Scope::Models(names.into()))
 }
-
-type Attributes = Box<[(Box<str>, Box<[Box<str>]>)]>;
 
 fn attributes(attributes: &str, id: &str) -> Result<Attributes, StoreError> {
     serde_json::from_str(attributes).map_err(|_| unreadable(format!("the attributes of key {id:?}")))

@@ -1,8 +1,8 @@
 //! The store on SQLite: one file in WAL mode, one connection that writes, and a few that read.
 //!
-//! Several processes on one host may share the file. A change takes the write lock when it begins (`BEGIN IMMEDIATE`), so
-//! that it waits for its turn instead of failing half-way, and raises the revision in the same transaction. A commit is on
-//! the disk before it is answered (`synchronous=FULL`): a power cut must not bring a revoked key back. SQL is static text;
+//! Several processes on one host may share the file. A change takes the write lock when it begins, so that it waits
+//! for its turn instead of failing half-way, and raises the revision in the same transaction. A commit is on the disk
+//! before it is answered (`synchronous=FULL`): a power cut must not bring a revoked key back. SQL is static text;
 //! values are bound, never written into it.
 
 use std::{path::Path, time::Duration};
@@ -61,8 +61,8 @@ impl SqliteStore {
     /// Opens the database, makes it if there is none, and brings its tables up to date.
     ///
     /// # Errors
-    /// [`StoreError::Refused`] when other users could write to its folder or open the file, or when it lies on a network
-    /// file system; [`StoreError::Unreadable`] when a newer version made its tables; otherwise
+    /// [`StoreError::Refused`] when other users could write to its folder or open the file, or when it lies on a
+    /// network file system; [`StoreError::Unreadable`] when a newer version made its tables; otherwise
     /// [`StoreError::Database`].
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
         let place = Place::prepare(path).await?;
@@ -168,8 +168,8 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
-/// Runs in one transaction that holds the write lock, because SQLite has no lock for migrations alone: two processes that
-/// start together would both run them.
+/// Runs in one transaction that holds the write lock, because SQLite has no lock for migrations alone: two processes
+/// that start together would both run them.
 async fn migrate(writer: &SqlitePool) -> Result<(), StoreError> {
     let mut change = writer.begin_with("BEGIN IMMEDIATE").await?;
     match MIGRATIONS.run_direct(None, &mut *change, false).await {

@@ -46,6 +46,8 @@ pub(super) struct Shared {
     pub(super) log: GuestLog,
     pub(super) masked_headers: Arc<[HeaderName]>,
     pub(super) default_requests_per_minute: u64,
+    /// Tells this policy's random numbers from those of the others in the same call.
+    pub(super) stream: u64,
 }
 
 /// The time as a hook sees it: asked once, then the same until the hook ends.
@@ -162,7 +164,10 @@ impl HostState {
     pub(super) fn draw(&mut self) -> u64 {
         const GOLDEN_GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
         self.turn.random_drawn = self.turn.random_drawn.wrapping_add(GOLDEN_GAMMA);
-        let seed = self.turn.during.as_ref().map_or(0, |(_, exchange)| exchange.seed());
+        let seed = match &self.turn.during {
+            Some((hook, exchange)) => exchange.seed() ^ self.shared.stream ^ u64::from(hook.number()),
+            None => 0,
+        };
         let mut bits = seed.wrapping_add(self.turn.random_drawn);
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -125,8 +125,14 @@ impl Runtime {
             log: GuestLog::new(self.clock.clone()),
             masked_headers: Arc::clone(&self.masked_headers),
             default_requests_per_minute: self.default_requests_per_minute,
+            stream: stream_of(name),
         });
         let (allowance, janitor) = (self.allowance.clone(), self.janitor.clone());
         GuestPolicy::start(Parts { shared, checked, settings: settings.into(), allowance, janitor }, CPU_TO_START)
     }
+}
+
+/// A number for a policy's name (FNV-1a, RFC 9923), spread over all bits; the same everywhere.
+fn stream_of(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -1,0 +1,118 @@
+//! The command line: what is asked for, and how it is answered. Results go to stdout, everything else to stderr.
+
+mod check;
+mod demo;
+mod keys;
+mod logging;
+mod output;
+mod policy;
+mod serve;
+
+use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use self::output::Failure;
+use crate::config::{Config, Sources};
+
+/// A gate in front of Ollama and other LLM servers.
+///
+/// It checks the caller's key, decides what a call may cost, picks the backend and streams the answer back. The three
+/// decisions are made by WebAssembly policies: the defaults are built in, a .wasm file in the policy folder replaces or
+/// joins them while the gate runs.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    /// Configuration file; without it ./tollgate.toml, if there is one
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Set one configuration key, e.g. --set server.listen=127.0.0.1:9000; may be repeated
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// How results are printed
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    output: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    Table,
+    /// For scripts.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve callers until SIGTERM or ctrl-c
+    Serve,
+    /// Check the configuration, the state folder and the policies, and say everything that is wrong
+    Check,
+    /// Run the real gate before two simulated Ollama servers, and print a key to try it with
+    Demo,
+    /// Keys of callers
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
+    /// Policy files
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+}
+
+/// Runs what the command line asks for. `environment` are the process's variables.
+pub fn run(environment: Vec<(String, String)>) -> ExitCode {
+    // Usage errors are clap's to print; its exit code for them is 2.
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { 2 } else { 0 };
+            drop(error.print());
+            return ExitCode::from(code);
+        }
+    };
+    match answer(cli, environment) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn answer(cli: Cli, environment: Vec<(String, String)>) -> Result<(), Failure> {
+    if let Command::Policy(command) = cli.command {
+        return policy::answer(command, cli.output);
+    }
+    let config = config(cli.config, cli.set, environment)?;
+    for warning in config.warnings() {
+        output::note(&format!("note: {warning}"));
+    }
+    let threads = config.server.threads;
+    match cli.command {
+        Command::Serve => {
+            let _log = logging::start(&config.log)?;
+            runtime(threads)?.block_on(serve::serve(config))
+        }
+        Command::Demo => {
+            let _log = logging::start(&config.log)?;
+            runtime(threads)?.block_on(demo::demo(config))
+        }
+        Command::Check => runtime(threads)?.block_on(check::check(&config)),
+        Command::Keys(command) => runtime(NonZeroUsize::new(1))?.block_on(keys::answer(command, &config, cli.output)),
+        Command::Policy(_) => Ok(()),
+    }
+}
+
+fn config(file: Option<PathBuf>, sets: Vec<String>, environment: Vec<(String, String)>) -> Result<Config, Failure> {
+    let directory =
+        std::env::current_dir().map_err(|error| Failure::failed(format!("there is no current folder: {error}")))?;
+    let sources = Sources { file, sets, environment, directory };
+    Config::load(&sources).map_err(|problems| Failure::configuration(problems.to_string()))
+}
+
+fn runtime(threads: Option<NonZeroUsize>) -> Result<tokio::runtime::Runtime, Failure> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        builder.worker_threads(threads.get());
+    }
+    builder.enable_all().build().map_err(|error| Failure::failed(format!("the worker threads can't start: {error}")))
+}

@@ -1,0 +1,25 @@
+//! `tollgate serve`.
+
+use super::output::Failure;
+use crate::{
+    app::{self, App, StartError},
+    clock::Clock,
+    config::Config,
+    wire::causes::causes,
+};
+
+pub(super) async fn serve(config: Config) -> Result<(), Failure> {
+    if !config.server.listen.ip().is_loopback() {
+        tracing::warn!("the gate listens beyond this machine without TLS: keys and prompts can be read on the way");
+    }
+    let app = App::start(config, Clock::system()).await.map_err(|error| failure(&error))?;
+    app::asked_to_stop().await.map_err(|error| Failure::failed(format!("no signals can be received: {error}")))?;
+    tracing::info!("stopping: running calls may finish");
+    app.stop().await;
+    Ok(())
+}
+
+pub(super) fn failure(error: &StartError) -> Failure {
+    let text = causes(error);
+    if error.is_configuration() { Failure::configuration(text) } else { Failure::failed(text) }
+}

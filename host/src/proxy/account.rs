@@ -1,0 +1,166 @@
+//! The account of one call: opened when it comes, closed exactly once, however it ends.
+//!
+//! It holds what was reserved. A call of which no byte reached a backend gets everything back; any other costs what it was
+//! charged. Closing writes numbers and one log line: never a key, a prompt or an answer.
+
+use std::{sync::Arc, time::Duration};
+
+use http::StatusCode;
+
+use super::{Parts, request_id::RequestId};
+use crate::{
+    clock::{Clock, saturating_ms},
+    llm::{Operation, Surface},
+    policy::Caller,
+    quota::Reservation,
+    upstream::backend::Backend,
+    usage::metrics::Metrics,
+};
+
+/// What nginx counts as a caller who left before the answer (499, "client closed request").
+const CLIENT_LEFT: u16 = 499;
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// With its last byte.
+    Complete,
+    /// The caller went away.
+    ClientLeft,
+    /// The backend, or the gate, failed after the answer had begun.
+    Failed,
+}
+
+impl End {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::ClientLeft => "client_left",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// One call's account.
+#[derive(Debug)]
+pub(super) struct Account {
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    began: Duration,
+    request_id: Box<str>,
+    surface: Surface,
+    operation: Operation,
+    model: Box<str>,
+    subject: Option<Box<str>>,
+    backend: Option<Arc<Backend>>,
+    status: Option<u16>,
+    reservation: Option<Reservation>,
+    is_local: bool,
+    may_have_reached: bool,
+    is_open: bool,
+}
+
+impl Account {
+    pub(super) fn open(parts: &Parts, request_id: &RequestId) -> Self {
+        parts.metrics.call_began();
+        Self {
+            metrics: Arc::clone(&parts.metrics),
+            clock: parts.clock.clone(),
+            began: parts.clock.monotonic(),
+            request_id: request_id.as_str().into(),
+            surface: Surface::Other,
+            operation: Operation::Other,
+            model: Box::default(),
+            subject: None,
+            backend: None,
+            status: None,
+            reservation: None,
+            is_local: true,
+            may_have_reached: false,
+            is_open: true,
+        }
+    }
+
+    pub(super) fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
+    pub(super) fn surface(&self) -> Surface {
+        self.surface
+    }
+
+    /// The dialect in which the call is answered.
+    pub(super) fn speaks(&mut self, surface: Surface) {
+        self.surface = surface;
+    }
+
+    /// What is asked for.
+    pub(super) fn asks(&mut self, surface: Surface, operation: Operation) {
+        self.surface = surface;
+        self.operation = operation;
+    }
+
+    /// Who calls.
+    pub(super) fn is_from(&mut self, caller: &Caller) {
+        self.subject = Some(caller.principal.subject.clone());
+    }
+
+    /// Which model.
+    pub(super) fn names_model(&mut self, model: &str) {
+        self.model = model.into();
+    }
+
+    /// What was reserved.
+    pub(super) fn holds(&mut self, reservation: Reservation) {
+        self.reservation = Some(reservation);
+    }
+
+    /// The call is sent to this backend now.
+    pub(super) fn goes_to(&mut self, backend: &Arc<Backend>) {
+        self.backend = Some(Arc::clone(backend));
+        self.is_local = false;
+        self.may_have_reached = true;
+    }
+
+    /// No connection came about: nothing has left.
+    pub(super) fn did_not_reach(&mut self) {
+        self.may_have_reached = false;
+    }
+
+    /// The answer begins with this status.
+    pub(super) fn answers(&mut self, status: StatusCode) {
+        self.status = Some(status.as_u16());
+    }
+
+    /// The call is over. Only the first end counts.
+    pub(super) fn close(&mut self, end: End) {
+        if !std::mem::take(&mut self.is_open) {
+            return;
+        }
+        if let Some(reservation) = self.reservation.take() {
+            // A list that the gate answered itself is served; a call that was refused is not.
+            let is_served = self.may_have_reached || (self.is_local && self.status == Some(200));
+            if is_served { reservation.keep() } else { reservation.refund() }
+        }
+        let status = self.status.unwrap_or(CLIENT_LEFT);
+        self.metrics.call_ended(self.surface, self.operation, status);
+        tracing::info!(
+            request_id = &*self.request_id,
+            surface = self.surface.as_str(),
+            operation = self.operation.as_str(),
+            status,
+            end = end.as_str(),
+            model = &*self.model,
+            principal = self.subject.as_deref(),
+            backend = self.backend.as_ref().map(|backend| &**backend.name()),
+            ms = saturating_ms(self.clock.monotonic().saturating_sub(self.began)),
+            "call",
+        );
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.close(End::ClientLeft);
+    }
+}

@@ -1,0 +1,86 @@
+//! admit: what may this call cost? Policies name the charges; all of them are reserved together, or none.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::{
+    Parts,
+    account::Account,
+    read::{CheckedBody, Read},
+    refusal::Refusal,
+};
+use crate::{
+    llm::{model_name::ModelName, operations::Row},
+    policy::{AdmitVerdict, Call, Caller, Chains, Charge, Exchange, Fault, FaultKind, Hook, decision::Rule},
+    quota::{self, Denied},
+};
+
+/// A call that was paid for; what it cost lies in its account.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) row: &'static Row,
+    pub(super) exchange: Arc<Exchange>,
+    pub(super) caller: Caller,
+    pub(super) call: Call,
+    pub(super) model: Option<ModelName>,
+    pub(super) body: Option<CheckedBody>,
+}
+
+/// Asks the chain and reserves.
+pub(super) fn admit(parts: &Parts, chains: &Chains, read: Read, account: &mut Account) -> Result<Admitted, Refusal> {
+    let Read { row, exchange, caller, call, model, body } = read;
+    let charges = match chains.admit(&exchange, &call, &caller.principal)? {
+        AdmitVerdict::Reject(rejection) => return Err(rejection.into()),
+        AdmitVerdict::Admit(charges) => charges,
+    };
+    if !charges.is_empty() {
+        reserve(parts, &charges, account)?;
+    }
+    // The model is final now: the key's scope is asked once. Out of scope looks like unknown, so that nobody can list
+    // by trying what they may not see; nothing was sent, so what was reserved is given back.
+    if let Some(model) = &model
+        && !caller.scope().allows(model.canonical())
+    {
+        return Err(Refusal::unknown_model(model));
+    }
+    Ok(Admitted { row, exchange, caller, call, model, body })
+}
+
+fn reserve(parts: &Parts, charges: &[(Arc<str>, Charge)], account: &mut Account) -> Result<(), Refusal> {
+    let mut wanted: SmallVec<[quota::Charge<'_>; 4]> = SmallVec::new();
+    for (policy, charge) in charges {
+        match &charge.rule {
+            Rule::Unsupported(rule) => return Err(Refusal::unsupported_charge(policy, &charge.limit, rule)),
+            Rule::RequestsPerWindow { amount, capacity, length_ms } => wanted.push(quota::Charge {
+                policy,
+                limit: &charge.limit,
+                partition: &charge.partition,
+                capacity: *capacity,
+                length_ms: *length_ms,
+                amount: u64::from(*amount),
+            }),
+        }
+    }
+    match parts.quota.reserve(parts.clock.monotonic_ms(), &wanted) {
+        Ok(reservation) => {
+            account.holds(reservation);
+            Ok(())
+        }
+        Err(Denied::Exceeded { limit, capacity, length_ms, retry_after_ms, .. }) => {
+            Err(Refusal::limit_exceeded(&limit, capacity, length_ms, retry_after_ms))
+        }
+        Err(Denied::Full) => Err(Refusal::counters_full()),
+        Err(Denied::Repeated { policy, limit } | Denied::NoLength { policy, limit }) => {
+            Err(bad_answer(&policy, format!("it charged '{limit}' twice in one call, or for no time at all")))
+        }
+        Err(Denied::TooMany { count }) => {
+            let policy = charges.first().map_or("", |(policy, _)| policy);
+            Err(bad_answer(policy, format!("the policies together asked for {count} charges")))
+        }
+    }
+}
+
+fn bad_answer(policy: &str, detail: String) -> Refusal {
+    Fault { policy: policy.into(), hook: Hook::Admit, kind: FaultKind::BadAnswer, detail }.into()
+}

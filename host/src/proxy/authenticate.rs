@@ -1,0 +1,78 @@
+//! authenticate: who calls? The host proves the key; policies decide whether a proven key may pass.
+
+use std::{net::IpAddr, sync::Arc};
+
+use http_body::Body;
+use hyper::body::Incoming;
+
+use super::{Parts, account::Account, credential, receive::Received, refusal::Refusal, request_id::RequestId};
+use crate::{
+    llm::operations::{Class, Row},
+    policy::{AuthenticateVerdict, Caller, Chains, Exchange, ExchangeHead, Head, Principal},
+    ports::keys::Proof,
+};
+
+/// A request whose caller is known, and may ask for what the row names.
+#[derive(Debug)]
+pub(super) struct Authenticated {
+    pub(super) row: &'static Row,
+    pub(super) parameter: Option<Box<str>>,
+    pub(super) exchange: Arc<Exchange>,
+    pub(super) caller: Caller,
+    pub(super) body: Incoming,
+}
+
+/// Asks the chain. Nobody's opinion is a refusal.
+pub(super) fn authenticate(
+    parts: &Parts,
+    chains: &Chains,
+    peer: IpAddr,
+    request_id: &RequestId,
+    received: Received,
+    account: &mut Account,
+) -> Result<Authenticated, Refusal> {
+    let Received { row, parameter, request } = received;
+    let (head, body) = request.into_parts();
+    let found = credential::find(&head.headers)?;
+    let proof = found.as_ref().map_or(Proof::NotAKey, |found| parts.keys.prove(found.text));
+    let (credential, presented) =
+        found.map_or((None, None), |found| (Some(Box::from(found.text)), Some(found.presented)));
+    let exchange = Arc::new(Exchange::new(ExchangeHead {
+        request_id: request_id.as_str().into(),
+        seed: request_id.seed(),
+        peer,
+        path: head.uri.path().into(),
+        headers: head.headers,
+        credential,
+        proof,
+    }));
+    let facts = Head { surface: row.surface, operation: row.operation, body_bytes: body.size_hint().exact() };
+    let caller = match chains.authenticate(&exchange, &facts, presented.as_ref())? {
+        AuthenticateVerdict::Allow { subject, policy } => caller(&exchange, subject, &policy),
+        AuthenticateVerdict::Reject(rejection) => return Err(rejection.into()),
+        AuthenticateVerdict::Unknown => return Err(Refusal::unknown_caller(presented.is_some())),
+    };
+    account.is_from(&caller);
+    let caller = exchange.note_caller(caller).clone();
+    match row.class {
+        Class::Denied => Err(Refusal::denied_operation()),
+        Class::Management => Err(Refusal::needs_management()),
+        Class::Inference | Class::Listing | Class::Show | Class::Local => {
+            Ok(Authenticated { row, parameter, exchange, caller, body })
+        }
+    }
+}
+
+/// A subject that is the proven key's id brings the key; any other is the policy's own, and has nothing stored.
+fn caller(exchange: &Exchange, subject: String, policy: &str) -> Caller {
+    match exchange.proof() {
+        Proof::Proven(key) if *key.id == *subject => Caller {
+            principal: Principal { subject: subject.into(), user: key.user.clone() },
+            key: Some(Arc::clone(key)),
+        },
+        Proof::Proven(_) | Proof::NotAKey | Proof::Unproven | Proof::Stale => {
+            let subject = format!("{policy}/{subject}").into_boxed_str();
+            Caller { principal: Principal { subject, user: None }, key: None }
+        }
+    }
+}

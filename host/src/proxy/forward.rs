@@ -1,0 +1,82 @@
+//! forward: the call goes to the first backend that a connection can be made to.
+
+use http::{HeaderMap, HeaderValue, Response, header};
+use hyper::body::Incoming;
+
+use super::{Parts, account::Account, read::CheckedBody, refusal::Refusal, route::Routed};
+use crate::{
+    policy::Exchange,
+    upstream::{backend::Busy, client::SendError, fleet::Candidate},
+    wire::{
+        body::Pieces,
+        headers::{self, REQUEST_ID},
+    },
+};
+
+/// A backend has begun to answer.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) response: Response<Incoming>,
+    pub(super) busy: Busy,
+    pub(super) sent_at: std::time::Duration,
+}
+
+/// Tries the backends in order. Only where no connection came about is the next one tried: a call that may have reached a
+/// backend is never made twice.
+///
+/// # Cancel safety
+/// When the caller leaves, the connection to the backend closes.
+pub(super) async fn forward(parts: &Parts, routed: Routed, account: &mut Account) -> Result<Answered, Refusal> {
+    let Routed { row, exchange, body, order } = routed;
+    // A row without an upstream is answered before it gets here; nothing else says where a call may go.
+    let Some(upstream) = row.upstream else { return Err(Refusal::denied_operation()) };
+    let headers = request_headers(&exchange, body.is_some());
+    let mut last = None;
+    for candidate in order {
+        let busy = Busy::new(candidate.backend.clone(), candidate.model.clone());
+        let pieces = pieces(body.as_ref(), &candidate);
+        account.goes_to(&candidate.backend);
+        let sent_at = parts.clock.monotonic();
+        let sent =
+            parts.upstream.send(&candidate.backend, upstream.method, upstream.path, headers.clone(), pieces).await;
+        match sent {
+            Ok(response) => return Ok(Answered { response, busy, sent_at }),
+            Err(error @ SendError::Connect(_)) => {
+                account.did_not_reach();
+                candidate.backend.note_end(true, parts.clock.monotonic_ms());
+                if candidate.backend.note_up(false) {
+                    parts.metrics.backend_is(candidate.backend.name(), false);
+                    tracing::warn!(backend = &**candidate.backend.name(), "the backend refuses connections");
+                }
+                last = Some(error);
+            }
+            Err(error) => {
+                candidate.backend.note_end(true, parts.clock.monotonic_ms());
+                return Err(Refusal::from_backend(error));
+            }
+        }
+    }
+    Err(last.map_or_else(Refusal::denied_operation, Refusal::from_backend))
+}
+
+/// The body as it was read, save the model's name, which is the backend's own spelling.
+fn pieces(body: Option<&CheckedBody>, candidate: &Candidate) -> Pieces {
+    let Some(body) = body else { return Pieces::default() };
+    let spelling = candidate.model.entry.name.as_str();
+    if body.json.model() == Some(spelling) {
+        return Pieces::whole(body.read.bytes.clone());
+    }
+    Pieces::new(body.json.spliced(&body.read.bytes, spelling))
+}
+
+fn request_headers(exchange: &Exchange, has_body: bool) -> HeaderMap {
+    let mut headers = headers::to_backend(exchange.headers());
+    headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION"))));
+    if has_body {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    if let Ok(id) = HeaderValue::from_str(exchange.request_id()) {
+        headers.insert(REQUEST_ID, id);
+    }
+    headers
+}

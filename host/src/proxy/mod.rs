@@ -1,0 +1,132 @@
+//! The route of a request, stage by stage. Each stage takes the evidence of the one before: a call that was not admitted
+//! can't be forwarded, for there is no value to forward it with.
+//!
+//! Policies are asked here through chains; how they run is unknown here.
+
+mod account;
+mod admit;
+mod answer;
+mod authenticate;
+mod body;
+mod credential;
+mod forward;
+mod read;
+mod receive;
+mod refusal;
+mod relay;
+mod request_id;
+mod route;
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+pub use body::ResponseBody;
+
+use self::{account::Account, refusal::Refusal, request_id::RequestIds};
+use crate::{
+    clock::Clock,
+    identity::KeyTable,
+    llm::operations::Class,
+    policy::Chains,
+    quota::Quota,
+    upstream::{client::Upstream, fleet::Fleet},
+    usage::metrics::Metrics,
+    wire::bounded::BufferBudget,
+};
+
+/// Bounds and switches of the request path.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Largest body of an inference call, in bytes.
+    pub max_body: usize,
+    /// Longest silence within a request body.
+    pub body_idle: Duration,
+    /// Longest silence within an answer.
+    pub upstream_idle: Duration,
+    /// Whether `:cloud` models may be used.
+    pub allow_cloud: bool,
+    /// Whether answers name their backend.
+    pub expose_backend: bool,
+}
+
+/// What the request path needs; made once, shared by all requests.
+#[derive(Debug)]
+pub struct Parts {
+    /// The policies in force; replaced as a whole.
+    pub chains: Arc<ArcSwap<Chains>>,
+    /// Who may be proven.
+    pub keys: Arc<KeyTable>,
+    /// The limits' counters.
+    pub quota: Arc<Quota>,
+    /// The backends.
+    pub fleet: Arc<Fleet>,
+    /// The way to them.
+    pub upstream: Upstream,
+    /// What operators see.
+    pub metrics: Arc<Metrics>,
+    /// Bytes of request bodies held at once.
+    pub buffers: BufferBudget,
+    /// Bounds and switches.
+    pub limits: Limits,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// The gate's data plane.
+#[derive(Debug)]
+pub struct Proxy {
+    parts: Parts,
+    request_ids: RequestIds,
+}
+
+impl Proxy {
+    /// A data plane of these parts.
+    pub fn new(parts: Parts) -> Self {
+        Self { parts, request_ids: RequestIds::new() }
+    }
+
+    /// Serves one request. Every way out of here ends in its account exactly once.
+    ///
+    /// # Cancel safety
+    /// Dropped when the caller leaves: the connection to the backend closes, and the account ends as the caller's leaving.
+    pub async fn handle(&self, peer: IpAddr, request: Request<Incoming>) -> Response<ResponseBody> {
+        let request_id = self.request_ids.accept_or_make(request.headers());
+        let mut account = Account::open(&self.parts, &request_id);
+        let mut response = match self.carry(peer, request, &request_id, &mut account).await {
+            Ok(answer) => answer.into_response(account),
+            Err(refusal) => refusal.into_response(account),
+        };
+        request_id.stamp(response.headers_mut());
+        response
+    }
+
+    async fn carry(
+        &self,
+        peer: IpAddr,
+        request: Request<Incoming>,
+        request_id: &request_id::RequestId,
+        account: &mut Account,
+    ) -> Result<answer::Answer, Refusal> {
+        let parts = &self.parts;
+        // One set of policies from the first hook to the last, whatever is swapped in meanwhile.
+        let chains = parts.chains.load_full();
+        let received = receive::receive(request, account)?;
+        if received.row.class == Class::Local {
+            return Ok(answer::local(parts, received.row));
+        }
+        // Before anything of the body is read: a stranger must not make the gate hold bytes.
+        let authenticated = authenticate::authenticate(parts, &chains, peer, request_id, received, account)?;
+        let read = read::read(parts, authenticated).await?;
+        account.names_model(&read.call.model);
+        let admitted = admit::admit(parts, &chains, read, account)?;
+        if let Some(listing) = answer::listing(parts, &admitted).await? {
+            return Ok(listing);
+        }
+        let routed = route::route(parts, &chains, admitted).await?;
+        let answered = forward::forward(parts, routed, account).await?;
+        Ok(relay::relay(parts, answered))
+    }
+}

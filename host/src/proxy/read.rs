@@ -1,0 +1,73 @@
+//! read: the body, whole and within bounds; what the call is about.
+
+use std::sync::Arc;
+
+use http::header;
+
+use super::{Parts, authenticate::Authenticated, refusal::Refusal};
+use crate::{
+    llm::{
+        body::{JsonBody, input_tokens},
+        model_name::ModelName,
+        operations::{BodyMode, Row},
+    },
+    policy::{Call, Caller, Exchange},
+    wire::bounded::{self, Bounds, ReadBody},
+};
+
+/// A call whose body was read and checked.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) row: &'static Row,
+    pub(super) exchange: Arc<Exchange>,
+    pub(super) caller: Caller,
+    pub(super) call: Call,
+    pub(super) model: Option<ModelName>,
+    pub(super) body: Option<CheckedBody>,
+}
+
+/// A JSON body, and where its model stands.
+#[derive(Debug)]
+pub(super) struct CheckedBody {
+    pub(super) json: JsonBody,
+    pub(super) read: ReadBody,
+}
+
+/// Reads and checks. The caller's leaving is noticed only once the body is read, so it is read before anything waits.
+pub(super) async fn read(parts: &Parts, authenticated: Authenticated) -> Result<Read, Refusal> {
+    let Authenticated { row, parameter, exchange, caller, body } = authenticated;
+    if exchange.headers().contains_key(header::CONTENT_ENCODING) {
+        return Err(Refusal::encoded_body());
+    }
+    let body = match row.body {
+        BodyMode::None | BodyMode::Stream => None,
+        BodyMode::Json => {
+            let bounds = Bounds { cap: row.cap.bytes(parts.limits.max_body), idle: parts.limits.body_idle };
+            let read = bounded::read(body, bounds, &parts.buffers).await?;
+            let json = JsonBody::read(&read.bytes, row.model_fields)?;
+            exchange.note_body(read.bytes.clone());
+            Some(CheckedBody { json, read })
+        }
+    };
+    let named = body.as_ref().and_then(|body| body.json.model()).or(parameter.as_deref());
+    let model = match named {
+        Some(text) => Some(ModelName::parse(text)?),
+        None if row.model_fields.is_empty() => None,
+        None => return Err(Refusal::no_model(row.model_fields)),
+    };
+    if model.as_ref().is_some_and(ModelName::is_cloud) && !parts.limits.allow_cloud {
+        return Err(Refusal::cloud_model());
+    }
+    let json = body.as_ref().map(|body| &body.json);
+    let bytes = body.as_ref().map_or(0, |body| body.read.bytes.len());
+    let call = Call {
+        surface: row.surface,
+        operation: row.operation,
+        model: model.as_ref().map_or("", |model| model.canonical()).into(),
+        body_bytes: u64::try_from(bytes).unwrap_or(u64::MAX),
+        input_tokens: if row.charged { input_tokens(bytes) } else { 0 },
+        output_cap: json.and_then(JsonBody::output_cap),
+        streaming: json.map_or(row.stream_default, |json| json.stream().unwrap_or(row.stream_default)),
+    };
+    Ok(Read { row, exchange, caller, call, model, body })
+}

@@ -1,0 +1,33 @@
+//! receive: the head of a request becomes a row of the operation table, or a refusal.
+
+use http::Request;
+use hyper::body::Incoming;
+
+use super::{account::Account, refusal::Refusal};
+use crate::llm::operations::{self, Match, Row};
+
+/// A request that the operation table names.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) row: &'static Row,
+    /// What the path names: a model.
+    pub(super) parameter: Option<Box<str>>,
+    pub(super) request: Request<Incoming>,
+}
+
+/// Finds the row. Paths are compared as they are written: nothing is decoded or tidied, so nothing slips through.
+pub(super) fn receive(request: Request<Incoming>, account: &mut Account) -> Result<Received, Refusal> {
+    let (row, parameter) = match operations::find(request.method(), request.uri().path()) {
+        Match::Row(row, parameter) => (row, parameter.map(|text| text.into_owned().into_boxed_str())),
+        Match::WrongMethod { allow, surface } => {
+            account.speaks(surface);
+            return Err(Refusal::wrong_method(allow));
+        }
+        Match::Unknown { surface } => {
+            account.speaks(surface);
+            return Err(Refusal::unknown_path());
+        }
+    };
+    account.asks(row.surface, row.operation);
+    Ok(Received { row, parameter, request })
+}

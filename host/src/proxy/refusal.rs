@@ -1,0 +1,289 @@
+//! The one place where any "no" becomes an answer: a policy's rejection, a policy's fault, a limit, a bad request, a
+//! backend's failure. What the caller reads says what to do; what only the operator should know goes to the log.
+
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+
+use super::{
+    account::{Account, End},
+    body::ResponseBody,
+};
+use crate::{
+    llm::{
+        body::BodyError,
+        dialect::{self, ErrorText},
+        model_name::{ModelName, ModelNameError},
+    },
+    policy::{Fault, Reason, Rejection},
+    upstream::client::SendError,
+    wire::{bounded::ReadError, causes::causes},
+};
+
+/// Who is to blame; stands in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blame {
+    Client,
+    Policy,
+    Upstream,
+    Gate,
+}
+
+impl Blame {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Policy => "policy",
+            Self::Upstream => "upstream",
+            Self::Gate => "gate",
+        }
+    }
+}
+
+/// A call that is not served, and what its caller is told.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    blame: Blame,
+    status: StatusCode,
+    code: Box<str>,
+    message: String,
+    retry_after_s: Option<u64>,
+    header: Option<(HeaderName, HeaderValue)>,
+    /// For the log only.
+    private: Option<String>,
+    closes: bool,
+}
+
+impl Refusal {
+    fn new(blame: Blame, status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+        Self {
+            blame,
+            status,
+            code: code.into(),
+            message: message.into(),
+            retry_after_s: None,
+            header: None,
+            private: None,
+            closes: false,
+        }
+    }
+
+    fn client(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+        Self::new(Blame::Client, status, code, message)
+    }
+
+    fn with_private(mut self, private: String) -> Self {
+        self.private = Some(private);
+        self
+    }
+
+    /// Rounded up: earlier than the truth would be one more refusal.
+    fn after_ms(mut self, ms: u64) -> Self {
+        self.retry_after_s = Some(ms.div_ceil(1000).max(1));
+        self
+    }
+
+    pub(super) fn unknown_path() -> Self {
+        let message = "there is nothing at this path: the gate serves Ollama's /api and OpenAI's /v1 operations";
+        Self::client(StatusCode::NOT_FOUND, "unknown_path", message)
+    }
+
+    pub(super) fn wrong_method(allow: String) -> Self {
+        let message = format!("this path takes another method: {allow}");
+        let mut refusal = Self::client(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message);
+        refusal.header = HeaderValue::try_from(allow).ok().map(|allow| (header::ALLOW, allow));
+        refusal
+    }
+
+    pub(super) fn two_credentials() -> Self {
+        let message =
+            "there is more than one credential in the request: send one Authorization or one x-api-key header";
+        Self::client(StatusCode::BAD_REQUEST, "two_credentials", message)
+    }
+
+    pub(super) fn unreadable_credential() -> Self {
+        let message = "the credential can't be read: send `Authorization: Bearer KEY`";
+        Self::client(StatusCode::BAD_REQUEST, "unreadable_credential", message)
+    }
+
+    pub(super) fn unknown_caller(presented: bool) -> Self {
+        let (code, message) = if presented {
+            (
+                "invalid_api_key",
+                "the credential is not known here: send a key of this gate as `Authorization: Bearer op_…`",
+            )
+        } else {
+            ("missing_api_key", "a key is needed: send it as `Authorization: Bearer op_…`")
+        };
+        Self::client(StatusCode::UNAUTHORIZED, code, message)
+    }
+
+    pub(super) fn denied_operation() -> Self {
+        let message = "this operation is never passed on: it acts on the account or the network of the backend's host";
+        Self::client(StatusCode::FORBIDDEN, "operation_denied", message)
+    }
+
+    pub(super) fn needs_management() -> Self {
+        let message = "this key may not change models on the backends: ask an administrator to do it there";
+        Self::client(StatusCode::FORBIDDEN, "management_denied", message)
+    }
+
+    pub(super) fn encoded_body() -> Self {
+        let message = "the body has a content-encoding: send plain JSON";
+        Self::client(StatusCode::UNSUPPORTED_MEDIA_TYPE, "encoded_body", message)
+    }
+
+    pub(super) fn no_model(fields: &[&str]) -> Self {
+        let field = fields.first().unwrap_or(&"model");
+        Self::client(StatusCode::BAD_REQUEST, "missing_model", format!("no model is named: set the field `{field}`"))
+    }
+
+    pub(super) fn cloud_model() -> Self {
+        let message =
+            "cloud models leave this house and are not served; an administrator can allow them with models.allow_cloud";
+        Self::client(StatusCode::FORBIDDEN, "cloud_model", message)
+    }
+
+    pub(super) fn unknown_model(model: &ModelName) -> Self {
+        let message = format!("model '{}' not found", model.spelling());
+        Self::client(StatusCode::NOT_FOUND, "model_not_found", message)
+    }
+
+    pub(super) fn no_backend_up(model: &ModelName) -> Self {
+        let message = format!("no backend that has model '{}' is up: try again soon", model.spelling());
+        Self::new(Blame::Upstream, StatusCode::SERVICE_UNAVAILABLE, "no_backend", message).after_ms(5_000)
+    }
+
+    pub(super) fn limit_exceeded(limit: &str, capacity: u64, length_ms: u32, retry_after_ms: Option<u64>) -> Self {
+        let seconds = f64::from(length_ms) / 1000.0;
+        let rule = format!("limit '{limit}' of {capacity} in {seconds} seconds");
+        let refusal = |message| Self::client(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message);
+        match retry_after_ms {
+            Some(ms) => {
+                let wait = ms.div_ceil(1000).max(1);
+                refusal(format!("{rule} is reached: try again in {wait} seconds")).after_ms(ms)
+            }
+            None => refusal(format!("{rule} is less than this call costs: no retry will help")),
+        }
+    }
+
+    pub(super) fn counters_full() -> Self {
+        let message = "the gate counts as many callers as it may: try again soon";
+        Self::new(Blame::Gate, StatusCode::SERVICE_UNAVAILABLE, "counters_full", message).after_ms(5_000)
+    }
+
+    pub(super) fn unsupported_charge(policy: &str, limit: &str, rule: &str) -> Self {
+        let message =
+            "a policy of this gate asks for a limit that this version doesn't enforce: tell its administrator";
+        Self::new(Blame::Policy, StatusCode::SERVICE_UNAVAILABLE, "unsupported", message)
+            .with_private(format!("policy '{policy}' charges '{limit}' with a rule that is not enforced: {rule}"))
+    }
+
+    /// Why no backend answered.
+    pub(super) fn from_backend(error: SendError) -> Self {
+        let (status, code, message) = match &error {
+            SendError::Connect(_) => {
+                (StatusCode::BAD_GATEWAY, "backend_unreachable", "no backend could be reached: try again soon")
+            }
+            SendError::FirstByte(_) => {
+                (StatusCode::GATEWAY_TIMEOUT, "backend_timeout", "the backend did not begin its answer in time")
+            }
+            SendError::Broken(_) | SendError::Address(_) => {
+                (StatusCode::BAD_GATEWAY, "bad_backend_answer", "the backend's answer broke off or made no sense")
+            }
+        };
+        Self::new(Blame::Upstream, status, code, message).with_private(causes(&error))
+    }
+
+    /// The answer in the caller's dialect; the account is closed with it.
+    pub(super) fn into_response(self, mut account: Account) -> Response<ResponseBody> {
+        let text = ErrorText {
+            status: self.status,
+            code: &self.code,
+            message: &self.message,
+            request_id: account.request_id(),
+        };
+        let body = dialect::error_body(account.surface(), &text);
+        if let Some(private) = &self.private {
+            tracing::warn!(
+                request_id = account.request_id(),
+                blame = self.blame.as_str(),
+                code = &*self.code,
+                private,
+                "refused"
+            );
+        }
+        let mut response = Response::new(ResponseBody::whole(body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.extend(self.header);
+        if self.closes {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        account.answers(self.status);
+        account.close(End::Complete);
+        response
+    }
+}
+
+impl From<Rejection> for Refusal {
+    fn from(rejection: Rejection) -> Self {
+        let status = match rejection.reason {
+            Reason::Unauthorized => StatusCode::UNAUTHORIZED,
+            Reason::Forbidden => StatusCode::FORBIDDEN,
+            Reason::NotFound => StatusCode::NOT_FOUND,
+            Reason::Invalid => StatusCode::BAD_REQUEST,
+            Reason::TooMany | Reason::BudgetSpent => StatusCode::TOO_MANY_REQUESTS,
+            Reason::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        let mut refusal = Self::new(Blame::Policy, status, &rejection.code, rejection.message);
+        if rejection.reason == Reason::BudgetSpent {
+            // OpenAI's clients ask this before they retry.
+            refusal.header = Some((HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false")));
+        }
+        match rejection.retry_after_ms {
+            Some(ms) => refusal.after_ms(u64::from(ms)),
+            None => refusal,
+        }
+    }
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        let message = "a policy of this gate failed to decide on the call: try again, or tell its administrator";
+        Self::new(Blame::Policy, StatusCode::SERVICE_UNAVAILABLE, "policy_fault", message)
+            .with_private(fault.to_string())
+    }
+}
+
+impl From<ReadError> for Refusal {
+    fn from(error: ReadError) -> Self {
+        let (blame, status, code) = match &error {
+            ReadError::TooLarge { .. } => (Blame::Client, StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            ReadError::NoRoom => (Blame::Gate, StatusCode::SERVICE_UNAVAILABLE, "no_room"),
+            ReadError::Idle(_) => (Blame::Client, StatusCode::REQUEST_TIMEOUT, "body_timeout"),
+            ReadError::Broken(_) => (Blame::Client, StatusCode::BAD_REQUEST, "bad_body"),
+        };
+        let mut refusal = Self::new(blame, status, code, error.to_string());
+        // The rest of the body is not waited for.
+        refusal.closes = true;
+        if matches!(error, ReadError::NoRoom) { refusal.after_ms(1_000) } else { refusal }
+    }
+}
+
+impl From<BodyError> for Refusal {
+    fn from(error: BodyError) -> Self {
+        Self::client(StatusCode::BAD_REQUEST, "bad_body", error.to_string())
+    }
+}
+
+impl From<ModelNameError> for Refusal {
+    fn from(error: ModelNameError) -> Self {
+        Self::client(StatusCode::BAD_REQUEST, "bad_model_name", error.to_string())
+    }
+}

@@ -1,0 +1,184 @@
+//! relay: the backend's answer goes to the caller piece by piece as it comes. Nothing is held back, joined or cut.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Sleep, sleep};
+
+use super::{
+    Parts,
+    account::{Account, End},
+    answer::Answer,
+    body::{RelayError, ResponseBody},
+    forward::Answered,
+};
+use crate::{
+    clock::Clock,
+    upstream::backend::Busy,
+    wire::headers::{self, ACCEL_BUFFERING, BACKEND},
+};
+
+/// An answer on its way, before its account is handed to it.
+#[derive(Debug)]
+pub(super) struct Relayed {
+    response: Response<Incoming>,
+    busy: Busy,
+    clock: Clock,
+    sent_at: Duration,
+    idle: Duration,
+    expose_backend: bool,
+}
+
+/// Makes the backend's answer the caller's.
+pub(super) fn relay(parts: &Parts, answered: Answered) -> Answer {
+    let Answered { response, busy, sent_at } = answered;
+    Answer::Relayed(Box::new(Relayed {
+        response,
+        busy,
+        clock: parts.clock.clone(),
+        sent_at,
+        idle: parts.limits.upstream_idle,
+        expose_backend: parts.limits.expose_backend,
+    }))
+}
+
+impl Relayed {
+    pub(super) fn into_response(self, mut account: Account) -> Response<ResponseBody> {
+        let (head, body) = self.response.into_parts();
+        // A redirect is for the gate, not for the caller: it would name a place behind it.
+        let status = if head.status.is_redirection() { StatusCode::BAD_GATEWAY } else { head.status };
+        let mut passed = headers::to_caller(&head.headers);
+        passed.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+        if self.expose_backend
+            && let Ok(name) = HeaderValue::from_str(self.busy.backend().name())
+        {
+            passed.insert(BACKEND, name);
+        }
+        account.answers(status);
+        let stream = RelayBody {
+            upstream: body,
+            account: Some(account),
+            busy: self.busy,
+            silence: Silence { limit: self.idle, since: self.clock.monotonic(), timer: None },
+            clock: self.clock,
+            first_from: Some(self.sent_at),
+            failed: status.is_server_error(),
+        };
+        let mut response = Response::new(ResponseBody::relayed(stream));
+        *response.status_mut() = status;
+        *response.headers_mut() = passed;
+        response
+    }
+}
+
+/// A backend's body on its way to a caller. Its account ends with its last byte, or when it is dropped.
+#[derive(Debug)]
+pub(super) struct RelayBody {
+    upstream: Incoming,
+    account: Option<Account>,
+    busy: Busy,
+    silence: Silence,
+    clock: Clock,
+    /// When the request was sent, until the first piece has come.
+    first_from: Option<Duration>,
+    failed: bool,
+}
+
+/// How long nothing has come. The timer is made when a piece is first waited for, and moved only when it fires: a stream
+/// of a thousand pieces moves it a few times, not a thousand.
+#[derive(Debug)]
+struct Silence {
+    limit: Duration,
+    since: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Silence {
+    fn poll_over(&mut self, clock: &Clock, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let limit = self.limit;
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
+            ready!(timer.as_mut().poll(context));
+            let left = (self.since + limit).saturating_sub(clock.monotonic());
+            if left.is_zero() {
+                return Poll::Ready(());
+            }
+            self.timer = Some(Box::pin(sleep(left)));
+        }
+    }
+}
+
+impl RelayBody {
+    fn end(&mut self, end: End) {
+        if let Some(mut account) = self.account.take() {
+            let failed = self.failed || end == End::Failed;
+            self.busy.backend().note_end(failed, self.clock.monotonic_ms());
+            account.close(end);
+        }
+    }
+
+    fn came(&mut self) {
+        let now = self.clock.monotonic();
+        self.silence.since = now;
+        if let Some(sent_at) = self.first_from.take() {
+            let us = now.saturating_sub(sent_at).as_micros();
+            self.busy.note_first_token(u32::try_from(us).unwrap_or(u32::MAX));
+        }
+    }
+}
+
+impl Body for RelayBody {
+    type Data = Bytes;
+    type Error = RelayError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
+        let this = &mut *self;
+        match Pin::new(&mut this.upstream).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.came();
+                if this.upstream.is_end_stream() {
+                    this.end(End::Complete);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                this.end(End::Failed);
+                Poll::Ready(Some(Err(RelayError::Broken(error))))
+            }
+            Poll::Ready(None) => {
+                this.end(End::Complete);
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                ready!(this.silence.poll_over(&this.clock, context));
+                this.end(End::Failed);
+                Poll::Ready(Some(Err(RelayError::Silent(this.silence.limit))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.upstream.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.upstream.size_hint()
+    }
+}
+
+impl Drop for RelayBody {
+    fn drop(&mut self) {
+        let end = if self.upstream.is_end_stream() { End::Complete } else { End::ClientLeft };
+        self.end(end);
+    }
+}

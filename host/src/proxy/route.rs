@@ -1,0 +1,51 @@
+//! route: which backend? The host offers those that can serve the call; policies put them in order.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::{Parts, admit::Admitted, read::CheckedBody, refusal::Refusal};
+use crate::{
+    llm::{model_name::ModelName, operations::Row},
+    policy::{Backend, Chains, Exchange, RouteVerdict},
+    upstream::fleet::{Candidate, Candidates},
+};
+
+/// A call that knows where to go, and in which order to try.
+#[derive(Debug)]
+pub(super) struct Routed {
+    pub(super) row: &'static Row,
+    pub(super) exchange: Arc<Exchange>,
+    pub(super) body: Option<CheckedBody>,
+    pub(super) order: SmallVec<[Candidate; 8]>,
+}
+
+/// Offers the candidates to the chain. A model that nobody has makes the lists be read again, once.
+pub(super) async fn route(parts: &Parts, chains: &Chains, admitted: Admitted) -> Result<Routed, Refusal> {
+    let Admitted { row, exchange, caller, call, model, body } = admitted;
+    let Some(model) = model else { return Err(Refusal::no_model(&["model"])) };
+    let candidates = candidates(parts, &model, row).await?;
+    let facts: SmallVec<[Backend; 8]> = candidates.iter().map(|candidate| candidate.facts.clone()).collect();
+    let order = match chains.route(&exchange, &call, &caller.principal, &facts)? {
+        RouteVerdict::Reject(rejection) => return Err(rejection.into()),
+        RouteVerdict::Undecided => candidates,
+        RouteVerdict::Ranked(ids) => {
+            let by_id = |id: &u32| candidates.iter().find(|candidate| candidate.facts.id == *id).cloned();
+            ids.iter().filter_map(by_id).collect()
+        }
+    };
+    Ok(Routed { row, exchange, body, order })
+}
+
+async fn candidates(parts: &Parts, model: &ModelName, row: &Row) -> Result<SmallVec<[Candidate; 8]>, Refusal> {
+    let mut found = parts.fleet.candidates(model, row.surface);
+    if matches!(found, Candidates::Unknown) {
+        parts.fleet.look_again().await;
+        found = parts.fleet.candidates(model, row.surface);
+    }
+    match found {
+        Candidates::Some(candidates) => Ok(candidates),
+        Candidates::NoneUp => Err(Refusal::no_backend_up(model)),
+        Candidates::Unknown => Err(Refusal::unknown_model(model)),
+    }
+}

@@ -1,0 +1,12 @@
+//! Backends: where they are, what they serve, whether they are up, and how calls get there and back.
+//!
+//! The data plane sends by hyper's pooling client; probes and model lists go by a client of their own that follows no
+//! redirect, uses no proxy from the environment and reads no more than it must.
+
+pub mod backend;
+pub mod client;
+pub mod control;
+pub mod fleet;
+pub mod probe;
+pub mod recent;
+pub mod single_flight;

@@ -1,0 +1,198 @@
+//! Metrics, with labels of bounded kinds only: never a key, a user or a path.
+
+use std::{
+    fmt::{Debug, Formatter, Result as FmtResult},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicI64},
+    time::Duration,
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+use crate::{
+    llm::{Operation, Surface},
+    policy::{FaultKind, Hook, Observer},
+};
+
+/// Upper ends of the buckets of a policy call's duration, in seconds: from half a microsecond to the wall cap.
+const POLICY_BUCKETS: [f64; 13] = [
+    0.000_000_5,
+    0.000_001,
+    0.000_002,
+    0.000_005,
+    0.000_01,
+    0.000_02,
+    0.000_05,
+    0.000_1,
+    0.000_5,
+    0.001,
+    0.002,
+    0.01,
+    0.1,
+];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    surface: &'static str,
+    operation: &'static str,
+    status: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PolicyLabels {
+    policy: Arc<str>,
+    hook: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FaultLabels {
+    policy: Arc<str>,
+    hook: &'static str,
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BackendLabels {
+    backend: Arc<str>,
+}
+
+type Seconds = Family<PolicyLabels, Histogram, fn() -> Histogram>;
+
+/// What one policy does at one hook, found without a look-up by label.
+struct PolicyMeters {
+    policy: Arc<str>,
+    hook: Hook,
+    took: Histogram,
+}
+
+/// All metrics of a gate. One per process; cheap to read and write from any thread.
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    in_flight: Gauge<i64, AtomicI64>,
+    policy_seconds: Seconds,
+    policy_faults: Family<FaultLabels, Counter>,
+    backend_up: Family<BackendLabels, Gauge>,
+    policy_meters: Mutex<Vec<Arc<PolicyMeters>>>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("tollgate");
+        let requests = Family::<RequestLabels, Counter>::default();
+        registry.register("requests", "Calls that ended, by surface, operation and status class", requests.clone());
+        let in_flight = Gauge::default();
+        registry.register("requests_in_flight", "Calls in progress", in_flight.clone());
+        let policy_seconds = Seconds::new_with_constructor(|| Histogram::new(POLICY_BUCKETS));
+        registry.register(
+            "policy_call_duration_seconds",
+            "How long a policy took to answer; its count is the number of calls",
+            policy_seconds.clone(),
+        );
+        let policy_faults = Family::<FaultLabels, Counter>::default();
+        registry.register("policy_faults", "Policy calls that failed, by kind of fault", policy_faults.clone());
+        let backend_up = Family::<BackendLabels, Gauge>::default();
+        registry.register("backend_up", "Whether a backend answers its probe (1) or not (0)", backend_up.clone());
+        let policy_meters = Mutex::default();
+        Self { registry, requests, in_flight, policy_seconds, policy_faults, backend_up, policy_meters }
+    }
+}
+
+impl Metrics {
+    /// A call has begun.
+    pub fn call_began(&self) {
+        self.in_flight.inc();
+    }
+
+    /// A call has ended with this status.
+    pub fn call_ended(&self, surface: Surface, operation: Operation, status: u16) {
+        self.in_flight.dec();
+        let (surface, operation, status) = (surface.as_str(), operation.as_str(), status_class(status));
+        self.requests.get_or_create(&RequestLabels { surface, operation, status }).inc();
+    }
+
+    /// A backend's health is known.
+    pub fn backend_is(&self, name: &Arc<str>, is_up: bool) {
+        let labels = BackendLabels { backend: Arc::clone(name) };
+        self.backend_up.get_or_create(&labels).set(i64::from(is_up));
+    }
+
+    /// The metrics as OpenMetrics text.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string can't fail; an encoder's error would leave what was written before it.
+        if encode(&mut text, &self.registry).is_err() {
+            tracing::error!("the metrics could not be written");
+        }
+        text
+    }
+
+    fn meters(&self, policy: &str, hook: Hook) -> Arc<PolicyMeters> {
+        let mut known = self.policy_meters.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(meters) = known.iter().find(|meters| meters.hook == hook && *meters.policy == *policy) {
+            return Arc::clone(meters);
+        }
+        let policy: Arc<str> = policy.into();
+        let labels = PolicyLabels { policy: Arc::clone(&policy), hook: hook.as_str() };
+        let took = self.policy_seconds.get_or_create(&labels).clone();
+        let meters = Arc::new(PolicyMeters { policy, hook, took });
+        known.push(Arc::clone(&meters));
+        meters
+    }
+}
+
+impl Observer for Metrics {
+    fn asked(&self, policy: &str, hook: Hook, took: Duration, fault: Option<FaultKind>) {
+        let meters = self.meters(policy, hook);
+        meters.took.observe(took.as_secs_f64());
+        if let Some(kind) = fault {
+            let policy = Arc::clone(&meters.policy);
+            self.policy_faults.get_or_create(&FaultLabels { policy, hook: hook.as_str(), kind: kind.as_str() }).inc();
+        }
+    }
+}
+
+impl Debug for Metrics {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> FmtResult {
+        formatter.write_str("Metrics")
+    }
+}
+
+fn status_class(status: u16) -> &'static str {
+    match status {
+        100..200 => "1xx",
+        200..300 => "2xx",
+        300..400 => "3xx",
+        400..500 => "4xx",
+        _ => "5xx",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happened_stands_in_the_text() {
+        let metrics = Metrics::default();
+        metrics.call_began();
+        metrics.call_began();
+        metrics.call_ended(Surface::OpenAi, Operation::Chat, 429);
+        metrics.backend_is(&"gpu-1".into(), true);
+        metrics.asked("api-key", Hook::Authenticate, Duration::from_micros(3), Some(FaultKind::Budget));
+        let text = metrics.render();
+        for line in [
+            r#"tollgate_requests_total{surface="openai",operation="chat",status="4xx"} 1"#,
+            "tollgate_requests_in_flight 1",
+            r#"tollgate_backend_up{backend="gpu-1"} 1"#,
+            r#"tollgate_policy_faults_total{policy="api-key",hook="authenticate",kind="budget"} 1"#,
+            r#"tollgate_policy_call_duration_seconds_bucket{le="0.000005",policy="api-key",hook="authenticate"} 1"#,
+            r#"tollgate_policy_call_duration_seconds_count{policy="api-key",hook="authenticate"} 1"#,
+        ] {
+            assert!(text.contains(line), "{line} is missing in:\n{text}");
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! What happened: the numbers for operators and one log line for each call. Never a key, a prompt or an answer.
+
+pub mod metrics;

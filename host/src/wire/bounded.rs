@@ -1,0 +1,173 @@
+//! Reading a body whole, within bounds: its own cap, the gate's budget for all bodies together, and a deadline for silence.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http_body::Body;
+use http_body_util::BodyExt;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+
+/// The budget is counted in units of this many bytes: a semaphore counts to 2³², and bodies may be more.
+const UNIT: u64 = 1024;
+
+/// How many bytes of request bodies may stand in memory at once, over all calls.
+#[derive(Clone, Debug)]
+pub struct BufferBudget(Arc<Semaphore>);
+
+impl BufferBudget {
+    /// A budget of this many bytes, rounded up to whole KiB.
+    pub fn new(bytes: u64) -> Self {
+        let units = usize::try_from(bytes.div_ceil(UNIT)).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        Self(Arc::new(Semaphore::new(units)))
+    }
+
+    fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let units = u64::try_from(bytes).ok()?.div_ceil(UNIT);
+        Arc::clone(&self.0).try_acquire_many_owned(u32::try_from(units).ok()?).ok()
+    }
+}
+
+/// A body that was read; its share of the budget is given back when this is dropped.
+#[derive(Debug)]
+pub struct ReadBody {
+    /// All of it.
+    pub bytes: Bytes,
+    _share: Option<OwnedSemaphorePermit>,
+}
+
+/// Bounds of one body.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Most bytes.
+    pub cap: usize,
+    /// Longest silence between two pieces.
+    pub idle: Duration,
+}
+
+/// Why a body was not read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It is larger than its cap.
+    #[error("the body is larger than {cap} bytes")]
+    TooLarge {
+        /// The cap.
+        cap: usize,
+    },
+    /// All calls together hold as much as they may.
+    #[error("the gate holds as many request bodies as it may")]
+    NoRoom,
+    /// Nothing came for too long.
+    #[error("the body stopped coming for {} seconds", .0.as_secs())]
+    Idle(Duration),
+    /// The connection broke, or the framing is wrong.
+    #[error("the body could not be read")]
+    Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Reads a body whole. One that comes in one piece is not copied.
+///
+/// # Errors
+/// A bound was reached, or the connection broke.
+///
+/// # Cancel safety
+/// Dropped half-way, what was read is lost and the budget given back.
+pub async fn read<B>(mut body: B, bounds: Bounds, budget: &BufferBudget) -> Result<ReadBody, ReadError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let Bounds { cap, idle } = bounds;
+    let too_large = ReadError::TooLarge { cap };
+    let declared = body.size_hint();
+    let lower = usize::try_from(declared.lower()).unwrap_or(usize::MAX);
+    if lower > cap {
+        return Err(too_large);
+    }
+    let mut share = budget.take(lower).ok_or(ReadError::NoRoom)?;
+    let mut held = lower;
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    loop {
+        let frame = match timeout(idle, body.frame()).await {
+            Err(_) => return Err(ReadError::Idle(idle)),
+            Ok(None) => break,
+            Ok(Some(frame)) => frame.map_err(|error| ReadError::Broken(error.into()))?,
+        };
+        let Ok(data) = frame.into_data() else { continue };
+        let length = first.len() + rest.len() + data.len();
+        if length > cap {
+            return Err(too_large);
+        }
+        if length > held {
+            // Undeclared bytes: ahead by as much again, so that the budget is asked seldom.
+            let more = length.saturating_mul(2).min(cap);
+            share.merge(budget.take(more - held).ok_or(ReadError::NoRoom)?);
+            held = more;
+        }
+        if first.is_empty() && rest.is_empty() {
+            first = data;
+        } else {
+            if rest.is_empty() {
+                rest.reserve(held);
+                rest.extend_from_slice(&std::mem::take(&mut first));
+            }
+            rest.extend_from_slice(&data);
+        }
+    }
+    let bytes = if rest.is_empty() { first } else { rest.freeze() };
+    Ok(ReadBody { bytes, _share: Some(share) })
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use http_body::Frame;
+    use http_body_util::{Full, StreamBody};
+
+    use super::*;
+
+    const IDLE: Duration = Duration::from_secs(5);
+
+    fn chunks(sizes: &[usize]) -> impl Body<Data = Bytes, Error = std::io::Error> + Unpin {
+        let frames: Vec<_> = sizes.iter().map(|&size| Ok(Frame::data(Bytes::from(vec![b'x'; size])))).collect();
+        StreamBody::new(stream::iter(frames))
+    }
+
+    #[tokio::test]
+    async fn a_body_in_one_piece_is_not_copied() {
+        let sent = Bytes::from(vec![b'x'; 4096]);
+        let read = read(Full::new(sent.clone()), Bounds { cap: 4096, idle: IDLE }, &BufferBudget::new(1 << 20)).await;
+        assert_eq!(read.unwrap().bytes.as_ptr(), sent.as_ptr());
+    }
+
+    #[tokio::test]
+    async fn pieces_are_joined_and_a_byte_over_the_cap_is_too_much() {
+        let budget = BufferBudget::new(1 << 20);
+        let bounds = Bounds { cap: 3000, idle: IDLE };
+        assert_eq!(read(chunks(&[1000, 1000, 1000]), bounds, &budget).await.unwrap().bytes.len(), 3000);
+        assert!(matches!(read(chunks(&[1000, 2001]), bounds, &budget).await, Err(ReadError::TooLarge { cap: 3000 })));
+        let declared = Full::new(Bytes::from(vec![0; 3001]));
+        assert!(matches!(read(declared, bounds, &budget).await, Err(ReadError::TooLarge { .. })));
+    }
+
+    #[tokio::test]
+    async fn the_budget_is_shared_and_given_back() {
+        let budget = BufferBudget::new(10 * 1024);
+        let bounds = Bounds { cap: 8 * 1024, idle: IDLE };
+        let held = read(Full::new(Bytes::from(vec![0; 8 * 1024])), bounds, &budget).await.unwrap();
+        let second = || Full::new(Bytes::from(vec![0; 4 * 1024]));
+        assert!(matches!(read(second(), bounds, &budget).await, Err(ReadError::NoRoom)));
+        drop(held);
+        assert!(read(second(), bounds, &budget).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_ends_the_reading() {
+        let silent = StreamBody::new(stream::pending::<Result<Frame<Bytes>, std::io::Error>>());
+        let bounds = Bounds { cap: 10, idle: IDLE };
+        assert!(matches!(read(silent, bounds, &BufferBudget::new(10)).await, Err(ReadError::Idle(_))));
+    }
+}
