@@ -111,6 +111,7 @@ fn subject() -> Subject {
         memory_bytes: 64 << 20,
         masked_headers: Vec::new(),
         default_requests_per_minute: 100,
+        ready_instances: 1,
         cache: None,
     };
     let runtime = Runtime::start(config, clock.clone(), Arc::new(NoCatalogue)).expect("the runtime starts");

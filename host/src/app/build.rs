@@ -3,6 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
+    num::NonZeroUsize,
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
@@ -112,9 +113,16 @@ fn runtime(config: &Config, clock: &Clock, fleet: &Arc<Fleet>) -> Result<Runtime
         memory_bytes: usize::try_from(config.policies.memory).unwrap_or(usize::MAX),
         masked_headers: config.policies.masked_headers.clone(),
         default_requests_per_minute: config.limits.requests_per_minute.get(),
+        ready_instances: workers(config),
         cache: Some(cache),
     };
     Ok(Runtime::start(runtime, clock.clone(), Arc::<Fleet>::clone(fleet))?)
+}
+
+/// How many threads serve calls.
+fn workers(config: &Config) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    config.server.threads.map_or_else(cores, NonZeroUsize::get)
 }
 
 /// The backends of a configuration, not probed yet.

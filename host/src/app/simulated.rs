@@ -130,10 +130,7 @@ async fn tags(State(server): Server) -> Json<Value> {
 
 async fn running(State(server): Server) -> Json<Value> {
     let first = server.models.first().map(|model| {
-        let mut entry = Simulated::entry(model);
-        entry["expires_at"] = json!("2099-01-01T00:00:00Z");
-        entry["size_vram"] = entry["size"].clone();
-        entry
+        with(Simulated::entry(model), json!({ "expires_at": "2099-01-01T00:00:00Z", "size_vram": 4_700_000_000_u64 }))
     });
     Json(json!({ "models": first.into_iter().collect::<Vec<_>>() }))
 }
@@ -165,16 +162,9 @@ fn ollama(server: &Simulated, asked: &Asked, piece: impl Fn(&str) -> Value) -> R
         return not_found(asked);
     }
     let line = |word: &str, done: bool| {
-        let mut line = piece(word);
-        line["model"] = json!(asked.model);
-        line["created_at"] = json!(MODIFIED_AT);
-        line["done"] = json!(done);
-        if done {
-            line["done_reason"] = json!("stop");
-            line["prompt_eval_count"] = json!(12);
-            line["eval_count"] = json!(server.words().len());
-        }
-        line
+        let line = with(piece(word), json!({ "model": asked.model, "created_at": MODIFIED_AT, "done": done }));
+        let end = json!({ "done_reason": "stop", "prompt_eval_count": 12, "eval_count": server.words().len() });
+        if done { with(line, end) } else { line }
     };
     if asked.stream == Some(false) {
         return Json(line(&server.words().concat(), true)).into_response();
@@ -191,9 +181,9 @@ async fn openai_chat(State(server): Server, Json(asked): Json<Asked>) -> Respons
     let answer = |object: &str, choice: Value| json!({ "id": "chatcmpl-simulated", "object": object, "created": 1_767_225_600, "model": asked.model, "choices": [choice] });
     if asked.stream != Some(true) {
         let message = json!({ "role": "assistant", "content": server.words().concat() });
-        let mut whole = answer("chat.completion", json!({ "index": 0, "message": message, "finish_reason": "stop" }));
-        whole["usage"] = json!({ "prompt_tokens": 12, "completion_tokens": 17, "total_tokens": 29 });
-        return Json(whole).into_response();
+        let whole = answer("chat.completion", json!({ "index": 0, "message": message, "finish_reason": "stop" }));
+        let usage = json!({ "prompt_tokens": 12, "completion_tokens": 17, "total_tokens": 29 });
+        return Json(with(whole, json!({ "usage": usage }))).into_response();
     }
     let event = |delta: Value, finish: Value| {
         let chunk = answer("chat.completion.chunk", json!({ "index": 0, "delta": delta, "finish_reason": finish }));
@@ -219,6 +209,14 @@ async fn openai_embeddings(State(server): Server, Json(asked): Json<Asked>) -> R
     let vector = json!({ "object": "embedding", "index": 0, "embedding": [0.25, -0.5, 0.75] });
     let usage = json!({ "prompt_tokens": 3, "total_tokens": 3 });
     Json(json!({ "object": "list", "data": [vector], "model": asked.model, "usage": usage })).into_response()
+}
+
+/// An object with the fields of another.
+fn with(mut object: Value, more: Value) -> Value {
+    if let (Value::Object(fields), Value::Object(more)) = (&mut object, more) {
+        fields.extend(more);
+    }
+    object
 }
 
 fn not_found(asked: &Asked) -> Response {

@@ -64,6 +64,7 @@ pub(super) fn answer(command: PolicyCommand, format: Format) -> Result<(), Failu
         memory_bytes: 64 << 20,
         masked_headers: Vec::new(),
         default_requests_per_minute: 100,
+        ready_instances: 1,
         cache: None,
     };
     let runtime = Runtime::start(config, Clock::system(), Arc::new(NoBackends))

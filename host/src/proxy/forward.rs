@@ -52,11 +52,11 @@ pub(super) async fn forward(parts: &Parts, routed: Routed, account: &mut Account
             }
             Err(error) => {
                 candidate.backend.note_end(true, parts.clock.monotonic_ms());
-                return Err(Refusal::from_backend(error));
+                return Err(Refusal::from_backend(&error));
             }
         }
     }
-    Err(last.map_or_else(Refusal::denied_operation, Refusal::from_backend))
+    Err(last.as_ref().map_or_else(Refusal::denied_operation, Refusal::from_backend))
 }
 
 /// The body as it was read, save the model's name, which is the backend's own spelling.

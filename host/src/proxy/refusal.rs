@@ -38,9 +38,12 @@ impl Blame {
     }
 }
 
-/// A call that is not served, and what its caller is told.
+/// A call that is not served, and what its caller is told. Boxed: it is the rare way out of every stage.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(super) struct Refusal(Box<Details>);
+
+#[derive(Debug)]
+struct Details {
     blame: Blame,
     status: StatusCode,
     code: Box<str>,
@@ -54,7 +57,7 @@ pub(super) struct Refusal {
 
 impl Refusal {
     fn new(blame: Blame, status: StatusCode, code: &str, message: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Details {
             blame,
             status,
             code: code.into(),
@@ -63,7 +66,7 @@ impl Refusal {
             header: None,
             private: None,
             closes: false,
-        }
+        }))
     }
 
     fn client(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
@@ -71,13 +74,13 @@ impl Refusal {
     }
 
     fn with_private(mut self, private: String) -> Self {
-        self.private = Some(private);
+        self.0.private = Some(private);
         self
     }
 
     /// Rounded up: earlier than the truth would be one more refusal.
     fn after_ms(mut self, ms: u64) -> Self {
-        self.retry_after_s = Some(ms.div_ceil(1000).max(1));
+        self.0.retry_after_s = Some(ms.div_ceil(1000).max(1));
         self
     }
 
@@ -89,7 +92,7 @@ impl Refusal {
     pub(super) fn wrong_method(allow: String) -> Self {
         let message = format!("this path takes another method: {allow}");
         let mut refusal = Self::client(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message);
-        refusal.header = HeaderValue::try_from(allow).ok().map(|allow| (header::ALLOW, allow));
+        refusal.0.header = HeaderValue::try_from(allow).ok().map(|allow| (header::ALLOW, allow));
         refusal
     }
 
@@ -178,8 +181,8 @@ impl Refusal {
     }
 
     /// Why no backend answered.
-    pub(super) fn from_backend(error: SendError) -> Self {
-        let (status, code, message) = match &error {
+    pub(super) fn from_backend(error: &SendError) -> Self {
+        let (status, code, message) = match error {
             SendError::Connect(_) => {
                 (StatusCode::BAD_GATEWAY, "backend_unreachable", "no backend could be reached: try again soon")
             }
@@ -190,42 +193,43 @@ impl Refusal {
                 (StatusCode::BAD_GATEWAY, "bad_backend_answer", "the backend's answer broke off or made no sense")
             }
         };
-        Self::new(Blame::Upstream, status, code, message).with_private(causes(&error))
+        Self::new(Blame::Upstream, status, code, message).with_private(causes(error))
     }
 
     /// The answer in the caller's dialect; the account is closed with it.
     pub(super) fn into_response(self, mut account: Account) -> Response<ResponseBody> {
+        let details = *self.0;
         let text = ErrorText {
-            status: self.status,
-            code: &self.code,
-            message: &self.message,
+            status: details.status,
+            code: &details.code,
+            message: &details.message,
             request_id: account.request_id(),
         };
         let body = dialect::error_body(account.surface(), &text);
-        if let Some(private) = &self.private {
+        if let Some(private) = &details.private {
             tracing::warn!(
                 request_id = account.request_id(),
-                blame = self.blame.as_str(),
-                code = &*self.code,
+                blame = details.blame.as_str(),
+                code = &*details.code,
                 private,
                 "refused"
             );
         }
         let mut response = Response::new(ResponseBody::whole(body));
-        *response.status_mut() = self.status;
+        *response.status_mut() = details.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.extend(self.header);
-        if self.closes {
+        headers.extend(details.header);
+        if details.closes {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        if self.status == StatusCode::UNAUTHORIZED {
+        if details.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if let Some(seconds) = self.retry_after_s {
+        if let Some(seconds) = details.retry_after_s {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        account.answers(self.status);
+        account.answers(details.status);
         account.close(End::Complete);
         response
     }
@@ -244,7 +248,7 @@ impl From<Rejection> for Refusal {
         let mut refusal = Self::new(Blame::Policy, status, &rejection.code, rejection.message);
         if rejection.reason == Reason::BudgetSpent {
             // OpenAI's clients ask this before they retry.
-            refusal.header = Some((HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false")));
+            refusal.0.header = Some((HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false")));
         }
         match rejection.retry_after_ms {
             Some(ms) => refusal.after_ms(u64::from(ms)),
@@ -271,7 +275,7 @@ impl From<ReadError> for Refusal {
         };
         let mut refusal = Self::new(blame, status, code, error.to_string());
         // The rest of the body is not waited for.
-        refusal.closes = true;
+        refusal.0.closes = true;
         if matches!(error, ReadError::NoRoom) { refusal.after_ms(1_000) } else { refusal }
     }
 }

@@ -17,7 +17,7 @@ pub(super) struct Routed {
     pub(super) row: &'static Row,
     pub(super) exchange: Arc<Exchange>,
     pub(super) body: Option<CheckedBody>,
-    pub(super) order: SmallVec<[Candidate; 8]>,
+    pub(super) order: Vec<Candidate>,
 }
 
 /// Offers the candidates to the chain. A model that nobody has makes the lists be read again, once.
@@ -37,7 +37,7 @@ pub(super) async fn route(parts: &Parts, chains: &Chains, admitted: Admitted) ->
     Ok(Routed { row, exchange, body, order })
 }
 
-async fn candidates(parts: &Parts, model: &ModelName, row: &Row) -> Result<SmallVec<[Candidate; 8]>, Refusal> {
+async fn candidates(parts: &Parts, model: &ModelName, row: &Row) -> Result<Vec<Candidate>, Refusal> {
     let mut found = parts.fleet.candidates(model, row.surface);
     if matches!(found, Candidates::Unknown) {
         parts.fleet.look_again().await;

@@ -100,5 +100,5 @@ fn address(backend: &Backend, path: &'static str) -> Result<Uri, http::Error> {
         "" => PathAndQuery::from_static(path),
         prefix => PathAndQuery::try_from(format!("{prefix}{path}"))?,
     };
-    Ok(Uri::builder().scheme(url.scheme().clone()).authority(url.authority().clone()).path_and_query(path).build()?)
+    Uri::builder().scheme(url.scheme().clone()).authority(url.authority().clone()).path_and_query(path).build()
 }

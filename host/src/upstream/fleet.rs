@@ -47,7 +47,7 @@ pub struct Candidate {
 #[derive(Debug)]
 pub enum Candidates {
     /// These backends; at least one.
-    Some(SmallVec<[Candidate; 8]>),
+    Some(Vec<Candidate>),
     /// Some backend has the model, but none of them is up.
     NoneUp,
     /// No backend has the model.
@@ -87,7 +87,7 @@ impl Fleet {
     pub fn candidates(&self, name: &ModelName, surface: Surface) -> Candidates {
         let now_ms = self.clock.monotonic_ms();
         let mut is_known = false;
-        let mut found = SmallVec::new();
+        let mut found = Vec::new();
         for backend in self.speaking(surface) {
             let Some(model) = backend.model(name) else { continue };
             is_known = true;

@@ -1,6 +1,5 @@
 //! Generated from `wit/`: the `bindgen!` call and nothing else.
 
-#[expect(clippy::all, reason = "generated; the documentation is in wit/")]
 mod generated {
     wasmtime::component::bindgen!({
         path: "../wit",

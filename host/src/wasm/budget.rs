@@ -10,19 +10,21 @@ use rustix::time::{ClockId, clock_gettime};
 use wasmtime::{Result, UpdateDeadline};
 
 /// A call ends after this many ticks (of 1 ms) whatever its thread did: it blocks a caller.
-const WALL_CAP_TICKS: u32 = 100;
+pub(super) const WALL_CAP_TICKS: u32 = 100;
 
 /// Counts one call's time.
 #[derive(Debug)]
 pub(super) struct Budget {
     cpu: Duration,
+    wall_ticks: u32,
     since: Option<Duration>,
     ticks: u32,
 }
 
 impl Budget {
-    pub(super) fn new(cpu: Duration) -> Self {
-        Self { cpu, since: None, ticks: 0 }
+    /// So much CPU time, within so many ticks.
+    pub(super) fn new(cpu: Duration, wall_ticks: u32) -> Self {
+        Self { cpu, wall_ticks, since: None, ticks: 0 }
     }
 
     /// A new call starts.
@@ -36,7 +38,7 @@ impl Budget {
         let now = thread_cpu();
         let since = *self.since.get_or_insert(now);
         self.ticks += 1;
-        let spent = now.saturating_sub(since) >= self.cpu || self.ticks > WALL_CAP_TICKS;
+        let spent = now.saturating_sub(since) >= self.cpu || self.ticks > self.wall_ticks;
         Ok(if spent { UpdateDeadline::Interrupt } else { UpdateDeadline::Continue(1) })
     }
 }
@@ -61,7 +63,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_waits_keeps_its_budget_and_one_that_works_loses_it() {
-        let mut budget = Budget::new(Duration::from_millis(5));
+        let mut budget = Budget::new(Duration::from_millis(5), WALL_CAP_TICKS);
         for _ in 0..10 {
             assert!(matches!(budget.tick(), Ok(UpdateDeadline::Continue(1))), "no CPU time has passed");
         }
@@ -73,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_call_that_never_gets_a_core_ends_at_the_wall_cap() {
-        let mut budget = Budget::new(Duration::from_secs(3600));
+        let mut budget = Budget::new(Duration::from_secs(3600), WALL_CAP_TICKS);
         let went_on = (0..).take_while(|_| matches!(budget.tick(), Ok(UpdateDeadline::Continue(_)))).count();
         assert_eq!(went_on, 100);
     }

@@ -9,10 +9,11 @@ use std::{
 use wasmtime::{Result as WasmResult, Store, component::InstancePre};
 
 use super::{
-    component::{Inspection, LoadError},
+    budget::Budget,
+    component::{Checked, Inspection, LoadError},
     convert::{self, Wrong},
     host_state::{HostState, Shared},
-    instance::{Exports, Hooks, Instance, classify},
+    instance::{BirthError, Exports, Hooks, Instance, classify},
     janitor::Janitor,
     pool::Pool,
 };
@@ -26,7 +27,14 @@ use crate::policy::{
 pub(super) struct Allowance {
     pub(super) memory_bytes: usize,
     pub(super) cpu: Duration,
+    /// Instances that stand ready when the policy comes into force: one for each worker.
+    pub(super) ready: usize,
 }
+
+/// CPU time in which an instance starts and configures itself, and ticks in which that must be over. Mostly off the
+/// requests' path, where instances are made ahead; a request pays it only when one has to be replaced.
+const CPU_TO_START: Duration = Duration::from_millis(100);
+const TICKS_TO_START: u32 = 2_000;
 
 /// One version of one policy, ready to be asked.
 pub struct GuestPolicy {
@@ -43,20 +51,21 @@ pub struct GuestPolicy {
 /// The parts of a [`GuestPolicy`].
 pub(super) struct Parts {
     pub(super) shared: Arc<Shared>,
-    pub(super) checked: super::component::Checked,
+    pub(super) checked: Checked,
     pub(super) settings: Box<str>,
     pub(super) allowance: Allowance,
     pub(super) janitor: Janitor,
 }
 
 impl GuestPolicy {
-    /// Starts and configures a first instance: settings that are refused never meet a caller.
-    pub(super) fn start(parts: Parts, time_to_start: Duration) -> Result<Self, LoadError> {
+    /// Starts and configures instances ahead: settings that are refused never meet a caller.
+    pub(super) fn start(parts: Parts) -> Result<Self, LoadError> {
         let Parts { shared, checked, settings, allowance, janitor } = parts;
-        let super::component::Checked { pre, exports, inspection } = checked;
+        let Checked { pre, exports, inspection } = checked;
         let policy = Self { shared, pre, exports, inspection, settings, allowance, pool: Pool::default(), janitor };
-        // The first start may take longer than a call: it is not on anybody's path.
-        policy.keep(policy.instance(time_to_start)?);
+        for _ in 0..policy.allowance.ready.max(1) {
+            policy.pool.stock(policy.instance()?);
+        }
         Ok(policy)
     }
 
@@ -65,8 +74,9 @@ impl GuestPolicy {
         &self.inspection
     }
 
-    fn instance(&self, cpu: Duration) -> Result<Instance, super::instance::BirthError> {
-        let state = HostState::new(Arc::clone(&self.shared), self.allowance.memory_bytes, cpu);
+    fn instance(&self) -> Result<Instance, BirthError> {
+        let budget = Budget::new(CPU_TO_START, TICKS_TO_START);
+        let state = HostState::new(Arc::clone(&self.shared), self.allowance.memory_bytes, budget);
         let mut instance = Instance::start(&self.pre, &self.exports, state, &self.settings)?;
         instance.set_budget(self.allowance.cpu);
         Ok(instance)
@@ -90,9 +100,9 @@ impl GuestPolicy {
         let fault = |kind, detail| Fault { policy: Arc::clone(&self.shared.name), hook, kind, detail };
         let mut instance = match self.pool.take() {
             Some(instance) => instance,
-            None => self
-                .instance(self.allowance.cpu)
-                .map_err(|error| fault(FaultKind::Instantiate, LoadError::from(error).to_string()))?,
+            None => {
+                self.instance().map_err(|error| fault(FaultKind::Instantiate, LoadError::from(error).to_string()))?
+            }
         };
         match instance.ask(hook, exchange, question) {
             Ok(answer) => {

@@ -6,7 +6,6 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use http::HeaderName;
@@ -95,7 +94,7 @@ pub(super) struct HostState {
 }
 
 impl HostState {
-    pub(super) fn new(shared: Arc<Shared>, memory_bytes: usize, cpu_budget: Duration) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, memory_bytes: usize, budget: Budget) -> Self {
         let time = Arc::new(HookTime { clock: shared.clock.clone(), unix_ms: AtomicU64::new(0) });
         let mut table = ResourceTable::new();
         table.set_max_capacity(256);
@@ -103,7 +102,7 @@ impl HostState {
         Self {
             shared,
             limits: GuestLimits::new(memory_bytes),
-            budget: Budget::new(cpu_budget),
+            budget,
             time,
             turn: Turn { during: None, host_calls: 0, random_drawn: 0 },
             table,

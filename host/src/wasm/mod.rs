@@ -40,9 +40,6 @@ use self::{
 };
 use crate::{clock::Clock, ports::catalogue::Catalogue};
 
-/// What a policy may use to start and configure itself when it is loaded: interpreters take their time.
-const CPU_TO_START: Duration = Duration::from_secs(2);
-
 /// How policies run. The same for all policies of a process.
 #[derive(Clone, Debug)]
 pub struct RuntimeConfig {
@@ -54,6 +51,8 @@ pub struct RuntimeConfig {
     pub masked_headers: Vec<HeaderName>,
     /// `[limits]`: requests per minute of a key that has no limit of its own.
     pub default_requests_per_minute: u64,
+    /// Instances of each policy that stand ready: one for each worker thread.
+    pub ready_instances: usize,
     /// Where compiled code is kept; a folder that nobody else can write to.
     pub cache: Option<PathBuf>,
 }
@@ -100,7 +99,11 @@ impl Runtime {
         wasi::add_to_linker(&mut linker).map_err(failed)?;
         Ok(Self {
             linker: LinkerBox(linker),
-            allowance: Allowance { memory_bytes: config.memory_bytes, cpu: config.cpu_budget },
+            allowance: Allowance {
+                memory_bytes: config.memory_bytes,
+                cpu: config.cpu_budget,
+                ready: config.ready_instances,
+            },
             clock,
             catalogue,
             masked_headers: config.masked_headers.into(),
@@ -128,7 +131,7 @@ impl Runtime {
             stream: stream_of(name),
         });
         let (allowance, janitor) = (self.allowance.clone(), self.janitor.clone());
-        GuestPolicy::start(Parts { shared, checked, settings: settings.into(), allowance, janitor }, CPU_TO_START)
+        GuestPolicy::start(Parts { shared, checked, settings: settings.into(), allowance, janitor })
     }
 }
 

@@ -33,11 +33,13 @@ static NEXT_SHELF: AtomicUsize = AtomicUsize::new(0);
 /// The instances of one policy that are free.
 pub(super) struct Pool {
     shelves: [Shelf; SHELVES],
+    /// Made ahead, for threads that have none yet.
+    stock: Shelf,
 }
 
 impl Default for Pool {
     fn default() -> Self {
-        Self { shelves: std::array::from_fn(|_| Mutex::default()) }
+        Self { shelves: std::array::from_fn(|_| Mutex::default()), stock: Mutex::default() }
     }
 }
 
@@ -45,7 +47,13 @@ type Shelf = Mutex<Vec<Instance>>;
 
 impl Pool {
     pub(super) fn take(&self) -> Option<Instance> {
-        self.shelf()?.lock().unwrap_or_else(PoisonError::into_inner).pop()
+        let own = self.shelf().and_then(|shelf| shelf.lock().unwrap_or_else(PoisonError::into_inner).pop());
+        own.or_else(|| self.stock.lock().unwrap_or_else(PoisonError::into_inner).pop())
+    }
+
+    /// Keeps an instance for whichever thread needs one first.
+    pub(super) fn stock(&self, instance: Instance) {
+        self.stock.lock().unwrap_or_else(PoisonError::into_inner).push(instance);
     }
 
     /// Keeps an instance for later; gives back one that has served its time or finds no room.

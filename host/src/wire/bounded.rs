@@ -164,10 +164,10 @@ mod tests {
         assert!(read(second(), bounds, &budget).await.is_ok());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn silence_ends_the_reading() {
         let silent = StreamBody::new(stream::pending::<Result<Frame<Bytes>, std::io::Error>>());
-        let bounds = Bounds { cap: 10, idle: IDLE };
+        let bounds = Bounds { cap: 10, idle: Duration::from_millis(20) };
         assert!(matches!(read(silent, bounds, &BufferBudget::new(10)).await, Err(ReadError::Idle(_))));
     }
 }

@@ -1,0 +1,22 @@
+//! Asks at `admit`; `charge LIMIT CAPACITY` charges a request on a minute, and `facts` tells what the hook was told.
+
+use guests::Asked;
+use tollgate_policy::{Admit, Call, Principal, admit::Decision, requests_per_window};
+
+struct Ask;
+
+impl Admit for Ask {
+    fn decide(call: Call, principal: Principal) -> Decision {
+        let Some(asked) = Asked::at("admit") else { return Decision::Abstain };
+        match asked.words()[..] {
+            ["charge", limit, capacity] => {
+                let capacity = capacity.parse().expect("a capacity");
+                Decision::Admit(vec![requests_per_window(limit, principal.subject, capacity, 60_000)])
+            }
+            ["facts"] => Decision::Reject(guests::told(format!("{call:?} {principal:?}"))),
+            _ => asked.answer().map_or(Decision::Abstain, Decision::Reject),
+        }
+    }
+}
+
+tollgate_policy::export_admit!(Ask);

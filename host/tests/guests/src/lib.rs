@@ -1,0 +1,42 @@
+//! What the policies beside this folder share: a call asks for imports by header, and reads in the rejection what they
+//! answered.
+//!
+//! - `x-ask-at` names the hook; at any other the policies have no opinion.
+//! - `x-ask` holds the questions, with ` | ` between them; the answers come in the same shape.
+//! - With `x-answer: log` the answers go to the log, and the call goes on.
+
+mod questions;
+
+use tollgate_policy::{Reason, Rejection, env, rejection, request};
+
+/// What one call asks of one hook.
+pub struct Asked(String);
+
+impl Asked {
+    /// The questions of this call, if they are for this hook.
+    pub fn at(hook: &str) -> Option<Self> {
+        let is_here = request::header("x-ask-at").is_some_and(|at| at == hook);
+        is_here.then(|| Self(request::header("x-ask").unwrap_or_default()))
+    }
+
+    /// The text as words, for what only one hook can do.
+    pub fn words(&self) -> Vec<&str> {
+        self.0.split(' ').collect()
+    }
+
+    /// All answers as a rejection; none when they go to the log.
+    pub fn answer(&self) -> Option<Rejection> {
+        let answers: Vec<String> = self.0.split(" | ").map(questions::answer).collect();
+        let text = answers.join(" | ");
+        if request::header("x-answer").is_some_and(|place| place == "log") {
+            env::log(env::Level::Info, &format!("answers {text}"));
+            return None;
+        }
+        Some(told(text))
+    }
+}
+
+/// A rejection whose message the test reads.
+pub fn told(text: String) -> Rejection {
+    rejection(Reason::Forbidden, "asked", &text)
+}

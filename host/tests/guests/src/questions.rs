@@ -1,0 +1,108 @@
+//! The questions: each is the name of an import and its arguments, or of something that a guest may try.
+
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    hint::black_box,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use tollgate_policy::{catalogue, env, keys, principals, request, state};
+
+/// The answer to one question; a question that makes no sense is a panic, and so a fault.
+pub fn answer(question: &str) -> String {
+    let (name, rest) = question.split_once(' ').unwrap_or((question, ""));
+    match name {
+        "header" => or_none(request::header(rest)),
+        "json" => or_none(request::json(rest)),
+        "json-length" => request::json(rest).map_or(0, |json| json.len()).to_string(),
+        "peer" => request::peer(),
+        "peer-in" => request::peer_in(rest).to_string(),
+        "path" => request::path(),
+        "prefix-hash" => or_none(request::prefix_hash(number(rest))),
+        "candidates" => catalogue::candidates(rest).to_string(),
+        "size-bytes" => or_none(catalogue::size_bytes(rest)),
+        "parameters" => or_none(catalogue::parameters(rest)),
+        "backend-name" => or_none(catalogue::backend_name(number(rest))),
+        "limit" => limit(rest),
+        "attribute" => principals::attribute(rest).join("+"),
+        "verify" => or_none(keys::verify().map(|key| format!("{key:?}"))),
+        _ => about_state(name, rest).or_else(|| about_env(name, rest)).unwrap_or_else(|| attempt(name, rest)),
+    }
+}
+
+fn limit(rest: &str) -> String {
+    let words: Vec<&str> = rest.split(' ').collect();
+    let holder = if words[0] == "user" { principals::Holder::User } else { principals::Holder::Key };
+    or_none(principals::limit(holder, words[1], words.get(2).copied()))
+}
+
+fn about_state(name: &str, rest: &str) -> Option<String> {
+    let words: Vec<&str> = rest.split(' ').collect();
+    Some(match name {
+        "add" => state::add(words[0], number(words[1]), number(words[2])).to_string(),
+        "get" => or_none(state::get(rest).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())),
+        "put" => done(state::put(words[0], words[1].as_bytes(), number(words[2]))),
+        "put-bytes" => done(state::put("bytes", &vec![7; number(rest)], 0)),
+        "add-key-of" => state::add(&"k".repeat(number(rest)), 1, 0).to_string(),
+        _ => return None,
+    })
+}
+
+fn about_env(name: &str, rest: &str) -> Option<String> {
+    Some(match name {
+        "now" => env::now_ms().to_string(),
+        "local" => match env::local_now(rest) {
+            Ok(now) => format!(
+                "{}-{:02}-{:02} {} {:02}:{:02}:{:02}",
+                now.year, now.month, now.day, now.weekday, now.hour, now.minute, now.second
+            ),
+            Err(error) => error,
+        },
+        "random" => env::random().to_string(),
+        "log" => done(env::log(env::Level::Info, rest)),
+        "log-header" => done(env::log(env::Level::Warn, &request::header(rest).unwrap_or_default())),
+        "log-bytes" => done(env::log(env::Level::Error, &"x".repeat(number(rest)))),
+        _ => return None,
+    })
+}
+
+/// What a guest may try without asking the gate for it.
+fn attempt(name: &str, rest: &str) -> String {
+    match name {
+        "wasi-now" => SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis().to_string(),
+        "wasi-elapsed" => {
+            let start = Instant::now();
+            spin(number(rest));
+            start.elapsed().as_nanos().to_string()
+        }
+        "wasi-random" => RandomState::new().build_hasher().finish().to_string(),
+        "variables" => std::env::vars().count().to_string(),
+        "arguments" => std::env::args().count().to_string(),
+        "print" => done(println!("{rest}")),
+        "print-error" => done(eprintln!("{rest}")),
+        "print-header" => done(println!("{}", request::header(rest).unwrap_or_default())),
+        "spin" => done(spin(number(rest))),
+        "calls" => (0..number::<u32>(rest)).fold(0, |_, _| env::now_ms()).to_string(),
+        "sleep" => done(std::thread::sleep(Duration::from_millis(number(rest)))),
+        "exit" => std::process::exit(number(rest)),
+        _ => panic!("there is no question `{name}`"),
+    }
+}
+
+fn spin(turns: u64) {
+    for turn in 0..turns {
+        black_box(turn);
+    }
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> T {
+    text.parse().unwrap_or_else(|_| panic!("`{text}` is no number"))
+}
+
+fn or_none(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "none".to_owned(), |value| value.to_string())
+}
+
+fn done((): ()) -> String {
+    "done".to_owned()
+}

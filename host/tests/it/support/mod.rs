@@ -1,0 +1,35 @@
+//! The test bench: a gate, scripted LLM servers before which it stands, and policies made for the purpose.
+
+pub mod answer;
+pub(crate) mod binary;
+pub mod guest;
+pub mod llm_server;
+pub mod proxy;
+pub(crate) mod raw;
+
+pub use answer::Answer;
+pub use llm_server::{LlmServer, Script, Seen};
+pub use proxy::TestProxy;
+
+use std::time::Duration;
+
+/// Waiting for something that must come is given up after this long.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits for an event that must come.
+pub async fn soon<T>(what: &str, event: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, event).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what} did not happen within {} seconds", PATIENCE.as_secs()),
+    }
+}
+
+/// Asks again and again until the answer is yes. For what no event tells of: another process's file, a poll's effect.
+pub async fn until<F: Future<Output = bool>>(what: &str, mut question: impl FnMut() -> F) {
+    soon(what, async {
+        while !question().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}

@@ -1,0 +1,266 @@
+//! A gate for a test: its own state folder, free ports, a clock that stands still until it is moved, and one key.
+
+use std::{
+    fmt::Write,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use http::Method;
+use serde_json::Value;
+use tempfile::TempDir;
+use tollgate::{
+    app::App,
+    clock::{Clock, Hand},
+    config::{Config, Sources},
+    identity::{FreshKey, Pepper},
+    ports::{
+        keys::{KeyState, Scope},
+        store::{NewKey, Store},
+    },
+    store::SqliteStore,
+};
+
+use super::{Answer, LlmServer, until};
+
+/// When a test's clock starts: Wednesday 2026-06-10, 12:00 UTC.
+pub const START_UNIX_MS: u64 = 1_781_092_800_000;
+
+/// A gate to be.
+pub struct Builder {
+    folder: TempDir,
+    toml: String,
+    backends: String,
+    keys: Vec<NewKey>,
+    pepper: Pepper,
+    key: FreshKey,
+    has_policies: bool,
+}
+
+/// A running gate.
+pub struct TestProxy {
+    app: Option<App>,
+    folder: TempDir,
+    key: String,
+    client: reqwest::Client,
+    /// Moves the gate's clock.
+    pub hand: Hand,
+}
+
+impl TestProxy {
+    /// A gate without backends, with one key that has no limit of its own.
+    pub fn builder() -> Builder {
+        let folder = tempfile::tempdir().unwrap();
+        let pepper = Pepper::load_or_create(&folder.path().join("state")).unwrap();
+        let (toml, backends) = (String::new(), String::new());
+        let key = FreshKey::generate().unwrap();
+        let mut builder = Builder { folder, toml, backends, keys: Vec::new(), pepper, key, has_policies: false };
+        let default = builder.new_key("default", &builder.key);
+        builder.keys.push(default);
+        builder
+    }
+
+    /// A gate before these servers.
+    pub async fn before(servers: &[&LlmServer]) -> Self {
+        servers.iter().fold(Self::builder(), |builder, server| builder.backend(server)).start().await
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.app.as_ref().unwrap().data_plane()
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address())
+    }
+
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// A client that follows no redirects and shares its connections.
+    pub fn client(&self) -> &reqwest::Client {
+        &self.client
+    }
+
+    /// A request with the gate's key.
+    pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.client.request(method, self.url(path)).bearer_auth(&self.key)
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        Answer::of(self.request(Method::GET, path).send().await.unwrap()).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.post_as(&self.key, path, body).await
+    }
+
+    pub async fn post_as(&self, key: &str, path: &str, body: &Value) -> Answer {
+        let request = self.client.post(self.url(path)).bearer_auth(key).body(body.to_string());
+        Answer::of(request.send().await.unwrap()).await
+    }
+
+    /// The body as it is, with the gate's key.
+    pub async fn post_text(&self, path: &str, body: impl Into<reqwest::Body>) -> Answer {
+        Answer::of(self.request(Method::POST, path).body(body).send().await.unwrap()).await
+    }
+
+    /// An answer of the operations listener.
+    pub async fn admin(&self, path: &str) -> Answer {
+        let url = format!("http://{}{path}", self.app.as_ref().unwrap().admin());
+        Answer::of(self.client.get(url).send().await.unwrap()).await
+    }
+
+    /// A number in the metrics, by all that stands before it in its line; 0 while there is no such line.
+    pub async fn metric(&self, series: &str) -> f64 {
+        let metrics = self.admin("/metrics").await.body;
+        let mut lines = metrics.lines().filter_map(|line| line.rsplit_once(' '));
+        lines.find(|(name, _)| *name == series).map_or(0.0, |(_, value)| value.parse().unwrap())
+    }
+
+    /// Waits until the gate knows that a backend is up, or down.
+    pub async fn until_backend_is(&self, name: &str, up: bool) {
+        let series = format!("tollgate_backend_up{{backend=\"{name}\"}}");
+        until("news of a backend", || async { (self.metric(&series).await > 0.0) == up }).await;
+    }
+
+    /// Waits until no call is in progress.
+    pub async fn until_idle(&self) {
+        until("the end of all calls", || async { self.metric("tollgate_requests_in_flight").await == 0.0 }).await;
+    }
+
+    /// The store that the gate reads: what the command line would write.
+    pub async fn store(&self) -> SqliteStore {
+        SqliteStore::open(&self.folder.path().join("state/tollgate.db")).await.unwrap()
+    }
+
+    pub async fn set_key_state(&self, key: &str, state: KeyState) {
+        let store = self.store().await;
+        store.set_key_state(key, state).await.unwrap();
+        store.close().await;
+    }
+
+    /// Moves the clock, and waits until the gate trusts its keys again: it reads the store by the real time.
+    pub(crate) async fn advance(&self, by: Duration) {
+        self.hand.advance(by);
+        let is_fresh = async || self.admin("/readyz").await.json()["keys"] == "fresh";
+        until("the keys' reading", is_fresh).await;
+    }
+
+    /// The policy folder.
+    pub fn policies(&self) -> PathBuf {
+        self.folder.path().join("policies.d")
+    }
+
+    /// The gate's folder, with `state` and `tollgate.toml` in it.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Puts a policy into the folder the way people should: whole, by renaming.
+    pub fn put_policy(&self, name: &str, component: &[u8]) {
+        put_policy(&self.policies(), name, component);
+    }
+
+    /// Stops the gate as SIGTERM would.
+    pub async fn stop(mut self) {
+        self.app.take().unwrap().stop().await;
+    }
+}
+
+impl Builder {
+    /// A backend before which the gate stands.
+    pub fn backend(self, server: &LlmServer) -> Self {
+        let (name, url) = (server.name(), server.url());
+        self.backend_at(name, &url, "ollama")
+    }
+
+    pub fn backend_at(mut self, name: &str, url: &str, kind: &str) -> Self {
+        write!(self.backends, "\n[[backends]]\nname = \"{name}\"\nurl = \"{url}\"\nkind = \"{kind}\"\n").unwrap();
+        self
+    }
+
+    /// A line of configuration, with its section in the key: `limits.requests_per_minute = 3`.
+    pub fn set(mut self, line: &str) -> Self {
+        writeln!(self.toml, "{line}").unwrap();
+        self
+    }
+
+    /// One more key; answers its text.
+    pub fn add_key(&mut self, name: &str, change: impl FnOnce(&mut NewKey)) -> String {
+        let key = FreshKey::generate().unwrap();
+        let mut new = self.new_key(name, &key);
+        change(&mut new);
+        self.keys.push(new);
+        key.text().to_owned()
+    }
+
+    /// Changes the gate's own key.
+    pub fn with_key(mut self, change: impl FnOnce(&mut NewKey)) -> Self {
+        change(&mut self.keys[0]);
+        self
+    }
+
+    /// An empty policy folder.
+    pub fn policy_folder(mut self) -> Self {
+        if !self.has_policies {
+            self.has_policies = true;
+            std::fs::create_dir(self.folder.path().join("policies.d")).unwrap();
+            self = self.set("policies.folder = \"policies.d\"");
+        }
+        self
+    }
+
+    /// A policy that is there from the start.
+    pub fn policy(self, name: &str, component: &[u8]) -> Self {
+        let builder = self.policy_folder();
+        put_policy(&builder.folder.path().join("policies.d"), name, component);
+        builder
+    }
+
+    /// The configuration as it will be loaded.
+    pub fn config(&self) -> Config {
+        let file = self.folder.path().join("tollgate.toml");
+        let defaults = "state_dir = \"state\"\nserver.listen = \"127.0.0.1:0\"\nadmin.listen = \"127.0.0.1:0\"\n\
+                        upstream.probe_interval = \"50ms\"\nserver.drain_timeout = \"2s\"\n";
+        let overridden = |line: &&str| !self.toml.lines().any(|own| own.split('=').next() == line.split('=').next());
+        let defaults: Vec<&str> = defaults.lines().filter(overridden).collect();
+        std::fs::write(&file, format!("{}\n{}{}", defaults.join("\n"), self.toml, self.backends)).unwrap();
+        let sources = Sources { file: Some(file), directory: self.folder.path().to_owned(), ..Sources::default() };
+        Config::load(&sources).unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    pub async fn start(self) -> TestProxy {
+        let (clock, hand) = Clock::manual(START_UNIX_MS);
+        let config = self.config();
+        let store = SqliteStore::open(&config.store.path).await.unwrap();
+        for key in self.keys {
+            store.create_key(key).await.unwrap();
+        }
+        store.close().await;
+        let app = App::start(config, clock).await.unwrap_or_else(|error| panic!("{error}"));
+        let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+        TestProxy { app: Some(app), folder: self.folder, key: self.key.text().to_owned(), client, hand }
+    }
+
+    fn new_key(&self, name: &str, key: &FreshKey) -> NewKey {
+        NewKey {
+            id: key.id().to_owned(),
+            name: name.to_owned(),
+            user: None,
+            requests_per_minute: None,
+            scope: Scope::AllModels,
+            attributes: Vec::new(),
+            expires_at_ms: None,
+            created_at_ms: START_UNIX_MS,
+            hash: self.pepper.hash(key.id(), key.secret()),
+        }
+    }
+}
+
+fn put_policy(folder: &Path, name: &str, component: &[u8]) {
+    let part = folder.join(format!(".{name}.part"));
+    std::fs::write(&part, component).unwrap();
+    std::fs::rename(part, folder.join(format!("{name}.wasm"))).unwrap();
+}
