@@ -1,3 +1,5 @@
+//! How decisions fold, by policies that answer what a test says.
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use http::HeaderMap;
