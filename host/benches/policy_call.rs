@@ -14,13 +14,14 @@ use tollgate::{
     clock::Clock,
     llm::{Operation, Surface},
     policy::{
-        AdmitVerdict, AuthenticateVerdict, Backend, Call, Caller, Chains, Exchange, ExchangeHead, FaultKind, Head,
-        Hook, Observer, Policy, Presented, Principal, RouteVerdict, Scheme,
+        AdmitVerdict, AuthenticateVerdict, Backend, Call, Caller, Chains, Exchange, ExchangeHead, Head, Policy,
+        Presented, Principal, RouteVerdict, Scheme,
     },
     ports::{
         catalogue::Catalogue,
         keys::{KeyRecord, KeyState, Proof, Scope},
     },
+    usage::metrics::Metrics,
     wasm::{BUILT_IN, Runtime, RuntimeConfig},
 };
 
@@ -43,13 +44,6 @@ impl Catalogue for NoCatalogue {
     fn backend_name(&self, _: u32) -> Option<Arc<str>> {
         None
     }
-}
-
-#[derive(Debug)]
-struct Unheard;
-
-impl Observer for Unheard {
-    fn asked(&self, _: &str, _: Hook, _: Duration, _: Option<FaultKind>) {}
 }
 
 struct Subject {
@@ -122,7 +116,7 @@ fn subject() -> Subject {
             Arc::new(policy) as Arc<dyn Policy>
         })
         .collect();
-    let chains = Chains::new(1, policies, clock, Arc::new(Unheard));
+    let chains = Chains::new(1, policies, clock, Arc::new(Metrics::default()));
     Subject {
         _runtime: runtime,
         chains,

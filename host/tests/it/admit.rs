@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tollgate::ports::keys::Scope;
 
-use crate::support::{Answer, LlmServer, Script, TestProxy, until};
+use crate::support::{Answer, LlmServer, Script, TestProxy};
 
 fn chat() -> Value {
     json!({ "model": "llama3", "messages": [] })
@@ -57,7 +57,10 @@ async fn a_call_leaves_the_window_by_itself_and_not_with_the_others() {
     gate.advance(retry_after(&refused)).await;
     assert_eq!(gate.post("/api/chat", &chat()).await.status, 200, "the first call has left");
     let refused = gate.post("/api/chat", &chat()).await;
-    assert!(refused.status == 429 && retry_after(&refused) <= Duration::from_secs(31), "the second has not: {refused:?}");
+    assert!(
+        refused.status == 429 && retry_after(&refused) <= Duration::from_secs(31),
+        "the second has not: {refused:?}"
+    );
 }
 
 #[tokio::test]
@@ -160,7 +163,7 @@ async fn a_call_for_which_no_backend_was_up_costs_nothing() {
     assert!(matches!(first.status, 502 | 503), "{first:?}");
     gate.post("/v1/chat/completions", &chat()).await.refusal("/v1", 503, "no_backend");
     let server = LlmServer::start_at("gpu-1", &["llama3:latest"], address).await;
-    until("the backend's return", async || gate.admin("/readyz").await.status == 200).await;
+    gate.until_backend_is("gpu-1", true).await;
     assert_eq!((spend(&gate, gate.key()).await.0, server.calls()), (1, 1));
 }
 

@@ -10,7 +10,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{LlmServer, Script, TestProxy, soon, until};
+use crate::support::{LlmServer, Script, TestProxy, soon};
 
 /// Within this time the backend's connection must be closed.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -179,8 +179,7 @@ async fn a_caller_who_leaves_with_half_a_body_reaches_no_backend_and_pays_nothin
     );
     for text in [&whole[..whole.len() - 1], &chunked] {
         let caller = caller(&gate, text).await;
-        let in_flight = || async { gate.metric("tollgate_requests_in_flight").await == 1.0 };
-        until("the beginning of a call", in_flight).await;
+        gate.until_metric("tollgate_requests_in_flight", 1.0).await;
         drop(caller);
         gate.until_idle().await;
         assert_eq!(server.calls(), 0);

@@ -1,1 +1,368 @@
-//! (being written)
+//! The real binary from the shell: what it prints where, and its exit codes.
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::Path,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use tempfile::{TempDir, tempdir};
+use tollgate::identity::ParsedKey;
+
+use crate::support::{
+    Answer,
+    binary::{Outcome, Running, run, run_with},
+    guest,
+};
+
+/// A folder with nothing in it but this configuration.
+fn folder_with(toml: &str) -> TempDir {
+    let folder = tempdir().unwrap();
+    fs::write(folder.path().join("tollgate.toml"), toml).unwrap();
+    folder
+}
+
+fn empty() -> TempDir {
+    tempdir().unwrap()
+}
+
+#[track_caller]
+fn assert_fails(outcome: &Outcome, code: i32, words: &[&str]) {
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(code), ""), "{}", outcome.stderr);
+    for word in words {
+        assert!(outcome.stderr.contains(word), "`{word}` is missing in:\n{}", outcome.stderr);
+    }
+    assert!(!outcome.stderr.contains("panicked"), "{}", outcome.stderr);
+}
+
+fn create(folder: &Path, arguments: &[&str]) -> String {
+    let created = run(folder, &[&["keys", "create"], arguments].concat());
+    assert_eq!(created.code, Some(0), "{}", created.stderr);
+    let (key, rest) = created.stdout.split_once('\n').unwrap();
+    assert_eq!(rest, "", "the key stands alone on stdout");
+    assert!(ParsedKey::parse(key).is_some() && created.stderr.contains("shown once"), "{created:?}");
+    key.to_owned()
+}
+
+fn list(folder: &Path) -> Vec<Value> {
+    let listed = run(folder, &["keys", "list", "-o", "json"]);
+    assert_eq!(listed.code, Some(0), "{}", listed.stderr);
+    listed.json().as_array().unwrap().clone()
+}
+
+#[test]
+fn a_created_key_is_printed_once_and_listed_without_its_secret() {
+    let folder = empty();
+    let folder = folder.path();
+    let plain = create(folder, &["--name", "plain"]);
+    let models = "qwen3:8b,LLaMA3,library/llama3";
+    let all = ["--name", "full", "--user", "ann", "--rpm", "7", "--models", models, "--expires", "30d"];
+    let full = create(folder, &[&all[..], &["--attribute", "groups=staff"]].concat());
+    let keys = list(folder);
+    let id = |key: &str| ParsedKey::parse(key).unwrap().id().to_owned();
+    let find = |key: &str| keys.iter().find(|listed| listed["id"] == id(key)).unwrap();
+    let (first, second) = (find(&plain), find(&full));
+    let moment = |key: &Value, which: &str| key[which].as_str().unwrap().parse::<Timestamp>().unwrap();
+    assert_eq!(
+        first,
+        &json!({
+            "id": id(&plain), "name": "plain", "user": null, "state": "active", "requests_per_minute": null,
+            "models": null, "expires_at": null, "created_at": first["created_at"],
+        })
+    );
+    assert_eq!((&second["name"], &second["user"], &second["state"]), (&json!("full"), &json!("ann"), &json!("active")));
+    assert_eq!((&second["requests_per_minute"], &second["models"]), (&json!(7), &json!(["llama3:latest", "qwen3:8b"])));
+    let valid = moment(second, "expires_at").duration_since(moment(second, "created_at"));
+    assert_eq!(valid, SignedDuration::from_hours(30 * 24));
+
+    let table = run(folder, &["keys", "list"]);
+    let heads = ["ID", "NAME", "USER", "STATE", "RPM", "MODELS", "EXPIRES"];
+    assert_eq!(table.stdout.lines().next().unwrap().split_whitespace().collect::<Vec<_>>(), heads);
+    let row = |key: &str| table.stdout.lines().find(|line| line.contains(&id(key))).unwrap().to_owned();
+    assert_eq!(
+        row(&plain).split_whitespace().collect::<Vec<_>>(),
+        [&id(&plain), "plain", "-", "active", "-", "all", "-"]
+    );
+    assert!(row(&full).contains("llama3:latest,qwen3:8b"), "{}", table.stdout);
+    for key in [&plain, &full] {
+        let secret = ParsedKey::parse(key).unwrap().secret().to_owned();
+        assert!(!table.stdout.contains(&secret) && !format!("{keys:?}").contains(&secret));
+    }
+}
+
+#[test]
+fn a_key_can_be_created_for_a_script_to_read() {
+    let folder = empty();
+    let created = run(folder.path(), &["keys", "create", "--name", "ci", "-o", "json"]);
+    let json = created.json();
+    let key = json["key"].as_str().unwrap();
+    assert_eq!(json, json!({ "id": ParsedKey::parse(key).unwrap().id(), "key": key }));
+    assert_eq!((created.code, list(folder.path()).len()), (Some(0), 1));
+}
+
+#[test]
+fn a_key_is_switched_off_and_on_and_withdrawn_by_its_name_or_id() {
+    let folder = empty();
+    let folder = folder.path();
+    let key = create(folder, &["--name", "laptop"]);
+    let id = ParsedKey::parse(&key).unwrap().id();
+    let steps = [
+        ("disable", "laptop", "disabled"),
+        ("disable", id, "disabled"),
+        ("enable", id, "active"),
+        ("disable", id, "disabled"),
+        ("enable", "laptop", "active"),
+        ("revoke", "laptop", "revoked"),
+        ("revoke", id, "revoked"),
+    ];
+    for (verb, which, state) in steps {
+        let done = run(folder, &["keys", verb, which]);
+        assert_eq!((done.code, done.stdout.as_str()), (Some(0), ""), "{verb} {which}: {}", done.stderr);
+        assert!(done.stderr.contains(id) && done.stderr.contains(state), "{}", done.stderr);
+        assert_eq!(list(folder)[0]["state"], state, "{verb} {which}");
+    }
+    for verb in ["enable", "disable"] {
+        assert_fails(&run(folder, &["keys", verb, id]), 1, &["revoked for good"]);
+    }
+    assert_eq!(list(folder)[0]["state"], "revoked");
+}
+
+#[test]
+fn a_key_that_is_not_meant_clearly_is_not_touched() {
+    let folder = empty();
+    let folder = folder.path();
+    create(folder, &["--name", "laptop", "--user", "ann"]);
+    create(folder, &["--name", "laptop", "--user", "bob"]);
+    assert_fails(&run(folder, &["keys", "revoke", "laptop"]), 1, &["several keys", "use the id"]);
+    assert_fails(&run(folder, &["keys", "revoke", "phone"]), 1, &["no key 'phone'", "keys list"]);
+    assert!(list(folder).iter().all(|key| key["state"] == "active"));
+    let taken = ["keys", "create", "--name", "laptop", "--user", "bob"];
+    assert_fails(&run(folder, &taken), 1, &["a key named 'laptop' already"]);
+    assert_eq!(list(folder).len(), 2);
+}
+
+#[test]
+fn what_cannot_be_meant_is_a_usage_error_and_makes_no_key() {
+    let folder = empty();
+    let folder = folder.path();
+    let long = "x".repeat(201);
+    for arguments in [
+        &["--name"][..],
+        &["--user", "ann"],
+        &["--name", ""],
+        &["--name", "a\nb"],
+        &["--name", &long],
+        &["--name", "x", "--user", ""],
+        &["--name", "x", "--rpm", "0"],
+        &["--name", "x", "--rpm", "many"],
+        &["--name", "x", "--expires", "soon"],
+        &["--name", "x", "--expires", "0s"],
+        &["--name", "x", "--expires", "99999y"],
+        &["--name", "x", "--models", "llama3@sha256:0a"],
+        &["--name", "x", "--models", "llama3,,qwen3"],
+        &["--name", "x", "--attribute", "groups"],
+        &["--name", "x", "--unknown"],
+        &["--name", "x", "-o", "xml"],
+    ] {
+        assert_fails(&run(folder, &[&["keys", "create"], arguments].concat()), 2, &["--"]);
+    }
+    for arguments in [&[][..], &["srve"], &["keys"], &["keys", "revoke"], &["policy", "inspect"], &["serve", "extra"]] {
+        assert_fails(&run(folder, arguments), 2, &["Usage"]);
+    }
+    assert_eq!(list(folder), Vec::<Value>::new());
+}
+
+#[test]
+fn a_check_says_what_would_serve() {
+    let toml = "[[backends]]\nname = \"gpu-1\"\nurl = \"http://127.0.0.1:1\"\n";
+    let folder = folder_with(toml);
+    let checked = run(folder.path(), &["check"]);
+    assert_eq!(checked.code, Some(0), "{}", checked.stderr);
+    for line in [
+        "authenticate: api-key",
+        "admit: rate-limit",
+        "route: round-robin",
+        "backend gpu-1: http://127.0.0.1:1",
+        "the configuration can be used",
+    ] {
+        assert!(checked.stdout.lines().any(|found| found.trim_end_matches('/') == line), "{line}: {}", checked.stdout);
+    }
+}
+
+#[test]
+fn all_mistakes_of_a_configuration_are_told_at_once_with_key_and_way_out() {
+    let folder = folder_with(
+        "stat_dir = \"x\"\n\
+         [server]\nlisen = \"127.0.0.1:0\"\nmax_body = \"lots\"\nhead_timeout = 10\nthreads = 0\n\
+         [admin]\nlisten = \"0.0.0.0:8081\"\n\
+         [store]\nurl = \"mysql://user:hunter2@x\"\n\
+         [limits]\nrequests_per_minute = -1\n\
+         [log]\nlevel = \"loud\"\n\
+         [[backends]]\nname = \"GPU 1\"\nurl = \"ftp://x\"\nkind = \"olama\"\nweight = 1.5\n\
+         [[backends]]\nurl = \"http://user:hunter2@x\"\n",
+    );
+    let expected = [
+        ("stat_dir", "did you mean `state_dir`?"),
+        ("server.lisen", "did you mean `listen`?"),
+        ("server.max_body", "64KiB"),
+        ("server.head_timeout", "30s"),
+        ("server.threads", "from 1 to 1024"),
+        ("admin.listen", "loopback"),
+        ("store.url", "sqlite://PATH"),
+        ("limits.requests_per_minute", "from 1 to"),
+        ("log.level", "trace"),
+        ("backends[0].name", "gpu-1"),
+        ("backends[0].url", "http"),
+        ("backends[0].kind", "did you mean"),
+        ("backends[0].weight", "fraction"),
+        ("backends[1].name", "missing"),
+        ("backends[1].url", "leave that part out"),
+    ];
+    for command in ["check", "serve", "demo"] {
+        let outcome = run(folder.path(), &[command]);
+        assert_fails(&outcome, 78, &[&format!("{} problems in the configuration", expected.len())]);
+        for (key, hint) in expected {
+            let begin = format!("{key} (tollgate.toml): ");
+            let line =
+                outcome.stderr.lines().find_map(|line| line.trim_start_matches("tollgate: ").strip_prefix(&begin));
+            assert!(line.is_some_and(|line| line.contains(hint)), "{key}: {hint} in\n{}", outcome.stderr);
+        }
+        assert!(!outcome.stderr.contains("hunter2"), "a password stands in:\n{}", outcome.stderr);
+    }
+}
+
+#[test]
+fn the_environment_wins_over_the_file_and_the_command_line_over_both() {
+    let folder = folder_with("[limits]\nrequests_per_minute = 0\n");
+    let folder = folder.path();
+    let bad = [("TOLLGATE__LIMITS__REQUESTS_PER_MINUTE", "few")];
+    let good = [("TOLLGATE__LIMITS__REQUESTS_PER_MINUTE", "5"), ("OTHER__KEY", "x")];
+    let set = ["check", "--set", "limits.requests_per_minute=5"];
+    assert_fails(&run(folder, &["check"]), 78, &["limits.requests_per_minute (tollgate.toml)"]);
+    assert_fails(&run_with(folder, &bad, &["check"]), 78, &["limits.requests_per_minute (environment)"]);
+    assert_eq!(run_with(folder, &good, &["check"]).code, Some(0));
+    assert_eq!(run_with(folder, &bad, &set).code, Some(0));
+    assert_fails(&run(folder, &["check", "--set", "limits.rpm=5"]), 78, &["limits.rpm (--set)", "unknown key"]);
+    assert_fails(&run_with(folder, &[("TOLLGATE__LIMITZ", "5")], &set), 78, &["did you mean `limits`?"]);
+    assert_fails(&run(folder, &["check", "--config", "no.toml"]), 78, &["no.toml", "can't be read"]);
+}
+
+#[test]
+fn a_state_folder_that_others_can_write_to_is_refused() {
+    let folder = empty();
+    fs::DirBuilder::new().mode(0o700).create(folder.path().join("tollgate-state")).unwrap();
+    fs::set_permissions(folder.path().join("tollgate-state"), fs::Permissions::from_mode(0o777)).unwrap();
+    for arguments in [&["serve"][..], &["check"], &["keys", "create", "--name", "x"]] {
+        assert_fails(&run(folder.path(), arguments), 78, &["others can write to it", "chmod go-w"]);
+    }
+}
+
+#[test]
+fn a_policy_file_tells_its_hooks_and_what_it_asks_for() {
+    let folder = empty();
+    fs::write(folder.path().join("least-busy.wasm"), guest::gallery("least-busy")).unwrap();
+    fs::write(folder.path().join("charge-by-size.wasm"), guest::gallery("charge-by-size")).unwrap();
+    let inspect = |file: &str| run(folder.path(), &["policy", "inspect", file, "-o", "json"]).json();
+    let (routes, charges) = (inspect("least-busy.wasm"), inspect("charge-by-size.wasm"));
+    assert_eq!((&routes["name"], &routes["hooks"]), (&json!("least-busy"), &json!(["route"])));
+    assert_eq!(charges["hooks"], json!(["admit"]));
+    let asks = |policy: &Value| policy["imports"].to_string().contains("tollgate:policy/catalogue@");
+    assert_eq!((asks(&routes), asks(&charges)), (false, true), "{routes} {charges}");
+    let table = run(folder.path(), &["policy", "inspect", "least-busy.wasm"]);
+    assert!(table.code == Some(0) && table.stdout.starts_with("name: least-busy\nbytes: "), "{table:?}");
+    assert!(table.stdout.contains("\nhooks: route\n"), "{table:?}");
+}
+
+#[test]
+fn a_policy_file_that_cannot_be_used_is_refused_with_the_reason() {
+    let folder = empty();
+    fs::write(folder.path().join("alias.wasm"), guest::gallery("alias")).unwrap();
+    fs::write(folder.path().join("jwt.wasm"), guest::gallery("jwt")).unwrap();
+    fs::write(folder.path().join("broken.wasm"), "no component").unwrap();
+    fs::write(folder.path().join("module.wasm"), wat::parse_str("(module)").unwrap()).unwrap();
+    fs::write(folder.path().join("huge.wasm"), vec![0; 64 << 20]).unwrap();
+    for (file, reason) in [
+        ("alias.wasm", "edits"),
+        ("jwt.wasm", "credential"),
+        ("broken.wasm", "can't be used as a policy"),
+        ("module.wasm", "can't be used as a policy"),
+        ("huge.wasm", "bytes"),
+        ("nowhere.wasm", "can't be read"),
+        (".", "."),
+    ] {
+        assert_fails(&run(folder.path(), &["policy", "inspect", file]), 1, &[file, reason]);
+    }
+}
+
+#[test]
+fn a_gate_does_not_start_with_a_policy_that_cannot_be_used() {
+    let folder = folder_with("[policies]\nfolder = \"policies.d\"\n");
+    fs::DirBuilder::new().mode(0o700).create(folder.path().join("policies.d")).unwrap();
+    fs::write(folder.path().join("policies.d/broken.wasm"), "no component").unwrap();
+    fs::write(folder.path().join("policies.d/alias.wasm"), guest::gallery("alias")).unwrap();
+    for command in ["serve", "check"] {
+        assert_fails(&run(folder.path(), &[command]), 78, &["broken", "alias", "edits"]);
+    }
+}
+
+#[test]
+fn an_address_in_use_is_a_failure_that_names_it() {
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = format!("server.listen={}", other.local_addr().unwrap());
+    let outcome = run(empty().path(), &["serve", "--set", &listen, "--set", "admin.listen=127.0.0.1:0"]);
+    assert_fails(&outcome, 1, &[&other.local_addr().unwrap().to_string(), "can't be listened on"]);
+}
+
+#[tokio::test]
+async fn the_demo_prints_a_key_and_a_call_that_works_and_leaves_nothing_behind() {
+    let folder = empty();
+    let quiet = ["--set", "server.listen=127.0.0.1:0", "--set", "admin.listen=127.0.0.1:0", "--set", "log.level=error"];
+    let mut demo = Running::start(folder.path(), &[&["demo"], &quiet[..]].concat());
+    let key = demo.on_stdout(|line| line.strip_prefix("key: ").map(str::to_owned));
+    assert!(ParsedKey::parse(&key).is_some(), "{key}");
+    // As a shell would read it: the words of `curl URL -H 'HEADER' -d 'BODY'` on two lines.
+    let first = demo.on_stderr(|line| line.starts_with("curl ").then(|| line.to_owned()));
+    let second = demo.on_stderr(|line| Some(line.trim().to_owned()));
+    let (url, header) = first.trim_end_matches('\\').trim().strip_prefix("curl ").unwrap().split_once(" -H ").unwrap();
+    assert_eq!(header, format!("'Authorization: Bearer {key}'"));
+    let body = second.strip_prefix("-d '").unwrap().strip_suffix('\'').unwrap().to_owned();
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let post = async |key: &str| {
+        let request = client.post(url).header("authorization", format!("Bearer {key}")).body(body.clone());
+        Answer::of(request.send().await.unwrap()).await
+    };
+    let answer = post(&key).await;
+    let lines: Vec<Value> = answer.body.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(answer.status == 200 && lines.len() > 2 && lines.last().unwrap()["done"] == true, "{answer:?}");
+    let text: String = lines.iter().filter_map(|line| line["message"]["content"].as_str()).collect();
+    assert!(text.contains("simulated"), "{text}");
+    assert_ne!(post(&key).await.backend(), answer.backend(), "both servers have the model");
+    assert_eq!(post("op_wrong").await.status, 401);
+
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "the demo's state has one folder");
+    let stopped = demo.stop();
+    assert_eq!((stopped.code, stopped.stdout), (Some(0), format!("key: {key}\n")), "{}", stopped.stderr);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left");
+}
+
+#[test]
+fn every_command_has_help() {
+    let folder = empty();
+    let mut waiting = vec![Vec::<String>::new()];
+    let mut seen = 0;
+    while let Some(command) = waiting.pop() {
+        let arguments: Vec<&str> = command.iter().map(String::as_str).chain(["--help"]).collect();
+        let help = run(folder.path(), &arguments);
+        assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""), "{arguments:?}");
+        assert!(help.stdout.contains("Usage: tollgate"), "{arguments:?}: {}", help.stdout);
+        let listed = help.stdout.split_once("\nCommands:\n").map_or("", |(_, rest)| rest.split("\n\n").next().unwrap());
+        let names = listed.lines().filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help");
+        waiting.extend(names.map(|name| [&command[..], &[name.to_owned()]].concat()));
+        seen += 1;
+    }
+    assert!(seen >= 12, "only {seen} commands were found");
+    assert_eq!(run(folder.path(), &["--version"]).stdout, concat!("tollgate ", env!("CARGO_PKG_VERSION"), "\n"));
+}

@@ -12,6 +12,8 @@ mod gallery;
 mod operations;
 mod policy_fault;
 mod policy_interface;
+mod policy_interface_env;
+mod policy_interface_request;
 mod reload;
 mod route;
 mod secrets;

@@ -5,6 +5,8 @@
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
+use smallvec::{SmallVec, smallvec};
+
 use super::{
     AdmitDecision, AuthenticateDecision, Backend, Call, Charge, Exchange, Fault, FaultKind, Head, Hook, Policy,
     Presented, Principal, Rejection, RouteDecision,
@@ -164,18 +166,21 @@ impl Chains {
 
 /// The order, if every id was offered and none is named twice.
 fn offered(policy: &dyn Policy, ids: Vec<u32>, backends: &[Backend]) -> Result<RouteVerdict, Fault> {
-    let detail = if ids.is_empty() {
-        "it ranked no backend".to_owned()
-    } else if let Some(id) = ids.iter().find(|id| !backends.iter().any(|backend| backend.id == **id)) {
-        format!("it named backend {id}, which it was not offered")
-    } else if let Some(id) =
-        ids.iter().enumerate().find_map(|(at, id)| ids.iter().take(at).any(|x| x == id).then_some(id))
-    {
-        format!("it named backend {id} twice")
-    } else {
-        return Ok(RouteVerdict::Ranked(ids));
-    };
-    Err(Fault { policy: Arc::clone(policy.name()), hook: Hook::Route, kind: FaultKind::BadAnswer, detail })
+    let wrong =
+        |detail| Fault { policy: Arc::clone(policy.name()), hook: Hook::Route, kind: FaultKind::BadAnswer, detail };
+    if ids.is_empty() {
+        return Err(wrong("it ranked no backend".to_owned()));
+    }
+    let mut named: SmallVec<[bool; 64]> = smallvec![false; backends.len()];
+    for id in &ids {
+        let at = backends.iter().position(|backend| backend.id == *id);
+        match at.and_then(|at| named.get_mut(at)) {
+            Some(named) if !*named => *named = true,
+            Some(_) => return Err(wrong(format!("it named backend {id} twice"))),
+            None => return Err(wrong(format!("it named backend {id}, which it was not offered"))),
+        }
+    }
+    Ok(RouteVerdict::Ranked(ids))
 }
 
 #[cfg(test)]

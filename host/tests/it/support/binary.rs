@@ -29,7 +29,12 @@ impl Outcome {
 
 /// Runs a command to its end. Relative paths are those of `folder`, which is its folder for temporary files too.
 pub(crate) fn run(folder: &Path, arguments: &[&str]) -> Outcome {
-    let output = command(folder, arguments).output().unwrap();
+    run_with(folder, &[], arguments)
+}
+
+/// The same with these variables in its environment.
+pub(crate) fn run_with(folder: &Path, environment: &[(&str, &str)], arguments: &[&str]) -> Outcome {
+    let output = command(folder, arguments).envs(environment.iter().copied()).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Outcome { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }

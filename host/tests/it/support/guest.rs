@@ -33,10 +33,62 @@ pub fn admitter(body: &str) -> Vec<u8> {
     component("admitter", &module("tollgate:policy/admit@0.1.0#decide", parameters, body))
 }
 
-/// A module with one hook, a `configure` that says yes, a memory and an allocator that never frees.
+/// A router that picks this backend. The first in the configuration has the id 0.
+pub(crate) fn picking(id: u32) -> Vec<u8> {
+    let answer = "(i32.store8 (i32.const 2048) (i32.const 0)) (i32.store (i32.const 2052)";
+    router(&format!("{answer} (i32.const {id})) (i32.const 2048)"))
+}
+
+/// WAT that answers a rejection (403), in a hook whose decision has `reject` at this place among its cases.
+pub(crate) fn rejection(case: u8, code: &[u8], message: &[u8]) -> String {
+    let (code_at, message_at) = (3000, 4000);
+    let words = [(2056, code_at), (2060, code.len()), (2064, message_at), (2068, message.len())];
+    let mut wat = format!(
+        "(i32.store8 (i32.const 2048) (i32.const {case})) (i32.store8 (i32.const 2052) (i32.const 1))
+         (i32.store8 (i32.const 2072) (i32.const 0))"
+    );
+    for (at, word) in words {
+        wat += &format!("(i32.store (i32.const {at}) (i32.const {word}))");
+    }
+    for (at, text) in [(code_at, code), (message_at, message)] {
+        for (at, byte) in (at..).zip(text) {
+            wat += &format!("(i32.store8 (i32.const {at}) (i32.const {byte}))");
+        }
+    }
+    wat + "(i32.const 2048)"
+}
+
+/// The same component with so many bytes more that do nothing.
+pub(crate) fn padded(component: &[u8], bytes: u32) -> Vec<u8> {
+    // A custom section: its id, its length in LEB128, its name with that one's length, and whatever follows.
+    let name = *b"\x03pad";
+    let mut rest = bytes + u32::try_from(name.len()).unwrap();
+    let mut padded = component.to_vec();
+    padded.push(0);
+    while rest >= 0x80 {
+        padded.push(u8::try_from(rest & 0x7f).unwrap() | 0x80);
+        rest >>= 7;
+    }
+    padded.push(u8::try_from(rest).unwrap());
+    padded.extend(name);
+    padded.resize(padded.len() + usize::try_from(bytes).unwrap(), 0);
+    padded
+}
+
 fn module(hook: &str, parameters: &str, body: &str) -> String {
+    module_that(
+        "",
+        "(i32.const 1024)",
+        &format!(r#"(func (export "{hook}") (param {parameters}) (result i32) {body})"#),
+    )
+}
+
+/// A module with these imports, this `configure` and this hook, a memory and an allocator that never frees. The word at
+/// 1024 is 0: an answer of `configure` that says yes.
+pub(crate) fn module_that(imports: &str, configure: &str, hook: &str) -> String {
     format!(
         r#"(module
+            {imports}
             (memory (export "memory") 2)
             (global $next (mut i32) (i32.const 65536))
             (global $calls (mut i32) (i32.const 0))
@@ -45,12 +97,12 @@ fn module(hook: &str, parameters: &str, body: &str) -> String {
                 (local.set $at (i32.and (i32.add (global.get $next) (i32.const 7)) (i32.const -8)))
                 (global.set $next (i32.add (local.get $at) (local.get 3)))
                 (local.get $at))
-            (func (export "tollgate:policy/lifecycle@0.1.0#configure") (param i32 i32) (result i32) (i32.const 1024))
-            (func (export "{hook}") (param {parameters}) (result i32) {body}))"#
+            (func (export "tollgate:policy/lifecycle@0.1.0#configure") (param i32 i32) (result i32) {configure})
+            {hook})"#
     )
 }
 
-/// A policy of `examples/gallery`.
+/// A policy of `examples/gallery`, or of `tests/guests`.
 pub fn gallery(name: &str) -> Vec<u8> {
     let built =
         root().join("target/gallery/wasm32-wasip2/release/examples").join(format!("{}.wasm", name.replace('-', "_")));

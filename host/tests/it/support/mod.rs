@@ -1,14 +1,18 @@
 //! The test bench: a gate, scripted LLM servers before which it stands, and policies made for the purpose.
 
 pub mod answer;
+pub(crate) mod asking;
 pub(crate) mod binary;
 pub mod guest;
 pub mod llm_server;
+pub(crate) mod log;
 pub mod proxy;
 pub(crate) mod raw;
 
 pub use answer::Answer;
+pub(crate) use asking::Asking;
 pub use llm_server::{LlmServer, Script, Seen};
+pub(crate) use log::Log;
 pub use proxy::TestProxy;
 
 use std::time::Duration;

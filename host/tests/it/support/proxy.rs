@@ -119,15 +119,20 @@ impl TestProxy {
         lines.find(|(name, _)| *name == series).map_or(0.0, |(_, value)| value.parse().unwrap())
     }
 
+    /// Waits until a number in the metrics is this one.
+    pub async fn until_metric(&self, series: &str, value: f64) {
+        until(&format!("{series} {value}"), || async { self.metric(series).await == value }).await;
+    }
+
     /// Waits until the gate knows that a backend is up, or down.
     pub async fn until_backend_is(&self, name: &str, up: bool) {
         let series = format!("tollgate_backend_up{{backend=\"{name}\"}}");
-        until("news of a backend", || async { (self.metric(&series).await > 0.0) == up }).await;
+        self.until_metric(&series, if up { 1.0 } else { 0.0 }).await;
     }
 
     /// Waits until no call is in progress.
     pub async fn until_idle(&self) {
-        until("the end of all calls", || async { self.metric("tollgate_requests_in_flight").await == 0.0 }).await;
+        self.until_metric("tollgate_requests_in_flight", 0.0).await;
     }
 
     /// The store that the gate reads: what the command line would write.
