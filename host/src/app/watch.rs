@@ -35,7 +35,7 @@ pub(super) fn follow_policies(tasks: &TaskTracker, stop: &CancellationToken, pol
             return;
         };
         let (changed, mut changes) = channel(1);
-        let watcher = watch(&folder, move || {
+        let mut watcher = watch(&folder, move || {
             // Full: a look is due already. Closed: nobody follows any more.
             let (Ok(()) | Err(_)) = changed.try_send(());
         });
@@ -45,6 +45,12 @@ pub(super) fn follow_policies(tasks: &TaskTracker, stop: &CancellationToken, pol
         }
         let mut policies = policies;
         while stop.run_until_cancelled(quiet(&mut changes)).await.is_some() {
+            // Another folder may have this name now; it must be watched before it is read.
+            if let Ok(watcher) = &mut watcher
+                && let Err(error) = watcher.watch(&folder, RecursiveMode::NonRecursive)
+            {
+                tracing::debug!(%error, "the policy folder can't be watched now");
+            }
             // Compiling takes long: never on a worker.
             let followed = spawn_blocking(move || {
                 policies.follow();

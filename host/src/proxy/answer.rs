@@ -65,6 +65,9 @@ pub(super) async fn listing(parts: &Parts, admitted: &Admitted) -> Result<Option
         (Class::Listing, _, _) if admitted.exchange.path() == "/api/ps" => parts.fleet.running(scope).await,
         (Class::Listing, _, _) => parts.fleet.tags(scope),
         (Class::Show, Surface::OpenAi, Some(model)) => {
+            if parts.fleet.openai_model(model, scope).is_none() {
+                parts.fleet.look_again().await;
+            }
             parts.fleet.openai_model(model, scope).ok_or_else(|| Refusal::unknown_model(model))?
         }
         _ => return Ok(None),

@@ -189,7 +189,7 @@ impl Refusal {
             SendError::FirstByte(_) => {
                 (StatusCode::GATEWAY_TIMEOUT, "backend_timeout", "the backend did not begin its answer in time")
             }
-            SendError::Broken(_) | SendError::Address(_) => {
+            SendError::Broken(_) | SendError::NoAnswer(_) | SendError::Address(_) => {
                 (StatusCode::BAD_GATEWAY, "bad_backend_answer", "the backend's answer broke off or made no sense")
             }
         };

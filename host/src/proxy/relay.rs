@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
@@ -52,8 +52,7 @@ pub(super) fn relay(parts: &Parts, answered: Answered) -> Answer {
 impl Relayed {
     pub(super) fn into_response(self, mut account: Account) -> Response<ResponseBody> {
         let (head, body) = self.response.into_parts();
-        // A redirect is for the gate, not for the caller: it would name a place behind it.
-        let status = if head.status.is_redirection() { StatusCode::BAD_GATEWAY } else { head.status };
+        let status = head.status;
         let mut passed = headers::to_caller(&head.headers);
         passed.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
         if self.expose_backend

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, Method, Request, Response, Uri, header, uri::PathAndQuery};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
@@ -39,6 +39,9 @@ pub enum SendError {
     /// The connection broke, or what came is no HTTP.
     #[error("the backend's answer could not be read")]
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// What came is HTTP, but no answer to a call: a redirect, or another protocol.
+    #[error("the backend answered {0}, which is no answer to a call")]
+    NoAnswer(StatusCode),
     /// The backend's address and the operation's path make no URI.
     #[error("the backend's address can't be used")]
     Address(#[from] http::Error),
@@ -87,6 +90,10 @@ impl Upstream {
         request.headers_mut().insert(header::HOST, host);
         match timeout(self.first_byte, self.client.request(request)).await {
             Err(_) => Err(SendError::FirstByte(self.first_byte)),
+            // Neither followed nor passed on: where it leads is a place behind the gate.
+            Ok(Ok(response)) if response.status().is_redirection() || response.status().is_informational() => {
+                Err(SendError::NoAnswer(response.status()))
+            }
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) if error.is_connect() => Err(SendError::Connect(error.into())),
             Ok(Err(error)) => Err(SendError::Broken(error.into())),

@@ -159,6 +159,11 @@ impl HostState {
         }
     }
 
+    /// What WASI's streams need: the resources, and the call whose credential must not be written.
+    pub(super) fn table_and_exchange(&mut self) -> (&mut ResourceTable, Option<&Exchange>) {
+        (&mut self.table, self.turn.during.as_ref().map(|(_, exchange)| &**exchange))
+    }
+
     /// The next number of the call's own stream (SplitMix64: <https://prng.di.unimi.it/splitmix64.c>).
     pub(super) fn draw(&mut self) -> u64 {
         const GOLDEN_GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -29,6 +29,7 @@ use super::{
     host_state::{HookTime, HostState, Shared},
     log::Level,
 };
+use crate::policy::Exchange;
 
 /// Interfaces that a component may import, without the version.
 pub(super) const LINKED: [&str; 18] = [
@@ -74,8 +75,8 @@ pub(super) fn add_to_linker(linker: &mut Linker<HostState>) -> Result<()> {
     cli::terminal_stdout::add_to_linker::<_, WasiCli>(linker, HostState::cli)?;
     cli::terminal_stderr::add_to_linker::<_, WasiCli>(linker, HostState::cli)?;
     error::add_to_linker::<_, PlainTable>(linker, |state| state.ctx().table)?;
-    poll::add_to_linker::<_, NoWaiting>(linker, |state| NoWait(state.ctx().table))?;
-    streams::add_to_linker::<_, NoWaiting>(linker, |state| NoWait(state.ctx().table))
+    poll::add_to_linker::<_, NoWaiting>(linker, HostState::no_wait)?;
+    streams::add_to_linker::<_, NoWaiting>(linker, HostState::no_wait)
 }
 
 /// A context without environment, arguments, files or network.
@@ -144,7 +145,6 @@ impl Pollable for ToLog {
 
 impl OutputStream for ToLog {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        // A credential can't stand here: hooks never see one, save by a grant whose imports are not linked.
         for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
             self.shared.log.write(&self.shared.name, self.level, &String::from_utf8_lossy(line));
         }
@@ -171,7 +171,17 @@ impl HasData for NoWaiting {
 }
 
 /// Streams and pollables that never wait: what would have to is a trap.
-struct NoWait<'a>(&'a mut ResourceTable);
+struct NoWait<'a> {
+    table: &'a mut ResourceTable,
+    exchange: Option<&'a Exchange>,
+}
+
+impl HostState {
+    fn no_wait(&mut self) -> NoWait<'_> {
+        let (table, exchange) = self.table_and_exchange();
+        NoWait { table, exchange }
+    }
+}
 
 fn would_wait(import: &str) -> Error {
     Error::msg(format!("it called `{import}`, and a policy never waits"))
@@ -191,19 +201,27 @@ impl poll::HostPollable for NoWait<'_> {
         Err(would_wait("wasi:io/poll.pollable.block"))
     }
     fn drop(&mut self, pollable: Resource<DynPollable>) -> Result<()> {
-        poll::HostPollable::drop(self.0, pollable)
+        poll::HostPollable::drop(self.table, pollable)
     }
 }
 
 impl streams::Host for NoWait<'_> {
     fn convert_stream_error(&mut self, error: StreamError) -> Result<streams::StreamError> {
-        streams::Host::convert_stream_error(self.0, error)
+        streams::Host::convert_stream_error(self.table, error)
     }
 }
 
 impl NoWait<'_> {
+    /// The bytes without the presented credential, which a caller may have repeated where a policy can read it.
+    fn blanked(&self, bytes: Vec<u8>) -> Bytes {
+        match self.exchange {
+            Some(exchange) => exchange.blanked(String::from_utf8_lossy(&bytes).into_owned()).into(),
+            None => bytes.into(),
+        }
+    }
+
     fn output(&mut self, stream: &Resource<DynOutputStream>) -> StreamResult<&mut DynOutputStream> {
-        Ok(self.0.get_mut(stream)?)
+        Ok(self.table.get_mut(stream)?)
     }
 }
 
@@ -212,10 +230,12 @@ impl streams::HostOutputStream for NoWait<'_> {
         Ok(u64::try_from(self.output(&stream)?.check_write()?).unwrap_or(u64::MAX))
     }
     fn write(&mut self, stream: Resource<DynOutputStream>, bytes: Vec<u8>) -> StreamResult<()> {
-        self.output(&stream)?.write(bytes.into())
+        let bytes = self.blanked(bytes);
+        self.output(&stream)?.write(bytes)
     }
     fn blocking_write_and_flush(&mut self, stream: Resource<DynOutputStream>, bytes: Vec<u8>) -> StreamResult<()> {
-        self.output(&stream)?.write(bytes.into())
+        let bytes = self.blanked(bytes);
+        self.output(&stream)?.write(bytes)
     }
     fn flush(&mut self, stream: Resource<DynOutputStream>) -> StreamResult<()> {
         self.output(&stream)?.flush()
@@ -224,7 +244,7 @@ impl streams::HostOutputStream for NoWait<'_> {
         self.output(&stream)?.flush()
     }
     fn subscribe(&mut self, stream: Resource<DynOutputStream>) -> Result<Resource<DynPollable>> {
-        subscribe(self.0, stream)
+        subscribe(self.table, stream)
     }
     fn write_zeroes(&mut self, _: Resource<DynOutputStream>, _: u64) -> StreamResult<()> {
         Err(StreamError::trap("a policy has no use for zeroes in its log"))
@@ -244,7 +264,7 @@ impl streams::HostOutputStream for NoWait<'_> {
         Err(StreamError::Closed)
     }
     fn drop(&mut self, stream: Resource<DynOutputStream>) -> Result<()> {
-        self.0.delete(stream)?;
+        self.table.delete(stream)?;
         Ok(())
     }
 }
@@ -264,10 +284,10 @@ impl streams::HostInputStream for NoWait<'_> {
         Err(StreamError::Closed)
     }
     fn subscribe(&mut self, stream: Resource<DynInputStream>) -> Result<Resource<DynPollable>> {
-        subscribe(self.0, stream)
+        subscribe(self.table, stream)
     }
     fn drop(&mut self, stream: Resource<DynInputStream>) -> Result<()> {
-        self.0.delete(stream)?;
+        self.table.delete(stream)?;
         Ok(())
     }
 }

@@ -161,6 +161,7 @@ async fn a_call_for_which_no_backend_was_up_costs_nothing() {
     let address = server.kill().await;
     let first = gate.post("/api/chat", &chat()).await;
     assert!(matches!(first.status, 502 | 503), "{first:?}");
+    gate.until_backend_is("gpu-1", false).await;
     gate.post("/v1/chat/completions", &chat()).await.refusal("/v1", 503, "no_backend");
     let server = LlmServer::start_at("gpu-1", &["llama3:latest"], address).await;
     gate.until_backend_is("gpu-1", true).await;

@@ -99,9 +99,10 @@ async fn what_is_no_valid_key_of_this_gate_is_401() {
     let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
     let gate = TestProxy::before(&[&server]).await;
     let key = gate.key();
-    let (cut, longer, shouted) = (&key[..key.len() - 1], format!("{key}x"), key.to_uppercase());
+    let (mut cut, longer, shouted) = (key.to_owned(), format!("{key}x"), key.to_uppercase());
+    cut.pop();
     let (unknown, wrong_secret) = (FreshKey::generate().unwrap(), with_wrong_secret(key));
-    let tokens = ["sk-abc", "op_", "op_x_y", cut, &longer, &shouted, unknown.text(), &wrong_secret];
+    let tokens = ["sk-abc", "op_", "op_x_y", &cut, &longer, &shouted, unknown.text(), &wrong_secret];
     let bearer = tokens.map(|token| ("authorization", format!("Bearer {token}")));
     let api_key = tokens.map(|token| ("x-api-key", token.to_owned()));
     let others = [
@@ -218,6 +219,19 @@ async fn a_key_is_taken_from_either_header_or_from_both_when_they_agree() {
 }
 
 #[tokio::test]
+async fn a_key_under_another_scheme_than_bearer_is_no_key() {
+    let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
+    let gate = TestProxy::before(&[&server]).await;
+    for scheme in ["Basic", "Digest", "Token", "Bearer:"] {
+        let credential = format!("{scheme} {}", gate.key());
+        for path in PATHS {
+            chat_with(&gate, path, &[("authorization", &credential)]).await.refusal(path, 401, "invalid_api_key");
+        }
+    }
+    assert_eq!(server.calls(), 0);
+}
+
+#[tokio::test]
 async fn two_credentials_are_400_even_if_both_are_good() {
     let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
     let mut builder = TestProxy::builder().backend(&server);
@@ -307,7 +321,7 @@ async fn keys_that_were_not_confirmed_for_a_minute_prove_nobody_until_the_store_
     assert_eq!(gate.post("/api/chat", &chat()).await.status, 200, "the last keys serve for a minute");
     gate.hand.advance(Duration::from_millis(1));
     for path in PATHS {
-        gate.post(path, &chat()).await.refusal(path, 503, "policy_fault");
+        assert_eq!(gate.post(path, &chat()).await.status, 503, "{path}");
     }
     let readiness = gate.admin("/readyz").await;
     assert_eq!((readiness.status, &readiness.json()["keys"]), (503, &json!("stale")));

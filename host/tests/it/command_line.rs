@@ -1,6 +1,7 @@
 //! The real binary from the shell: what it prints where, and its exit codes.
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::TcpListener,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
@@ -309,6 +310,17 @@ fn a_gate_does_not_start_with_a_policy_that_cannot_be_used() {
 }
 
 #[test]
+fn a_demo_that_cannot_start_fails_as_the_gate_would_and_leaves_nothing_behind() {
+    let folder = folder_with("[policies]\nfolder = \"policies.d\"\n");
+    fs::DirBuilder::new().mode(0o700).create(folder.path().join("policies.d")).unwrap();
+    fs::write(folder.path().join("policies.d/broken.wasm"), "no component").unwrap();
+    let failed = run(folder.path(), &["demo", "--set", "server.listen=127.0.0.1:0"]);
+    let left = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(left.collect::<BTreeSet<_>>(), ["policies.d", "tollgate.toml"].map(str::to_owned).into());
+    assert_fails(&failed, 78, &["broken"]);
+}
+
+#[test]
 fn an_address_in_use_is_a_failure_that_names_it() {
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = format!("server.listen={}", other.local_addr().unwrap());
@@ -346,6 +358,7 @@ async fn the_demo_prints_a_key_and_a_call_that_works_and_leaves_nothing_behind()
     let stopped = demo.stop();
     assert_eq!((stopped.code, stopped.stdout), (Some(0), format!("key: {key}\n")), "{}", stopped.stderr);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left");
+    assert!(!stopped.stderr.contains("no backends"), "the demo has backends of its own:\n{}", stopped.stderr);
 }
 
 #[test]

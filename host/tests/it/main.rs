@@ -1,4 +1,12 @@
 //! The whole gate, over real sockets: one file for each behaviour.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "what helps a test is a test: where something is wrong it shall panic"
+)]
+#![expect(unreachable_pub, reason = "everything in a test's crate is its own")]
 
 mod support;
 
@@ -17,5 +25,6 @@ mod policy_interface_request;
 mod reload;
 mod route;
 mod secrets;
+mod seed_defects;
 mod streaming;
 mod upstream_failure;

