@@ -1,6 +1,6 @@
 //! The operations listener: is the gate alive, is it ready, what are its numbers? On loopback, without a key.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -14,6 +14,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{identity::KeyTable, upstream::fleet::Fleet, usage::metrics::Metrics};
+
+/// Keys that were not read for this long are `degraded`: they serve, but a change would not be seen.
+const DEGRADED_AFTER: Duration = Duration::from_secs(5);
 
 /// What the answers come from.
 #[derive(Clone, Debug)]
@@ -83,10 +86,13 @@ async fn healthz() -> &'static str {
 async fn readyz(State(operations): State<Operations>) -> Response {
     let backends = operations.fleet.backends();
     let backends_up = backends.iter().filter(|backend| backend.is_up()).count();
-    let fresh = operations.keys.is_fresh();
+    let (keys, is_trusted) = match operations.keys.age() {
+        Some(age) if age < DEGRADED_AFTER => ("fresh", true),
+        _ if operations.keys.is_fresh() => ("degraded", true),
+        _ => ("stale", false),
+    };
     let draining = operations.stop.is_cancelled();
-    let ready = fresh && backends_up > 0 && !draining;
-    let keys = if fresh { "fresh" } else { "stale" };
+    let ready = is_trusted && backends_up > 0 && !draining;
     let body = Json(Readiness { ready, keys, backends_up, backends: backends.len(), draining });
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, body).into_response()

@@ -1,7 +1,9 @@
 //! The demo: the real gate, with its store and limits, before two simulated Ollama servers.
 
 use std::{
+    fs::DirBuilder,
     io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -32,6 +34,17 @@ pub struct Demo {
 #[derive(Debug)]
 struct Scratch(PathBuf);
 
+impl Scratch {
+    /// A new folder of a name that nobody can have made before: what is found there already is not ours to use or remove.
+    fn new() -> io::Result<Self> {
+        let mut random = [0; 8];
+        aws_lc_rs::rand::fill(&mut random).map_err(|_| io::Error::other("the system gives no random numbers"))?;
+        let folder = std::env::temp_dir().join(format!("tollgate-demo-{:016x}", u64::from_le_bytes(random)));
+        DirBuilder::new().mode(0o700).create(&folder)?;
+        Ok(Self(folder))
+    }
+}
+
 impl Drop for Scratch {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_dir_all(&self.0) {
@@ -46,8 +59,8 @@ pub enum DemoError {
     /// The gate doesn't start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// A simulated server doesn't start.
-    #[error("a simulated server can't start: {0}")]
+    /// A simulated server, or the folder for the state, can't be made.
+    #[error("the demo can't be set up: {0}")]
     Simulated(#[from] io::Error),
     /// The demo's key can't be made.
     #[error("the demo's key can't be made: {0}")]
@@ -80,7 +93,7 @@ impl Demo {
     /// What can't start.
     pub async fn start(mut config: Config, clock: Clock) -> Result<Self, DemoError> {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let state = Scratch(std::env::temp_dir().join(format!("tollgate-demo-{}", std::process::id())));
+        let state = Scratch::new()?;
         config.state_dir.clone_from(&state.0);
         config.store.path = state.0.join("tollgate.db");
         config.backends.clear();

@@ -1,14 +1,24 @@
 //! `tollgate demo`.
 
-use super::output::{self, Failure};
+use super::{
+    output::{self, Failure},
+    serve::failure,
+};
 use crate::{
-    app::{self, demo::Demo},
+    app::{
+        self,
+        demo::{Demo, DemoError},
+    },
     clock::Clock,
     config::Config,
+    wire::causes::causes,
 };
 
 pub(super) async fn demo(config: Config) -> Result<(), Failure> {
-    let demo = Demo::start(config, Clock::system()).await.map_err(|error| Failure::failed(error.to_string()))?;
+    let demo = Demo::start(config, Clock::system()).await.map_err(|error| match &error {
+        DemoError::Start(error) => failure(error),
+        DemoError::Simulated(_) | DemoError::Key(_) => Failure::failed(causes(&error)),
+    })?;
     let (gate, key) = (demo.app().data_plane(), demo.key());
     output::result(&format!("key: {key}"));
     output::note(&format!(

@@ -83,8 +83,9 @@ fn answer(cli: Cli, environment: Vec<(String, String)>) -> Result<(), Failure> {
         return policy::answer(command, cli.output);
     }
     let config = config(cli.config, cli.set, environment)?;
-    for warning in config.warnings() {
-        output::note(&format!("note: {warning}"));
+    // The demo brings its own backends.
+    if !matches!(cli.command, Command::Demo) {
+        config.warnings().iter().for_each(|warning| output::note(&format!("note: {warning}")));
     }
     let threads = config.server.threads;
     match cli.command {

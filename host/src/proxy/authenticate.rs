@@ -5,7 +5,10 @@ use std::{net::IpAddr, sync::Arc};
 use http_body::Body;
 use hyper::body::Incoming;
 
-use super::{Parts, account::Account, credential, receive::Received, refusal::Refusal, request_id::RequestId};
+use super::{
+    Parts, account::Account, credential, credential::Credential, receive::Received, refusal::Refusal,
+    request_id::RequestId,
+};
 use crate::{
     llm::operations::{Class, Row},
     policy::{AuthenticateVerdict, Caller, Chains, Exchange, ExchangeHead, Head, Principal},
@@ -34,7 +37,7 @@ pub(super) fn authenticate(
     let Received { row, parameter, request } = received;
     let (head, body) = request.into_parts();
     let found = credential::find(&head.headers)?;
-    let proof = found.as_ref().map_or(Proof::NotAKey, |found| parts.keys.prove(found.text));
+    let proof = found.as_ref().and_then(Credential::key).map_or(Proof::NotAKey, |key| parts.keys.prove(key));
     let (credential, presented) =
         found.map_or((None, None), |found| (Some(Box::from(found.text)), Some(found.presented)));
     let exchange = Arc::new(Exchange::new(ExchangeHead {

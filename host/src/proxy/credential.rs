@@ -16,6 +16,13 @@ pub(super) struct Credential<'a> {
     pub(super) presented: Presented,
 }
 
+impl<'a> Credential<'a> {
+    /// The text, if it stands where a key belongs. Under another scheme it may mean anything else.
+    pub(super) fn key(&self) -> Option<&'a str> {
+        matches!(self.presented.scheme, Scheme::Bearer | Scheme::ApiKeyHeader).then_some(self.text)
+    }
+}
+
 /// The one credential of a request. The same key in both headers is one; anything else that is more than one is refused,
 /// since two readers might take different ones.
 pub(super) fn find(headers: &HeaderMap) -> Result<Option<Credential<'_>>, Refusal> {
@@ -26,8 +33,9 @@ pub(super) fn find(headers: &HeaderMap) -> Result<Option<Credential<'_>>, Refusa
         (Some(found), _) | (None, Some(found)) => found,
         (None, None) => return Ok(None),
     };
-    let key_id = looks_like_key(text).map(Into::into);
-    Ok(Some(Credential { text, presented: Presented { scheme, key_id } }))
+    let mut found = Credential { text, presented: Presented { scheme, key_id: None } };
+    found.presented.key_id = found.key().and_then(looks_like_key).map(Into::into);
+    Ok(Some(found))
 }
 
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Refusal> {

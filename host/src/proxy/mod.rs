@@ -120,12 +120,11 @@ impl Proxy {
         // Before anything of the body is read: a stranger must not make the gate hold bytes.
         let authenticated = authenticate::authenticate(parts, &chains, peer, request_id, received, account)?;
         let read = read::read(parts, authenticated).await?;
-        account.names_model(&read.call.model);
         let admitted = admit::admit(parts, &chains, read, account)?;
         if let Some(listing) = answer::listing(parts, &admitted).await? {
             return Ok(listing);
         }
-        let routed = route::route(parts, &chains, admitted).await?;
+        let routed = route::route(parts, &chains, admitted, account).await?;
         let answered = forward::forward(parts, routed, account).await?;
         Ok(relay::relay(parts, answered))
     }

@@ -13,7 +13,7 @@ use crate::{
         dialect::{self, ErrorText},
         model_name::{ModelName, ModelNameError},
     },
-    policy::{Fault, Reason, Rejection},
+    policy::{Fault, FaultKind, Reason, Rejection},
     upstream::client::SendError,
     wire::{bounded::ReadError, causes::causes},
 };
@@ -259,6 +259,12 @@ impl From<Rejection> for Refusal {
 
 impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
+        if fault.kind == FaultKind::StaleKeys {
+            let message = "keys can't be checked at the moment: try again soon";
+            return Self::new(Blame::Gate, StatusCode::SERVICE_UNAVAILABLE, "keys_unavailable", message)
+                .with_private(fault.to_string())
+                .after_ms(5_000);
+        }
         let message = "a policy of this gate failed to decide on the call: try again, or tell its administrator";
         Self::new(Blame::Policy, StatusCode::SERVICE_UNAVAILABLE, "policy_fault", message)
             .with_private(fault.to_string())

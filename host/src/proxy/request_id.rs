@@ -7,7 +7,7 @@ use std::{
 
 use http::{HeaderMap, HeaderValue};
 
-use crate::wire::headers::REQUEST_ID;
+use crate::{identity::looks_like_key, wire::headers::REQUEST_ID};
 
 /// Longest id that is taken from a caller.
 const MAX_BYTES: usize = 64;
@@ -60,8 +60,10 @@ impl RequestId {
     }
 }
 
+/// A key is not taken even when it is written like an id: ids stand in logs and go to backends.
 fn is_well_formed(text: &str) -> bool {
-    matches!(text.len(), 1..=MAX_BYTES)
+    looks_like_key(text).is_none()
+        && matches!(text.len(), 1..=MAX_BYTES)
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
@@ -80,7 +82,9 @@ mod tests {
     #[test]
     fn a_well_formed_id_is_kept_and_any_other_replaced() {
         assert_eq!(id(Some("a-b_c.9")).as_str(), "a-b_c.9");
-        for given in [None, Some(""), Some("a b"), Some("a\"b"), Some("op_x/y"), Some(&"x".repeat(65))] {
+        for given in
+            [None, Some(""), Some("a b"), Some("a\"b"), Some("op_x/y"), Some("op_abc_def"), Some(&"x".repeat(65))]
+        {
             assert_eq!(id(given).as_str().len(), 32, "{given:?}");
         }
     }

@@ -9,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::proxy::Proxy;
 
-/// Largest head of a request, in bytes; more is answered with 431.
+/// Largest head of a request, in bytes; more is answered with 431. It is looked at after each read, so a head may be over
+/// by what one read brings.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 /// Most header lines of a request; more is answered with 431.
 const MAX_HEADERS: usize = 100;

@@ -83,8 +83,8 @@ fn module(hook: &str, parameters: &str, body: &str) -> String {
     )
 }
 
-/// A module with these imports, this `configure` and this hook, a memory and an allocator that starts over at its end. The word
-/// at 1024 is 0: an answer of `configure` that says yes.
+/// A module with these imports, this `configure` and this hook, a memory and an allocator that starts over at its end.
+/// The word at 1024 is 0: an answer of `configure` that says yes.
 pub(crate) fn module_that(imports: &str, configure: &str, hook: &str) -> String {
     format!(
         r#"(module
