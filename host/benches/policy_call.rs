@@ -18,7 +18,7 @@ use tollgate::{
         Presented, Principal, RouteVerdict, Scheme,
     },
     ports::{
-        catalogue::Catalogue,
+        catalogue::NoBackends,
         keys::{KeyRecord, KeyState, Proof, Scope},
     },
     usage::metrics::Metrics,
@@ -27,24 +27,6 @@ use tollgate::{
 
 const WARM_UP: usize = 20_000;
 const PASSES: usize = 200_000;
-
-#[derive(Debug)]
-struct NoCatalogue;
-
-impl Catalogue for NoCatalogue {
-    fn candidates(&self, _: &str, _: &Scope) -> u32 {
-        0
-    }
-    fn size_bytes(&self, _: &str) -> Option<u64> {
-        None
-    }
-    fn parameters(&self, _: &str) -> Option<u64> {
-        None
-    }
-    fn backend_name(&self, _: u32) -> Option<Arc<str>> {
-        None
-    }
-}
 
 struct Subject {
     _runtime: Runtime,
@@ -62,6 +44,7 @@ impl Subject {
     fn pass(&self) -> Duration {
         let exchange = Arc::new(Exchange::new(ExchangeHead {
             request_id: "bench".into(),
+            surface: Surface::Ollama,
             seed: 1,
             peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
             path: "/api/chat".into(),
@@ -108,7 +91,7 @@ fn subject() -> Subject {
         ready_instances: 1,
         cache: None,
     };
-    let runtime = Runtime::start(config, clock.clone(), Arc::new(NoCatalogue)).expect("the runtime starts");
+    let runtime = Runtime::start(config, clock.clone(), Arc::new(NoBackends)).expect("the runtime starts");
     let policies: Vec<_> = BUILT_IN
         .iter()
         .map(|built_in| {

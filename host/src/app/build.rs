@@ -22,7 +22,7 @@ use crate::{
     config::Config,
     identity::{self, KeyTable, Pepper, PepperError, key_table::DEFAULT_TRUST},
     ports::store::{Store, StoreError},
-    proxy::{Limits, Parts, Proxy},
+    proxy::{Parts, Proxy, RequestBounds},
     quota::{Quota, QuotaBounds},
     server::{Bounds, Server},
     store::SqliteStore,
@@ -56,7 +56,7 @@ pub enum StartError {
     #[error(transparent)]
     Policies(#[from] PolicyProblems),
     /// An address can't be listened on.
-    #[error("{address} can't be listened on: {source}; is another tollgate running?")]
+    #[error("{address} can't be listened on; choose another with server.listen or admin.listen")]
     Listen {
         /// Which address.
         address: SocketAddr,
@@ -132,7 +132,7 @@ fn workers(config: &Config) -> usize {
 fn fleet(config: &Config, clock: &Clock, tasks: &TaskTracker) -> Result<Arc<Fleet>, StartError> {
     let control = Control::new(&client_tls()?, config.upstream.probe_timeout)
         .map_err(|error| StartError::Client(causes(&error)))?;
-    Ok(Arc::new(Fleet::new(&config.backends, control, clock.clone(), tasks)))
+    Ok(Arc::new(Fleet::new(config, control, clock.clone(), tasks)))
 }
 
 /// TLS towards backends: the public web's certificate authorities.
@@ -170,12 +170,24 @@ impl CheckedParts {
     }
 }
 
+/// A new pepper would make every key of the store worthless, without a word.
+async fn refuse_lost_pepper(config: &Config, store: &dyn Store) -> Result<(), StartError> {
+    let is_lost = !config.state_dir.join("pepper").exists() && !store.keys().await?.is_empty();
+    if is_lost {
+        let reason = "it holds keys, but the file `pepper` that proves them is gone: put it back from a backup, or remove \
+                      the store and create new keys";
+        return Err(StartError::StateFolder { path: config.state_dir.clone(), reason: reason.to_owned() });
+    }
+    Ok(())
+}
+
 pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartError> {
-    let (stop, stop_admin) = (CancellationToken::new(), CancellationToken::new());
+    let (stop, stop_admin, cut_admin) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let (serving, admin_serving) = (TaskTracker::new(), TaskTracker::new());
     let metrics = Arc::new(Metrics::default());
 
     let store: Arc<dyn Store> = Arc::new(open_store(&config).await?);
+    refuse_lost_pepper(&config, store.as_ref()).await?;
     let keys = Arc::new(KeyTable::new(Pepper::load_or_create(&config.state_dir)?, clock.clone(), DEFAULT_TRUST));
     let mut revision = None;
     identity::refresh(store.as_ref(), &keys, &mut revision).await?;
@@ -192,12 +204,13 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         upstream: Upstream::new(&client_tls()?, config.upstream.connect_timeout, config.upstream.first_byte_timeout),
         metrics: Arc::clone(&metrics),
         buffers: BufferBudget::new(config.server.max_buffered),
-        limits: limits(&config),
+        bounds: request_bounds(&config),
         clock: clock.clone(),
     }));
     let bounds = Bounds {
         connections: config.server.max_connections.get(),
         head: config.server.head_timeout,
+        stall: config.upstream.idle_timeout,
         drain: config.server.drain_timeout,
     };
     let server = listen(config.server.listen, Server::bind(config.server.listen, proxy, bounds)).await?;
@@ -214,22 +227,30 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
     background::follow_backends(&serving, &stop, &config.upstream, &fleet, &metrics);
     super::watch::follow_policies(&serving, &stop, policies);
     serving.spawn(server.serve(stop.clone()));
-    let until = stop_admin.clone();
+    let (until, cut) = (stop_admin.clone(), cut_admin.clone());
     admin_serving.spawn(async move {
-        if let Err(error) = admin.serve(until).await {
+        if let Some(Err(error)) = cut.run_until_cancelled(admin.serve(until)).await {
             tracing::error!(%error, "the operations listener failed");
         }
     });
     tracing::info!(data_plane = %data_plane_address, admin = %admin_address, backends = config.backends.len(), "serving");
-    Ok(App { data_plane: data_plane_address, admin: admin_address, stop, stop_admin, serving, admin_serving })
+    Ok(App {
+        data_plane: data_plane_address,
+        admin: admin_address,
+        stop,
+        stop_admin,
+        cut_admin,
+        serving,
+        admin_serving,
+    })
 }
 
 async fn listen<T>(address: SocketAddr, bind: impl Future<Output = io::Result<T>>) -> Result<T, StartError> {
     bind.await.map_err(|source| StartError::Listen { address, source })
 }
 
-fn limits(config: &Config) -> Limits {
-    Limits {
+fn request_bounds(config: &Config) -> RequestBounds {
+    RequestBounds {
         max_body: usize::try_from(config.server.max_body).unwrap_or(usize::MAX),
         body_idle: config.server.body_idle_timeout,
         upstream_idle: config.upstream.idle_timeout,

@@ -1,13 +1,14 @@
 //! The policy folder: which files are in it, and whether they may be used.
 
 use std::{
-    fs::{self, File},
+    fs::{self, OpenOptions},
     io::{self, Read},
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
 use aws_lc_rs::digest;
+use rustix::fs::OFlags;
 
 use crate::wasm::MAX_COMPONENT_BYTES;
 
@@ -24,7 +25,7 @@ pub(super) type Digest = [u8; 32];
 #[derive(Debug)]
 pub(super) struct PolicyFile {
     pub(super) name: String,
-    pub(super) content: Result<Content, String>,
+    path: PathBuf,
 }
 
 /// A file's content.
@@ -34,7 +35,7 @@ pub(super) struct Content {
     pub(super) digest: Digest,
 }
 
-/// All `NAME.wasm` files of a folder by name; each with its content, or why it may not be used.
+/// All `NAME.wasm` files of a folder, by name.
 ///
 /// # Errors
 /// When the folder can't be read, or others can write to it.
@@ -52,23 +53,33 @@ pub(super) fn scan(folder: &Path) -> Result<Vec<PolicyFile>, String> {
         return Err(format!("the policy folder {} holds more than {MAX_FILES} policies", folder.display()));
     }
     paths.sort();
-    Ok(paths.iter().filter_map(|path| file(path)).collect())
+    Ok(paths.into_iter().filter_map(file).collect())
 }
 
-fn file(path: &Path) -> Option<PolicyFile> {
+fn file(path: PathBuf) -> Option<PolicyFile> {
     // A hidden file is one that is still being written, by most tools' custom.
     let name =
         path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).filter(|name| !name.starts_with('.'))?;
-    let fits = matches!(name.len(), 1..=MAX_NAME)
-        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
-    let content =
-        if fits { content(path) } else { Err("a policy's name is of a-z, 0-9 and -: rename the file".to_owned()) };
-    Some(PolicyFile { name, content })
+    Some(PolicyFile { name, path })
+}
+
+impl PolicyFile {
+    /// Reads it: one file at a time stands in memory.
+    ///
+    /// # Errors
+    /// Why it may not be used.
+    pub(super) fn read(&self) -> Result<Content, String> {
+        let fits = matches!(self.name.len(), 1..=MAX_NAME)
+            && self.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+        if fits { content(&self.path) } else { Err("a policy's name is of a-z, 0-9 and -: rename the file".to_owned()) }
+    }
 }
 
 fn content(path: &Path) -> Result<Content, String> {
     let unreadable = |error: io::Error| format!("it can't be read: {error}");
-    let mut file = File::open(path).map_err(unreadable)?;
+    // Without waiting: a pipe in the folder would never open.
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let mut file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(unreadable)?;
     let about = file.metadata().map_err(unreadable)?;
     if !about.is_file() {
         return Err("it is no regular file".to_owned());
@@ -97,7 +108,14 @@ mod tests {
     use super::*;
 
     fn names(folder: &Path) -> Vec<(String, bool)> {
-        scan(folder).unwrap().into_iter().map(|file| (file.name, file.content.is_ok())).collect()
+        scan(folder)
+            .unwrap()
+            .into_iter()
+            .map(|file| {
+                let fits = file.read().is_ok();
+                (file.name, fits)
+            })
+            .collect()
     }
 
     #[test]

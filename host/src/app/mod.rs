@@ -10,8 +10,9 @@ pub mod policies;
 mod simulated;
 mod watch;
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, time::Duration};
 
+use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use build::open_store;
@@ -20,6 +21,9 @@ pub use simulated::SimulatedOllama;
 
 use crate::{clock::Clock, config::Config};
 
+/// Time that answers of the operations listener get to finish when the gate stops.
+const ADMIN_PATIENCE: Duration = Duration::from_secs(1);
+
 /// A gate that serves.
 #[derive(Debug)]
 pub struct App {
@@ -27,6 +31,7 @@ pub struct App {
     admin: SocketAddr,
     stop: CancellationToken,
     stop_admin: CancellationToken,
+    cut_admin: CancellationToken,
     serving: TaskTracker,
     admin_serving: TaskTracker,
 }
@@ -57,7 +62,11 @@ impl App {
         self.serving.wait().await;
         self.stop_admin.cancel();
         self.admin_serving.close();
-        self.admin_serving.wait().await;
+        // A connection there that never ends its request is not waited for.
+        if timeout(ADMIN_PATIENCE, self.admin_serving.wait()).await.is_err() {
+            self.cut_admin.cancel();
+            self.admin_serving.wait().await;
+        }
     }
 }
 

@@ -120,15 +120,15 @@ impl Policies {
         self.complaints.remove("");
         let mut changed = self.drop_removed(&files);
         for file in files {
-            changed |= self.take(file);
+            changed |= self.take(&file);
         }
         changed
     }
 
     /// Takes a file's version if it is new and loads; true when it is in force now.
-    fn take(&mut self, file: PolicyFile) -> bool {
-        let PolicyFile { name, content } = file;
-        let content = match content {
+    fn take(&mut self, file: &PolicyFile) -> bool {
+        let name = file.name.clone();
+        let content = match file.read() {
             Ok(content) => content,
             Err(reason) => {
                 self.complain(name.clone(), format!("policy '{name}' is not used: {reason}"));
@@ -139,7 +139,7 @@ impl Policies {
             self.complaints.remove(&name);
             return false;
         }
-        match self.runtime.load(&name.as_str().into(), &content.bytes, NO_SETTINGS) {
+        match self.load_file(&name, &content.bytes) {
             Ok(policy) => {
                 let hooks: Vec<&str> = policy.inspection().hooks.iter().map(|hook| hook.as_str()).collect();
                 tracing::info!(policy = name, hooks = hooks.join(","), "the policy is loaded");
@@ -153,6 +153,21 @@ impl Policies {
                 self.complain(name.clone(), format!("policy '{name}' is not used: {error}{serving}"));
                 false
             }
+        }
+    }
+
+    /// Loads a policy. One that takes a built-in's place must decide all that the built-in decides: what nobody decides
+    /// would pass.
+    fn load_file(&self, name: &str, bytes: &[u8]) -> Result<GuestPolicy, String> {
+        let policy = self.runtime.load(&name.into(), bytes, NO_SETTINGS).map_err(|error| error.to_string())?;
+        let replaced = self.built_in.iter().find(|built_in| **built_in.name() == *name);
+        let missing = replaced
+            .and_then(|built_in| Hook::ALL.into_iter().find(|hook| built_in.decides(*hook) && !policy.decides(*hook)));
+        match missing {
+            Some(hook) => {
+                Err(format!("it takes the place of a built-in policy, and must export the hook `{}`", hook.as_str()))
+            }
+            None => Ok(policy),
         }
     }
 
@@ -184,7 +199,7 @@ impl Policies {
 
     fn complain(&mut self, name: String, complaint: String) {
         if self.complaints.get(&name) != Some(&complaint) {
-            tracing::error!("{complaint}");
+            tracing::error!(problem = complaint, "a policy is not as it should be");
             self.complaints.insert(name, complaint);
         }
     }

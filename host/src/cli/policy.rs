@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    ports::{catalogue::Catalogue, keys::Scope},
+    ports::catalogue::NoBackends,
     wasm::{MAX_COMPONENT_BYTES, Runtime, RuntimeConfig},
 };
 
@@ -22,25 +22,6 @@ pub(super) enum PolicyCommand {
         /// The component, as it would lie in the policy folder
         file: PathBuf,
     },
-}
-
-/// A gate without backends: inspecting asks none.
-#[derive(Debug)]
-struct NoBackends;
-
-impl Catalogue for NoBackends {
-    fn candidates(&self, _: &str, _: &Scope) -> u32 {
-        0
-    }
-    fn size_bytes(&self, _: &str) -> Option<u64> {
-        None
-    }
-    fn parameters(&self, _: &str) -> Option<u64> {
-        None
-    }
-    fn backend_name(&self, _: u32) -> Option<Arc<str>> {
-        None
-    }
 }
 
 #[derive(Debug, Serialize)]

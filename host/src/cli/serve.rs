@@ -1,5 +1,7 @@
 //! `tollgate serve`.
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use super::output::Failure;
 use crate::{
     app::{self, App, StartError},
@@ -12,11 +14,23 @@ pub(super) async fn serve(config: Config) -> Result<(), Failure> {
     if !config.server.listen.ip().is_loopback() {
         tracing::warn!("the gate listens beyond this machine without TLS: keys and prompts can be read on the way");
     }
+    allow_more_sockets();
     let app = App::start(config, Clock::system()).await.map_err(|error| failure(&error))?;
     app::asked_to_stop().await.map_err(|error| Failure::failed(format!("no signals can be received: {error}")))?;
     tracing::info!("stopping: running calls may finish");
     app.stop().await;
     Ok(())
+}
+
+/// As many open sockets as the system lets this process have: the usual soft limit of 1,024 is for other programs.
+fn allow_more_sockets() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
 }
 
 pub(super) fn failure(error: &StartError) -> Failure {

@@ -14,7 +14,13 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use super::facts::Principal;
-use crate::ports::keys::{KeyRecord, Proof, Scope};
+use crate::{
+    llm::Surface,
+    ports::keys::{KeyRecord, Proof, Scope},
+};
+
+/// Shortest credential that is blanked, in bytes.
+const SHORTEST_SECRET: usize = 8;
 
 /// Who calls, with what the store says of them.
 #[derive(Clone, Debug)]
@@ -36,6 +42,8 @@ impl Caller {
 pub struct ExchangeHead {
     /// The id that stands in `x-request-id`.
     pub request_id: Box<str>,
+    /// The caller's dialect.
+    pub surface: Surface,
     /// Where the call's random numbers start.
     pub seed: u64,
     /// The caller's address.
@@ -59,6 +67,7 @@ impl Debug for ExchangeHead {
 /// The call in progress.
 pub struct Exchange {
     request_id: Box<str>,
+    surface: Surface,
     seed: u64,
     peer: IpAddr,
     path: Box<str>,
@@ -72,9 +81,14 @@ pub struct Exchange {
 impl Exchange {
     /// A call whose head was received and whose key was looked up.
     pub fn new(head: ExchangeHead) -> Self {
-        let ExchangeHead { request_id, seed, peer, path, headers, credential, proof } = head;
+        let ExchangeHead { request_id, surface, seed, peer, path, headers, credential, proof } = head;
         let (caller, body) = (OnceLock::new(), OnceLock::new());
-        Self { request_id, seed, peer: peer.to_canonical(), path, headers, credential, proof, caller, body }
+        Self { request_id, surface, seed, peer: peer.to_canonical(), path, headers, credential, proof, caller, body }
+    }
+
+    /// The caller's dialect.
+    pub fn surface(&self) -> Surface {
+        self.surface
     }
 
     /// Where the call's random numbers start. The gate draws it: a caller can't steer them by the request id.
@@ -127,10 +141,11 @@ impl Exchange {
         self.body.get_or_init(|| body);
     }
 
-    /// The text with the presented credential replaced by `[credential]`.
+    /// The text with the presented credential replaced by `[credential]`. One that is shorter than any key is no secret:
+    /// blanking it would let callers rewrite what policies say.
     pub fn blanked(&self, text: String) -> String {
         match self.credential.as_deref() {
-            Some(credential) if !credential.is_empty() && text.contains(credential) => {
+            Some(credential) if credential.len() >= SHORTEST_SECRET && text.contains(credential) => {
                 text.replace(credential, "[credential]")
             }
             _ => text,

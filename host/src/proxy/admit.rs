@@ -6,17 +6,17 @@ use smallvec::SmallVec;
 
 use super::{
     Parts,
-    account::Account,
     read::{CheckedBody, Read},
     refusal::Refusal,
+    settle::Settlement,
 };
 use crate::{
     llm::{model_name::ModelName, operations::Row},
     policy::{AdmitVerdict, Call, Caller, Chains, Charge, Exchange, Fault, FaultKind, Hook, decision::Rule},
-    quota::{self, Denied},
+    quota::{self, Refused},
 };
 
-/// A call that was paid for; what it cost lies in its account.
+/// A call that was paid for; what it cost lies in its settlement.
 #[derive(Debug)]
 pub(super) struct Admitted {
     pub(super) row: &'static Row,
@@ -28,14 +28,19 @@ pub(super) struct Admitted {
 }
 
 /// Asks the chain and reserves.
-pub(super) fn admit(parts: &Parts, chains: &Chains, read: Read, account: &mut Account) -> Result<Admitted, Refusal> {
+pub(super) fn admit(
+    parts: &Parts,
+    chains: &Chains,
+    read: Read,
+    settlement: &mut Settlement,
+) -> Result<Admitted, Refusal> {
     let Read { row, exchange, caller, call, model, body } = read;
     let charges = match chains.admit(&exchange, &call, &caller.principal)? {
         AdmitVerdict::Reject(rejection) => return Err(rejection.into()),
         AdmitVerdict::Admit(charges) => charges,
     };
     if !charges.is_empty() {
-        reserve(parts, &charges, account)?;
+        reserve(parts, &charges, settlement)?;
     }
     // The model is final now: the key's scope is asked once. Out of scope looks like unknown, so that nobody can list
     // by trying what they may not see; nothing was sent, so what was reserved is given back.
@@ -47,7 +52,7 @@ pub(super) fn admit(parts: &Parts, chains: &Chains, read: Read, account: &mut Ac
     Ok(Admitted { row, exchange, caller, call, model, body })
 }
 
-fn reserve(parts: &Parts, charges: &[(Arc<str>, Charge)], account: &mut Account) -> Result<(), Refusal> {
+fn reserve(parts: &Parts, charges: &[(Arc<str>, Charge)], settlement: &mut Settlement) -> Result<(), Refusal> {
     let mut wanted: SmallVec<[quota::Charge<'_>; 4]> = SmallVec::new();
     for (policy, charge) in charges {
         match &charge.rule {
@@ -64,17 +69,17 @@ fn reserve(parts: &Parts, charges: &[(Arc<str>, Charge)], account: &mut Account)
     }
     match parts.quota.reserve(parts.clock.monotonic_ms(), &wanted) {
         Ok(reservation) => {
-            account.holds(reservation);
+            settlement.holds(reservation);
             Ok(())
         }
-        Err(Denied::Exceeded { limit, capacity, length_ms, retry_after_ms, .. }) => {
+        Err(Refused::Exceeded { limit, capacity, length_ms, retry_after_ms, .. }) => {
             Err(Refusal::limit_exceeded(&limit, capacity, length_ms, retry_after_ms))
         }
-        Err(Denied::Full) => Err(Refusal::counters_full()),
-        Err(Denied::Repeated { policy, limit } | Denied::NoLength { policy, limit }) => {
+        Err(Refused::Full) => Err(Refusal::counters_full()),
+        Err(Refused::Repeated { policy, limit } | Refused::NoLength { policy, limit }) => {
             Err(bad_answer(&policy, format!("it charged '{limit}' twice in one call, or for no time at all")))
         }
-        Err(Denied::TooMany { count }) => {
+        Err(Refused::TooMany { count }) => {
             let policy = charges.first().map_or("", |(policy, _)| policy);
             Err(bad_answer(policy, format!("the policies together asked for {count} charges")))
         }

@@ -5,11 +5,11 @@ use http::{HeaderValue, Response, StatusCode, header};
 
 use super::{
     Parts,
-    account::{Account, End},
     admit::Admitted,
     body::ResponseBody,
     refusal::Refusal,
     relay::Relayed,
+    settle::{End, Settlement},
 };
 use crate::llm::{
     Surface,
@@ -33,13 +33,13 @@ impl Answer {
         Self::Own(body, JSON)
     }
 
-    /// The response; its account ends with its last byte.
-    pub(super) fn into_response(self, mut account: Account) -> Response<ResponseBody> {
+    /// The response; its settlement ends with its last byte.
+    pub(super) fn into_response(self, mut settlement: Settlement) -> Response<ResponseBody> {
         match self {
-            Self::Relayed(relayed) => relayed.into_response(account),
+            Self::Relayed(relayed) => relayed.into_response(settlement),
             Self::Own(body, kind) => {
-                account.answers(StatusCode::OK);
-                account.close(End::Complete);
+                settlement.answers(StatusCode::OK);
+                settlement.settle(End::Complete);
                 let mut response = Response::new(ResponseBody::whole(body));
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
                 response

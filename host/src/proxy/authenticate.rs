@@ -6,11 +6,11 @@ use http_body::Body;
 use hyper::body::Incoming;
 
 use super::{
-    Parts, account::Account, credential, credential::Credential, receive::Received, refusal::Refusal,
-    request_id::RequestId,
+    Parts, credential, credential::Credential, receive::Received, refusal::Refusal, request_id::RequestId,
+    settle::Settlement,
 };
 use crate::{
-    llm::operations::{Class, Row},
+    llm::operations::{Class, Pattern, Row},
     policy::{AuthenticateVerdict, Caller, Chains, Exchange, ExchangeHead, Head, Principal},
     ports::keys::Proof,
 };
@@ -32,7 +32,7 @@ pub(super) fn authenticate(
     peer: IpAddr,
     request_id: &RequestId,
     received: Received,
-    account: &mut Account,
+    settlement: &mut Settlement,
 ) -> Result<Authenticated, Refusal> {
     let Received { row, parameter, request } = received;
     let (head, body) = request.into_parts();
@@ -42,9 +42,10 @@ pub(super) fn authenticate(
         found.map_or((None, None), |found| (Some(Box::from(found.text)), Some(found.presented)));
     let exchange = Arc::new(Exchange::new(ExchangeHead {
         request_id: request_id.as_str().into(),
+        surface: row.surface,
         seed: request_id.seed(),
         peer,
-        path: head.uri.path().into(),
+        path: canonical_path(row, parameter.as_deref()),
         headers: head.headers,
         credential,
         proof,
@@ -55,7 +56,7 @@ pub(super) fn authenticate(
         AuthenticateVerdict::Reject(rejection) => return Err(rejection.into()),
         AuthenticateVerdict::Unknown => return Err(Refusal::unknown_caller(presented.is_some())),
     };
-    account.is_from(&caller);
+    settlement.is_from(&caller);
     let caller = exchange.note_caller(caller).clone();
     match row.class {
         Class::Denied => Err(Refusal::denied_operation()),
@@ -63,6 +64,14 @@ pub(super) fn authenticate(
         Class::Inference | Class::Listing | Class::Show | Class::Local => {
             Ok(Authenticated { row, parameter, exchange, caller, body })
         }
+    }
+}
+
+/// The path as the table has it: policies compare paths, and one model must not have two.
+fn canonical_path(row: &Row, parameter: Option<&str>) -> Box<str> {
+    match row.pattern {
+        Pattern::Exact(path) => path.into(),
+        Pattern::Segment(prefix) | Pattern::Rest(prefix) => format!("{prefix}{}", parameter.unwrap_or_default()).into(),
     }
 }
 

@@ -3,12 +3,13 @@
 use http::{HeaderMap, HeaderValue, Response, header};
 use hyper::body::Incoming;
 
-use super::{Parts, account::Account, read::CheckedBody, refusal::Refusal, route::Routed};
+use super::{Parts, read::CheckedBody, refusal::Refusal, route::Routed, settle::Settlement};
 use crate::{
     policy::Exchange,
     upstream::{backend::Busy, client::SendError, fleet::Candidate},
     wire::{
         body::Pieces,
+        causes::causes,
         headers::{self, REQUEST_ID},
     },
 };
@@ -26,27 +27,32 @@ pub(super) struct Answered {
 ///
 /// # Cancel safety
 /// When the caller leaves, the connection to the backend closes.
-pub(super) async fn forward(parts: &Parts, routed: Routed, account: &mut Account) -> Result<Answered, Refusal> {
+pub(super) async fn forward(parts: &Parts, routed: Routed, settlement: &mut Settlement) -> Result<Answered, Refusal> {
     let Routed { row, exchange, body, order } = routed;
     // A row without an upstream is answered before it gets here; nothing else says where a call may go.
-    let Some(upstream) = row.upstream else { return Err(Refusal::denied_operation()) };
+    let Some(upstream) = row.upstream else { return Err(Refusal::nowhere_to_go()) };
     let headers = request_headers(&exchange, body.is_some());
     let mut last = None;
     for candidate in order {
         let busy = Busy::new(candidate.backend.clone(), candidate.model.clone());
         let pieces = pieces(body.as_ref(), &candidate);
-        account.goes_to(&candidate.backend);
+        settlement.goes_to(&candidate.backend);
         let sent_at = parts.clock.monotonic();
         let sent =
             parts.upstream.send(&candidate.backend, upstream.method, upstream.path, headers.clone(), pieces).await;
         match sent {
             Ok(response) => return Ok(Answered { response, busy, sent_at }),
             Err(error @ SendError::Connect(_)) => {
-                account.did_not_reach();
-                candidate.backend.note_end(true, parts.clock.monotonic_ms());
-                if candidate.backend.note_up(false) {
+                settlement.did_not_reach();
+                // When this machine has no more sockets the backend is not to blame.
+                let is_its_own = !error.is_ours();
+                if is_its_own {
+                    candidate.backend.note_end(true, parts.clock.monotonic_ms());
+                }
+                if is_its_own && candidate.backend.note_up(false) {
                     parts.metrics.backend_is(candidate.backend.name(), false);
-                    tracing::warn!(backend = &**candidate.backend.name(), "the backend refuses connections");
+                    let error = causes(&error);
+                    tracing::warn!(backend = &**candidate.backend.name(), error, "no connection to the backend");
                 }
                 last = Some(error);
             }
@@ -56,7 +62,7 @@ pub(super) async fn forward(parts: &Parts, routed: Routed, account: &mut Account
             }
         }
     }
-    Err(last.as_ref().map_or_else(Refusal::denied_operation, Refusal::from_backend))
+    Err(last.as_ref().map_or_else(Refusal::nowhere_to_go, Refusal::from_backend))
 }
 
 /// The body as it was read, save the model's name, which is the backend's own spelling.

@@ -3,7 +3,6 @@
 //!
 //! Policies are asked here through chains; how they run is unknown here.
 
-mod account;
 mod admit;
 mod answer;
 mod authenticate;
@@ -16,6 +15,7 @@ mod refusal;
 mod relay;
 mod request_id;
 mod route;
+mod settle;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ use hyper::body::Incoming;
 
 pub use body::ResponseBody;
 
-use self::{account::Account, refusal::Refusal, request_id::RequestIds};
+use self::{refusal::Refusal, request_id::RequestIds, settle::Settlement};
 use crate::{
     clock::Clock,
     identity::KeyTable,
@@ -39,7 +39,7 @@ use crate::{
 
 /// Bounds and switches of the request path.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct RequestBounds {
     /// Largest body of an inference call, in bytes.
     pub max_body: usize,
     /// Longest silence within a request body.
@@ -70,7 +70,7 @@ pub struct Parts {
     /// Bytes of request bodies held at once.
     pub buffers: BufferBudget,
     /// Bounds and switches.
-    pub limits: Limits,
+    pub bounds: RequestBounds,
     /// The time.
     pub clock: Clock,
 }
@@ -88,16 +88,16 @@ impl Proxy {
         Self { parts, request_ids: RequestIds::new() }
     }
 
-    /// Serves one request. Every way out of here ends in its account exactly once.
+    /// Serves one request. Every way out of here ends in its settlement exactly once.
     ///
     /// # Cancel safety
-    /// Dropped when the caller leaves: the connection to the backend closes, and the account ends as the caller's leaving.
+    /// Dropped when the caller leaves: the connection to the backend closes, and the settlement ends as the caller's leaving.
     pub async fn handle(&self, peer: IpAddr, request: Request<Incoming>) -> Response<ResponseBody> {
         let request_id = self.request_ids.accept_or_make(request.headers());
-        let mut account = Account::open(&self.parts, &request_id);
-        let mut response = match self.carry(peer, request, &request_id, &mut account).await {
-            Ok(answer) => answer.into_response(account),
-            Err(refusal) => refusal.into_response(account),
+        let mut settlement = Settlement::open(&self.parts, &request_id);
+        let mut response = match self.carry(peer, request, &request_id, &mut settlement).await {
+            Ok(answer) => answer.into_response(settlement),
+            Err(refusal) => refusal.into_response(settlement),
         };
         request_id.stamp(response.headers_mut());
         response
@@ -108,24 +108,24 @@ impl Proxy {
         peer: IpAddr,
         request: Request<Incoming>,
         request_id: &request_id::RequestId,
-        account: &mut Account,
+        settlement: &mut Settlement,
     ) -> Result<answer::Answer, Refusal> {
         let parts = &self.parts;
         // One set of policies from the first hook to the last, whatever is swapped in meanwhile.
         let chains = parts.chains.load_full();
-        let received = receive::receive(request, account)?;
+        let received = receive::receive(request, settlement)?;
         if received.row.class == Class::Local {
             return Ok(answer::local(parts, received.row));
         }
         // Before anything of the body is read: a stranger must not make the gate hold bytes.
-        let authenticated = authenticate::authenticate(parts, &chains, peer, request_id, received, account)?;
+        let authenticated = authenticate::authenticate(parts, &chains, peer, request_id, received, settlement)?;
         let read = read::read(parts, authenticated).await?;
-        let admitted = admit::admit(parts, &chains, read, account)?;
+        let admitted = admit::admit(parts, &chains, read, settlement)?;
         if let Some(listing) = answer::listing(parts, &admitted).await? {
             return Ok(listing);
         }
-        let routed = route::route(parts, &chains, admitted, account).await?;
-        let answered = forward::forward(parts, routed, account).await?;
+        let routed = route::route(parts, &chains, admitted, settlement).await?;
+        let answered = forward::forward(parts, routed, settlement).await?;
         Ok(relay::relay(parts, answered))
     }
 }

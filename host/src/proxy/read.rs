@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header;
+use tokio::task::spawn_blocking;
 
 use super::{Parts, authenticate::Authenticated, refusal::Refusal};
 use crate::{
@@ -14,6 +16,9 @@ use crate::{
     policy::{Call, Caller, Exchange},
     wire::bounded::{self, Bounds, ReadBody},
 };
+
+/// Largest body that is checked on the worker, in bytes: half a millisecond of work.
+const PARSED_ON_WORKER: usize = 256 << 10;
 
 /// A call whose body was read and checked.
 #[derive(Debug)]
@@ -42,9 +47,9 @@ pub(super) async fn read(parts: &Parts, authenticated: Authenticated) -> Result<
     let body = match row.body {
         BodyMode::None | BodyMode::Stream => None,
         BodyMode::Json => {
-            let bounds = Bounds { cap: row.cap.bytes(parts.limits.max_body), idle: parts.limits.body_idle };
+            let bounds = Bounds { cap: row.cap.bytes(parts.bounds.max_body), idle: parts.bounds.body_idle };
             let read = bounded::read(body, bounds, &parts.buffers).await?;
-            let json = JsonBody::read(&read.bytes, row.model_fields)?;
+            let json = parse(read.bytes.clone(), row.model_fields).await?;
             exchange.note_body(read.bytes.clone());
             Some(CheckedBody { json, read })
         }
@@ -55,7 +60,7 @@ pub(super) async fn read(parts: &Parts, authenticated: Authenticated) -> Result<
         None if row.model_fields.is_empty() => None,
         None => return Err(Refusal::no_model(row.model_fields)),
     };
-    if model.as_ref().is_some_and(ModelName::is_cloud) && !parts.limits.allow_cloud {
+    if model.as_ref().is_some_and(ModelName::is_cloud) && !parts.bounds.allow_cloud {
         return Err(Refusal::cloud_model());
     }
     let json = body.as_ref().map(|body| &body.json);
@@ -70,4 +75,15 @@ pub(super) async fn read(parts: &Parts, authenticated: Authenticated) -> Result<
         streaming: json.map_or(row.stream_default, |json| json.stream().unwrap_or(row.stream_default)),
     };
     Ok(Read { row, exchange, caller, call, model, body })
+}
+
+/// Checks a body: a small one here, a large one where it holds up no other call.
+async fn parse(bytes: Bytes, model_fields: &'static [&'static str]) -> Result<JsonBody, Refusal> {
+    if bytes.len() <= PARSED_ON_WORKER {
+        return Ok(JsonBody::read(&bytes, model_fields)?);
+    }
+    match spawn_blocking(move || JsonBody::read(&bytes, model_fields)).await {
+        Ok(read) => Ok(read?),
+        Err(_) => Err(Refusal::nowhere_to_go()),
+    }
 }

@@ -3,11 +3,10 @@
 use http::Request;
 use hyper::body::Incoming;
 
-use super::{account::Account, refusal::Refusal};
+use super::{refusal::Refusal, settle::Settlement};
 use crate::llm::operations::{self, Match, Row};
 
-/// A request that the operation table names.
-#[derive(Debug)]
+/// A request that the operation table names. Without `Debug`: its headers hold the credential.
 pub(super) struct Received {
     pub(super) row: &'static Row,
     /// What the path names: a model.
@@ -16,18 +15,18 @@ pub(super) struct Received {
 }
 
 /// Finds the row. Paths are compared as they are written: nothing is decoded or tidied, so nothing slips through.
-pub(super) fn receive(request: Request<Incoming>, account: &mut Account) -> Result<Received, Refusal> {
+pub(super) fn receive(request: Request<Incoming>, settlement: &mut Settlement) -> Result<Received, Refusal> {
     let (row, parameter) = match operations::find(request.method(), request.uri().path()) {
         Match::Row(row, parameter) => (row, parameter.map(|text| text.into_owned().into_boxed_str())),
         Match::WrongMethod { allow, surface } => {
-            account.speaks(surface);
+            settlement.speaks(surface);
             return Err(Refusal::wrong_method(allow));
         }
         Match::Unknown { surface } => {
-            account.speaks(surface);
+            settlement.speaks(surface);
             return Err(Refusal::unknown_path());
         }
     };
-    account.asks(row.surface, row.operation);
+    settlement.asks(row.surface, row.operation);
     Ok(Received { row, parameter, request })
 }

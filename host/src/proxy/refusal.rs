@@ -4,8 +4,8 @@
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::{
-    account::{Account, End},
     body::ResponseBody,
+    settle::{End, Settlement},
 };
 use crate::{
     llm::{
@@ -17,6 +17,10 @@ use crate::{
     upstream::client::SendError,
     wire::{bounded::ReadError, causes::causes},
 };
+
+/// What OpenAI's clients ask before they retry.
+const NO_RETRY: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
 
 /// Who is to blame; stands in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,8 +124,15 @@ impl Refusal {
     }
 
     pub(super) fn denied_operation() -> Self {
-        let message = "this operation is never passed on: it acts on the account or the network of the backend's host";
+        let message =
+            "this operation is never passed on: it acts on the settlement or the network of the backend's host";
         Self::client(StatusCode::FORBIDDEN, "operation_denied", message)
+    }
+
+    /// Nothing that the table or the policies say leads here; if something does, it is the gate's mistake.
+    pub(super) fn nowhere_to_go() -> Self {
+        let message = "the gate found no way for this call: tell its administrator";
+        Self::new(Blame::Gate, StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
     }
 
     pub(super) fn needs_management() -> Self {
@@ -164,7 +175,11 @@ impl Refusal {
                 let wait = ms.div_ceil(1000).max(1);
                 refusal(format!("{rule} is reached: try again in {wait} seconds")).after_ms(ms)
             }
-            None => refusal(format!("{rule} is less than this call costs: no retry will help")),
+            None => {
+                let mut refusal = refusal(format!("{rule} is less than this call costs: no retry will help"));
+                refusal.0.header = Some(NO_RETRY);
+                refusal
+            }
         }
     }
 
@@ -186,29 +201,33 @@ impl Refusal {
             SendError::Connect(_) => {
                 (StatusCode::BAD_GATEWAY, "backend_unreachable", "no backend could be reached: try again soon")
             }
-            SendError::FirstByte(_) => {
-                (StatusCode::GATEWAY_TIMEOUT, "backend_timeout", "the backend did not begin its answer in time")
-            }
-            SendError::Broken(_) | SendError::NoAnswer(_) | SendError::Address(_) => {
-                (StatusCode::BAD_GATEWAY, "bad_backend_answer", "the backend's answer broke off or made no sense")
-            }
+            SendError::FirstByte(_) => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "backend_timeout",
+                "the backend did not begin its answer in time: try again, or ask for less",
+            ),
+            SendError::Broken(_) | SendError::NoAnswer(_) | SendError::Address(_) => (
+                StatusCode::BAD_GATEWAY,
+                "bad_backend_answer",
+                "the backend's answer broke off or made no sense: try again",
+            ),
         };
         Self::new(Blame::Upstream, status, code, message).with_private(causes(error))
     }
 
-    /// The answer in the caller's dialect; the account is closed with it.
-    pub(super) fn into_response(self, mut account: Account) -> Response<ResponseBody> {
+    /// The answer in the caller's dialect; the settlement is closed with it.
+    pub(super) fn into_response(self, mut settlement: Settlement) -> Response<ResponseBody> {
         let details = *self.0;
         let text = ErrorText {
             status: details.status,
             code: &details.code,
             message: &details.message,
-            request_id: account.request_id(),
+            request_id: settlement.request_id(),
         };
-        let body = dialect::error_body(account.surface(), &text);
+        let body = dialect::error_body(settlement.surface(), &text);
         if let Some(private) = &details.private {
             tracing::warn!(
-                request_id = account.request_id(),
+                request_id = settlement.request_id(),
                 blame = details.blame.as_str(),
                 code = &*details.code,
                 private,
@@ -229,8 +248,8 @@ impl Refusal {
         if let Some(seconds) = details.retry_after_s {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        account.answers(details.status);
-        account.close(End::Complete);
+        settlement.answers(details.status);
+        settlement.settle(End::Complete);
         response
     }
 }
@@ -247,8 +266,7 @@ impl From<Rejection> for Refusal {
         };
         let mut refusal = Self::new(Blame::Policy, status, &rejection.code, rejection.message);
         if rejection.reason == Reason::BudgetSpent {
-            // OpenAI's clients ask this before they retry.
-            refusal.0.header = Some((HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false")));
+            refusal.0.header = Some(NO_RETRY);
         }
         match rejection.retry_after_ms {
             Some(ms) => refusal.after_ms(u64::from(ms)),
@@ -276,7 +294,7 @@ impl From<ReadError> for Refusal {
         let (blame, status, code) = match &error {
             ReadError::TooLarge { .. } => (Blame::Client, StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
             ReadError::NoRoom => (Blame::Gate, StatusCode::SERVICE_UNAVAILABLE, "no_room"),
-            ReadError::Idle(_) => (Blame::Client, StatusCode::REQUEST_TIMEOUT, "body_timeout"),
+            ReadError::Idle(_) | ReadError::Slow(_) => (Blame::Client, StatusCode::REQUEST_TIMEOUT, "body_timeout"),
             ReadError::Broken(_) => (Blame::Client, StatusCode::BAD_REQUEST, "bad_body"),
         };
         let mut refusal = Self::new(blame, status, code, error.to_string());

@@ -14,10 +14,10 @@ use tokio::time::{Sleep, sleep};
 
 use super::{
     Parts,
-    account::{Account, End},
     answer::Answer,
     body::{RelayError, ResponseBody},
     forward::Answered,
+    settle::{End, Settlement},
 };
 use crate::{
     clock::Clock,
@@ -25,7 +25,7 @@ use crate::{
     wire::headers::{self, ACCEL_BUFFERING, BACKEND},
 };
 
-/// An answer on its way, before its account is handed to it.
+/// An answer on its way, before its settlement is handed to it.
 #[derive(Debug)]
 pub(super) struct Relayed {
     response: Response<Incoming>,
@@ -44,13 +44,13 @@ pub(super) fn relay(parts: &Parts, answered: Answered) -> Answer {
         busy,
         clock: parts.clock.clone(),
         sent_at,
-        idle: parts.limits.upstream_idle,
-        expose_backend: parts.limits.expose_backend,
+        idle: parts.bounds.upstream_idle,
+        expose_backend: parts.bounds.expose_backend,
     }))
 }
 
 impl Relayed {
-    pub(super) fn into_response(self, mut account: Account) -> Response<ResponseBody> {
+    pub(super) fn into_response(self, mut settlement: Settlement) -> Response<ResponseBody> {
         let (head, body) = self.response.into_parts();
         let status = head.status;
         let mut passed = headers::to_caller(&head.headers);
@@ -60,14 +60,15 @@ impl Relayed {
         {
             passed.insert(BACKEND, name);
         }
-        account.answers(status);
+        settlement.answers(status);
         let stream = RelayBody {
             upstream: body,
-            account: Some(account),
+            settlement: Some(settlement),
             busy: self.busy,
             silence: Silence::new(self.idle),
             clock: self.clock,
-            first_from: Some(self.sent_at),
+            // A quick failure is no first token.
+            first_from: status.is_success().then_some(self.sent_at),
             failed: status.is_server_error(),
         };
         let mut response = Response::new(ResponseBody::relayed(stream));
@@ -77,11 +78,11 @@ impl Relayed {
     }
 }
 
-/// A backend's body on its way to a caller. Its account ends with its last byte, or when it is dropped.
+/// A backend's body on its way to a caller. Its settlement ends with its last byte, or when it is dropped.
 #[derive(Debug)]
 pub(super) struct RelayBody {
     upstream: Incoming,
-    account: Option<Account>,
+    settlement: Option<Settlement>,
     busy: Busy,
     silence: Silence,
     clock: Clock,
@@ -128,10 +129,10 @@ impl Silence {
 
 impl RelayBody {
     fn end(&mut self, end: End) {
-        if let Some(mut account) = self.account.take() {
+        if let Some(mut settlement) = self.settlement.take() {
             let failed = self.failed || end == End::Failed;
             self.busy.backend().note_end(failed, self.clock.monotonic_ms());
-            account.close(end);
+            settlement.settle(end);
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::{Parts, account::Account, admit::Admitted, read::CheckedBody, refusal::Refusal};
+use super::{Parts, admit::Admitted, read::CheckedBody, refusal::Refusal, settle::Settlement};
 use crate::{
     llm::{model_name::ModelName, operations::Row},
     policy::{Backend, Chains, Exchange, RouteVerdict},
@@ -25,13 +25,13 @@ pub(super) async fn route(
     parts: &Parts,
     chains: &Chains,
     admitted: Admitted,
-    account: &mut Account,
+    settlement: &mut Settlement,
 ) -> Result<Routed, Refusal> {
     let Admitted { row, exchange, caller, call, model, body } = admitted;
     let Some(model) = model else { return Err(Refusal::no_model(&["model"])) };
     let candidates = candidates(parts, &model, row).await?;
     // Only now: a name that no backend knows is a caller's text, and has no place in a log.
-    account.names_model(&call.model);
+    settlement.names_model(&call.model);
     let facts: SmallVec<[Backend; 8]> = candidates.iter().map(|candidate| candidate.facts.clone()).collect();
     let order = match chains.route(&exchange, &call, &caller.principal, &facts)? {
         RouteVerdict::Reject(rejection) => return Err(rejection.into()),

@@ -12,5 +12,5 @@ mod shard;
 pub mod table;
 pub mod window;
 
-pub use table::{Charge, Denied, MAX_CHARGES, Quota, QuotaBounds, Reservation};
-pub use window::{Refused, Slice, Window};
+pub use table::{Charge, MAX_CHARGES, Quota, QuotaBounds, Refused, Reservation};
+pub use window::{NoRoom, Slice, Window};

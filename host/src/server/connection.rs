@@ -4,9 +4,11 @@ use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::D
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::{io::Interest, net::TcpStream, time::sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::Bounds;
 use crate::proxy::Proxy;
 
 /// Largest head of a request, in bytes; more is answered with 431. It is looked at after each read, so a head may be over
@@ -23,10 +25,10 @@ pub(super) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     proxy: Arc<Proxy>,
-    head: Duration,
+    bounds: Bounds,
     stop: CancellationToken,
 ) {
-    let (stream, watch) = match prepare(stream) {
+    let (stream, watch) = match prepare(stream, bounds.stall) {
         Ok(prepared) => prepared,
         Err(error) => {
             tracing::debug!(%error, "a connection was gone before it was served");
@@ -39,7 +41,7 @@ pub(super) async fn serve(
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(head)
+        .header_read_timeout(bounds.head)
         .max_buf_size(MAX_HEAD_BYTES)
         .max_headers(MAX_HEADERS)
         .serve_connection(TokioIo::new(stream), service);
@@ -52,7 +54,10 @@ pub(super) async fn serve(
         }
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = left(&watch) => return,
+            }
         }
     };
     if let Err(error) = ended {
@@ -62,9 +67,11 @@ pub(super) async fn serve(
 }
 
 /// A socket that sends small pieces at once, and a second handle by which its closing is seen.
-fn prepare(stream: TcpStream) -> io::Result<(TcpStream, TcpStream)> {
+fn prepare(stream: TcpStream, stall: Duration) -> io::Result<(TcpStream, TcpStream)> {
     // Without this a small piece of a stream waits for the one before it to be acknowledged.
     stream.set_nodelay(true)?;
+    // A caller who takes nothing for so long is cut: what waits for it holds a backend.
+    SockRef::from(&stream).set_tcp_user_timeout(Some(stall))?;
     let stream = stream.into_std()?;
     let watch = TcpStream::from_std(stream.try_clone()?)?;
     Ok((TcpStream::from_std(stream)?, watch))

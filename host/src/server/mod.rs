@@ -23,6 +23,8 @@ pub struct Bounds {
     pub connections: usize,
     /// Time for a request's head.
     pub head: Duration,
+    /// Longest time that a caller takes nothing of what is sent to it.
+    pub stall: Duration,
     /// Time that running calls get to finish when the gate stops.
     pub drain: Duration,
 }
@@ -65,9 +67,9 @@ impl Server {
             match accepted {
                 Ok((stream, peer, place)) => {
                     let (proxy, stop, cut) = (Arc::clone(&self.proxy), stop.clone(), cut.clone());
-                    let head = self.bounds.head;
+                    let bounds = self.bounds;
                     connections.spawn(async move {
-                        let serving = connection::serve(stream, peer, proxy, head, stop);
+                        let serving = connection::serve(stream, peer, proxy, bounds, stop);
                         cut.run_until_cancelled(serving).await;
                         drop(place);
                     });

@@ -1,6 +1,6 @@
 //! Sending a call to a backend. The address is built from the backend and the operation's row, never from a caller's text.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
 use hyper::body::Incoming;
@@ -9,6 +9,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
+use rustix::io::Errno;
 use tokio::time::timeout;
 
 use super::backend::Backend;
@@ -45,6 +46,23 @@ pub enum SendError {
     /// The backend's address and the operation's path make no URI.
     #[error("the backend's address can't be used")]
     Address(#[from] http::Error),
+}
+
+impl SendError {
+    /// Whether this machine, and not the backend, is why there is no connection: no descriptors, buffers or ports left.
+    pub fn is_ours(&self) -> bool {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            let number =
+                error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error).map(Errno::from_raw_os_error);
+            if matches!(number, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::ADDRNOTAVAIL | Errno::NOMEM))
+            {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
 }
 
 impl Upstream {

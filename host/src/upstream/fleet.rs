@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    config::{self, BackendKind},
+    config::{BackendKind, Config},
     llm::{
         Surface,
         listing::{self, ModelEntry, OpenAiModel},
@@ -60,17 +60,25 @@ pub struct Fleet {
     backends: Vec<Arc<Backend>>,
     control: Arc<Control>,
     clock: Clock,
+    lists_cloud: bool,
     on_miss: SingleFlight,
     on_running: SingleFlight,
 }
 
 impl Fleet {
     /// The backends of a configuration; nothing is known of them before they are probed.
-    pub fn new(backends: &[config::Backend], control: Control, clock: Clock, tasks: &TaskTracker) -> Self {
-        let backends = (0..).zip(backends).map(|(id, config)| Arc::new(Backend::new(id, config))).collect();
+    pub fn new(config: &Config, control: Control, clock: Clock, tasks: &TaskTracker) -> Self {
+        let backends = (0..).zip(&config.backends).map(|(id, config)| Arc::new(Backend::new(id, config))).collect();
         let flight = |apart| SingleFlight::new(clock.clone(), apart, tasks.clone());
         let (on_miss, on_running) = (flight(MISS_APART), flight(RUNNING_APART));
-        Self { backends, control: Arc::new(control), clock, on_miss, on_running }
+        Self {
+            backends,
+            control: Arc::new(control),
+            clock,
+            lists_cloud: config.models.allow_cloud,
+            on_miss,
+            on_running,
+        }
     }
 
     /// All of them, by id.
@@ -113,12 +121,12 @@ impl Fleet {
             .await;
     }
 
-    /// Whether a caller of this scope may know this model.
+    /// The models that a caller of this surface and scope may know, of backends that are up.
     fn visible(&self, surface: Surface, scope: &Scope) -> Vec<(Box<str>, Arc<Model>)> {
         let mut visible = Vec::new();
         for backend in self.speaking(surface).filter(|backend| backend.is_up()) {
             let models = backend.models();
-            let allowed = models.values().filter(|model| in_scope(scope, &model.key));
+            let allowed = models.values().filter(|model| in_scope(scope, &model.key) && self.may_list(&model.key));
             visible.extend(allowed.map(|model| (model.key.clone(), Arc::clone(model))));
         }
         visible
@@ -158,7 +166,7 @@ impl Fleet {
             .iter()
             .flat_map(|list| list.iter())
             .filter_map(|entry| Some((ModelName::parse(&entry.name).ok()?.canonical().to_owned(), entry)))
-            .filter(|(key, _)| in_scope(scope, key))
+            .filter(|(key, _)| in_scope(scope, key) && self.may_list(key))
             .collect();
         listing::running_body(&listing::merge(keyed.iter().map(|(key, entry)| (key.as_str(), *entry))))
     }
@@ -170,6 +178,11 @@ impl Fleet {
             let numbers = version.split(['.', '-', '+']).map(|part| part.parse::<u32>().unwrap_or(0));
             numbers.take(3).collect::<SmallVec<[u32; 3]>>()
         })
+    }
+
+    /// What is refused when it is asked for is not listed.
+    fn may_list(&self, key: &str) -> bool {
+        self.lists_cloud || !ModelName::parse(key).is_ok_and(|name| name.is_cloud())
     }
 
     fn speaking(&self, surface: Surface) -> impl Iterator<Item = &Arc<Backend>> {
@@ -191,12 +204,12 @@ fn in_scope(scope: &Scope, key: &str) -> bool {
 }
 
 impl Catalogue for Fleet {
-    fn candidates(&self, model: &str, scope: &Scope) -> u32 {
+    fn candidates(&self, model: &str, surface: Surface, scope: &Scope) -> u32 {
         let Ok(name) = ModelName::parse(model) else { return 0 };
         if !scope.allows(name.canonical()) {
             return 0;
         }
-        let able = self.backends.iter().filter(|backend| backend.is_up() && backend.model(&name).is_some());
+        let able = self.speaking(surface).filter(|backend| backend.is_up() && backend.model(&name).is_some());
         u32::try_from(able.count()).unwrap_or(u32::MAX)
     }
 

@@ -102,6 +102,7 @@ pub(super) fn check(engine: &Engine, linker: &Linker<HostState>, bytes: &[u8]) -
     if hooks.is_empty() {
         return Err(LoadError::NoHook);
     }
+    refuse_half_hooks(engine, pre.component(), &hooks)?;
     Ok(Checked { pre, exports, inspection: Inspection { hooks, imports } })
 }
 
@@ -168,6 +169,17 @@ fn refuse_exports(engine: &Engine, component: &Component) -> Result<(), LoadErro
             continue;
         };
         return Err(LoadError::NotCalled { export: name.to_owned(), hint });
+    }
+    Ok(())
+}
+
+/// A hook whose interface is there but not its function would be asked by nobody, and miss what it is there to refuse.
+fn refuse_half_hooks(engine: &Engine, component: &Component, found: &[Hook]) -> Result<(), LoadError> {
+    for (name, _) in component.component_type().exports(engine) {
+        let interface = name.split('@').next().and_then(|name| name.strip_prefix(PACKAGE)).unwrap_or_default();
+        if Hook::ALL.iter().any(|hook| hook.as_str() == interface && !found.contains(hook)) {
+            return Err(LoadError::Misfit(format!("`{name}` lacks the function of its hook")));
+        }
     }
     Ok(())
 }

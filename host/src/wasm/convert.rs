@@ -107,8 +107,11 @@ pub(super) fn authenticated(
             if subject.is_empty() || subject.len() > MAX_SUBJECT_BYTES || subject.chars().any(char::is_control) {
                 return Err(format!("a subject has 1 to {MAX_SUBJECT_BYTES} bytes and no control characters"));
             }
-            // A subject that is the credential would stand in logs and counters.
-            Ok(AuthenticateDecision::Allow { subject: blank(subject) })
+            // It would stand in logs and counters.
+            if blank(subject.clone()) != subject {
+                return Err("a subject may not hold the credential".to_owned());
+            }
+            Ok(AuthenticateDecision::Allow { subject })
         }
     }
 }

@@ -12,6 +12,7 @@ use super::{
     budget::Budget,
     component::{Checked, Inspection, LoadError},
     convert::{self, Wrong},
+    engine::TickingEngine,
     host_state::{HostState, Shared},
     instance::{BirthError, Exports, Hooks, Instance, classify},
     janitor::Janitor,
@@ -46,6 +47,8 @@ pub struct GuestPolicy {
     allowance: Allowance,
     pool: Pool,
     janitor: Janitor,
+    /// Last: without its ticks a guest would have no budget, so they go on as long as there is anyone to ask.
+    _ticker: Arc<TickingEngine>,
 }
 
 /// The parts of a [`GuestPolicy`].
@@ -55,14 +58,25 @@ pub(super) struct Parts {
     pub(super) settings: Box<str>,
     pub(super) allowance: Allowance,
     pub(super) janitor: Janitor,
+    pub(super) ticker: Arc<TickingEngine>,
 }
 
 impl GuestPolicy {
     /// Starts and configures instances ahead: settings that are refused never meet a caller.
     pub(super) fn start(parts: Parts) -> Result<Self, LoadError> {
-        let Parts { shared, checked, settings, allowance, janitor } = parts;
+        let Parts { shared, checked, settings, allowance, janitor, ticker } = parts;
         let Checked { pre, exports, inspection } = checked;
-        let policy = Self { shared, pre, exports, inspection, settings, allowance, pool: Pool::default(), janitor };
+        let policy = Self {
+            shared,
+            pre,
+            exports,
+            inspection,
+            settings,
+            allowance,
+            pool: Pool::default(),
+            janitor,
+            _ticker: ticker,
+        };
         for _ in 0..policy.allowance.ready.max(1) {
             policy.pool.stock(policy.instance()?);
         }
@@ -104,10 +118,16 @@ impl GuestPolicy {
                 self.instance().map_err(|error| fault(FaultKind::Instantiate, LoadError::from(error).to_string()))?
             }
         };
-        match instance.ask(hook, exchange, question) {
-            Ok(answer) => {
+        let answer = instance.ask(hook, exchange, question).map(|answer| answer.map_or(Ok(abstain), convert));
+        match answer {
+            Ok(Ok(decision)) => {
                 self.keep(instance);
-                answer.map_or(Ok(abstain), |answer| convert(answer).map_err(|wrong| fault(FaultKind::BadAnswer, wrong)))
+                Ok(decision)
+            }
+            // An instance that answers nonsense may hold nonsense.
+            Ok(Err(wrong)) => {
+                self.janitor.bury(instance);
+                Err(fault(FaultKind::BadAnswer, wrong))
             }
             Err(error) => {
                 self.janitor.bury(instance);

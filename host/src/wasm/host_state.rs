@@ -22,6 +22,10 @@ use crate::{
 /// Imports that one hook may call, all together. A policy that asks more is looping.
 const HOST_CALLS_A_HOOK: u32 = 10_000;
 
+/// Bytes of a body that the host reads for one hook, beside four times the body. What the host does costs the guest no
+/// budget until it returns, so it is counted.
+const SCANNED_A_HOOK: usize = 4 << 20;
+
 /// A guest broke a rule of the interface.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RuleBroken {
@@ -29,6 +33,8 @@ pub(super) enum RuleBroken {
     NotHere { import: &'static str, place: &'static str },
     #[error("it made more than {HOST_CALLS_A_HOOK} calls to the host in one hook")]
     TooManyCalls,
+    #[error("it made the host read more than {SCANNED_A_HOOK} bytes, or the body four times, in one hook")]
+    TooMuchRead,
     #[error("{0}")]
     BadArgument(String),
     #[error("the key table is too old to prove anybody")]
@@ -79,6 +85,7 @@ struct Turn {
     /// None while it is being configured.
     during: Option<(Hook, Arc<Exchange>)>,
     host_calls: u32,
+    scanned: usize,
     random_drawn: u64,
 }
 
@@ -104,7 +111,7 @@ impl HostState {
             limits: GuestLimits::new(memory_bytes),
             budget,
             time,
-            turn: Turn { during: None, host_calls: 0, random_drawn: 0 },
+            turn: Turn { during: None, host_calls: 0, scanned: 0, random_drawn: 0 },
             table,
             wasi,
         }
@@ -112,7 +119,7 @@ impl HostState {
 
     /// A hook begins, or, without an exchange, the configuration.
     pub(super) fn begin(&mut self, during: Option<(Hook, Arc<Exchange>)>) {
-        self.turn = Turn { during, host_calls: 0, random_drawn: 0 };
+        self.turn = Turn { during, host_calls: 0, scanned: 0, random_drawn: 0 };
         self.time.forget();
         self.budget.restart();
     }
@@ -131,6 +138,15 @@ impl HostState {
         self.turn.host_calls += 1;
         if self.turn.host_calls > HOST_CALLS_A_HOOK {
             return Err(Error::new(RuleBroken::TooManyCalls));
+        }
+        Ok(())
+    }
+
+    /// Counts one reading of a body of this size.
+    pub(super) fn count_scan(&mut self, bytes: usize) -> Result<()> {
+        self.turn.scanned = self.turn.scanned.saturating_add(bytes);
+        if self.turn.scanned > SCANNED_A_HOOK.saturating_add(bytes.saturating_mul(4)) {
+            return Err(Error::new(RuleBroken::TooMuchRead));
         }
         Ok(())
     }

@@ -151,7 +151,12 @@ pub(super) fn classify(error: &Error) -> FaultKind {
     }
     match error.downcast_ref::<RuleBroken>() {
         Some(RuleBroken::StaleKeys) => return FaultKind::StaleKeys,
-        Some(RuleBroken::NotHere { .. } | RuleBroken::TooManyCalls | RuleBroken::BadArgument(_)) => {
+        Some(
+            RuleBroken::NotHere { .. }
+            | RuleBroken::TooManyCalls
+            | RuleBroken::TooMuchRead
+            | RuleBroken::BadArgument(_),
+        ) => {
             return FaultKind::Trap;
         }
         None => {}

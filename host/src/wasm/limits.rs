@@ -18,32 +18,37 @@ pub(super) struct OverLimit {
 pub(super) struct GuestLimits {
     memory_bytes: usize,
     grown_to: usize,
+    elements: usize,
 }
 
 impl GuestLimits {
     pub(super) fn new(memory_bytes: usize) -> Self {
-        Self { memory_bytes, grown_to: 0 }
+        Self { memory_bytes, grown_to: 0, elements: 0 }
     }
 
-    /// The largest size that one of the guest's memories has had, in bytes.
+    /// Size of all the guest's memories together, in bytes; they never shrink.
     pub(super) fn grown_to(&self) -> usize {
         self.grown_to
     }
 }
 
 impl ResourceLimiter for GuestLimits {
-    fn memory_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
-        if desired > self.memory_bytes {
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
+        // Of all memories together: a component may have several.
+        let total = self.grown_to.saturating_sub(current).saturating_add(desired);
+        if total > self.memory_bytes {
             return Err(Error::new(OverLimit { limit: self.memory_bytes, unit: "bytes of memory" }));
         }
-        self.grown_to = self.grown_to.max(desired);
+        self.grown_to = total;
         Ok(true)
     }
 
-    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
-        if desired > TABLE_ELEMENTS {
+    fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
+        let total = self.elements.saturating_sub(current).saturating_add(desired);
+        if total > TABLE_ELEMENTS {
             return Err(Error::new(OverLimit { limit: TABLE_ELEMENTS, unit: "table elements" }));
         }
+        self.elements = total;
         Ok(true)
     }
 

@@ -21,7 +21,12 @@ mod pool;
 mod shared_state;
 mod wasi;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use http::HeaderName;
 use wasmtime::component::Linker;
@@ -68,8 +73,7 @@ pub struct Runtime {
     default_requests_per_minute: u64,
     states: States,
     janitor: Janitor,
-    // Last: guests must be gone before their ticker stops.
-    engine: TickingEngine,
+    engine: Arc<TickingEngine>,
 }
 
 /// A linker, which has no `Debug` of its own.
@@ -93,7 +97,7 @@ impl Runtime {
     /// When the machine can't run WebAssembly, or the cache folder can't be used.
     pub fn start(config: RuntimeConfig, clock: Clock, catalogue: Arc<dyn Catalogue>) -> Result<Self, RuntimeError> {
         let failed = |error: wasmtime::Error| RuntimeError(format!("{error:#}"));
-        let engine = TickingEngine::start(config.cache.as_deref()).map_err(failed)?;
+        let engine = Arc::new(TickingEngine::start(config.cache.as_deref()).map_err(failed)?);
         let mut linker = Linker::new(engine.engine());
         asked::add_to_linker(&mut linker).map_err(failed)?;
         wasi::add_to_linker(&mut linker).map_err(failed)?;
@@ -119,6 +123,12 @@ impl Runtime {
     /// # Errors
     /// What is wrong with the component or its settings, and what to do.
     pub fn load(&self, name: &Arc<str>, bytes: &[u8], settings: &str) -> Result<GuestPolicy, LoadError> {
+        // A compiler that panics over an odd file must cost that file, and nothing else.
+        let loaded = catch_unwind(AssertUnwindSafe(|| self.load_unguarded(name, bytes, settings)));
+        loaded.unwrap_or_else(|_| Err(LoadError::Start("the compiler panicked over it".to_owned())))
+    }
+
+    fn load_unguarded(&self, name: &Arc<str>, bytes: &[u8], settings: &str) -> Result<GuestPolicy, LoadError> {
         let checked = component::check(self.engine.engine(), &self.linker.0, bytes)?;
         let shared = Arc::new(Shared {
             name: Arc::clone(name),
@@ -130,8 +140,14 @@ impl Runtime {
             default_requests_per_minute: self.default_requests_per_minute,
             stream: stream_of(name),
         });
-        let (allowance, janitor) = (self.allowance.clone(), self.janitor.clone());
-        GuestPolicy::start(Parts { shared, checked, settings: settings.into(), allowance, janitor })
+        GuestPolicy::start(Parts {
+            shared,
+            checked,
+            settings: settings.into(),
+            allowance: self.allowance.clone(),
+            janitor: self.janitor.clone(),
+            ticker: Arc::clone(&self.engine),
+        })
     }
 }
 

@@ -38,6 +38,9 @@ pub struct ReadBody {
     _share: Option<OwnedSemaphorePermit>,
 }
 
+/// A body may take this many times its longest silence in all: a byte now and then must not hold a connection for ever.
+const MOST_IDLES: u32 = 10;
+
 /// Bounds of one body.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -51,19 +54,22 @@ pub struct Bounds {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// It is larger than its cap.
-    #[error("the body is larger than {cap} bytes")]
+    #[error("the body is larger than {cap} bytes: send less")]
     TooLarge {
         /// The cap.
         cap: usize,
     },
     /// All calls together hold as much as they may.
-    #[error("the gate holds as many request bodies as it may")]
+    #[error("the gate holds as many request bodies as it may: try again soon")]
     NoRoom,
     /// Nothing came for too long.
-    #[error("the body stopped coming for {} seconds", .0.as_secs())]
+    #[error("the body stopped coming for {} seconds: send it without pauses", .0.as_secs())]
     Idle(Duration),
+    /// It came too slowly.
+    #[error("the body did not come within {} seconds: send it faster", .0.as_secs())]
+    Slow(Duration),
     /// The connection broke, or the framing is wrong.
-    #[error("the body could not be read")]
+    #[error("the body could not be read: send it whole, with a right content-length or in chunks")]
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
@@ -74,7 +80,18 @@ pub enum ReadError {
 ///
 /// # Cancel safety
 /// Dropped half-way, what was read is lost and the budget given back.
-pub async fn read<B>(mut body: B, bounds: Bounds, budget: &BufferBudget) -> Result<ReadBody, ReadError>
+pub async fn read<B>(body: B, bounds: Bounds, budget: &BufferBudget) -> Result<ReadBody, ReadError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    match timeout(bounds.idle.saturating_mul(MOST_IDLES), pieces(body, bounds, budget)).await {
+        Ok(read) => read,
+        Err(_) => Err(ReadError::Slow(bounds.idle.saturating_mul(MOST_IDLES))),
+    }
+}
+
+async fn pieces<B>(mut body: B, bounds: Bounds, budget: &BufferBudget) -> Result<ReadBody, ReadError>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -86,8 +103,9 @@ where
     if lower > cap {
         return Err(too_large);
     }
-    let mut share = budget.take(lower).ok_or(ReadError::NoRoom)?;
-    let mut held = lower;
+    // Only what came is taken from the budget: to declare much and send little must not shut out others.
+    let mut share = budget.take(0).ok_or(ReadError::NoRoom)?;
+    let mut held = 0;
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     loop {
@@ -102,7 +120,7 @@ where
             return Err(too_large);
         }
         if length > held {
-            // Undeclared bytes: ahead by as much again, so that the budget is asked seldom.
+            // Ahead by as much again, so that the budget is asked seldom.
             let more = length.saturating_mul(2).min(cap);
             share.merge(budget.take(more - held).ok_or(ReadError::NoRoom)?);
             held = more;

@@ -1,5 +1,5 @@
-//! The fifteen policies of `examples/gallery` do what their names say, each with its defaults; those whose imports nothing
-//! enforces yet are refused by name.
+//! The fifteen policies of `examples/gallery` do what their names say, each with its defaults; those whose imports
+//! nothing enforces yet are refused by name.
 
 use std::{sync::Arc, time::Duration};
 

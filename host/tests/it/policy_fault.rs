@@ -1,4 +1,5 @@
-//! A policy that fails: its caller gets 503, nothing reaches a backend, the operator learns which, and the gate serves on.
+//! A policy that fails: its caller gets 503, nothing reaches a backend, the operator learns which, and the gate
+//! serves on.
 
 use std::{
     hint::black_box,
@@ -55,8 +56,8 @@ const MEMORY_HOG: &str = "(loop $again (drop (memory.grow (i32.const 64))) (br $
 const PAST_THE_MEMORY: &str =
     "(drop (memory.grow (i32.const 65000))) (i32.store (i32.const 2000000000) (i32.const 1)) (unreachable)";
 
-/// Ways to fail at `route`, where `ranked` is case 1 and `reject` case 2. What breaks the canonical ABI is a trap by its
-/// rules; what the interface forbids is a bad answer.
+/// Ways to fail at `route`, where `ranked` is case 1 and `reject` case 2. What breaks the canonical ABI is a trap by
+/// its rules; what the interface forbids is a bad answer.
 fn routers() -> Vec<Hostile> {
     let long = "x".repeat(1025);
     vec![

@@ -1,5 +1,5 @@
-//! Every function and hook of the interface has a test that sees what it does, or that it is refused. Here stand the list,
-//! the hooks and the set-up; imports have modules of their own.
+//! Every function and hook of the interface has a test that sees what it does, or that it is refused. Here stand the
+//! list, the hooks and the set-up; imports have modules of their own.
 
 use std::{collections::BTreeSet, fs};
 

@@ -64,8 +64,8 @@ impl Bench {
         until("the built-in policy decides again", async || self.alternates().await).await;
     }
 
-    /// Puts a policy into the folder: calls go to this backend within two seconds. Where other work holds up the machine
-    /// it is tried again.
+    /// Puts a policy into the folder: calls go to this backend within two seconds. Where other work holds up the
+    /// machine it is tried again.
     async fn in_force_soon(&self, name: &str, component: &[u8], backend: &str) {
         for version in 1..=5 {
             self.gate.put_policy(name, &guest::padded(component, version));

@@ -7,7 +7,7 @@ use std::fmt;
 use serde_json::error::Category;
 use thiserror::Error;
 
-use super::walk::{Fault, MAX_DEPTH, MAX_OPEN_KEYS, Refusal};
+use super::walk::{Flaw, MAX_DEPTH, MAX_OPEN_KEYS, Stop};
 
 /// The most characters of one key that a message shows.
 const SHOWN_KEY_CHARS: usize = 64;
@@ -92,15 +92,15 @@ impl fmt::Display for Spot {
 }
 
 /// Puts a stopped walk into words: its own refusal where it has one, else what the parser says.
-pub(super) fn explain(refusal: Refusal<'_>, error: &serde_json::Error, bytes: &[u8]) -> BodyError {
+pub(super) fn explain(refusal: Stop<'_>, error: &serde_json::Error, bytes: &[u8]) -> BodyError {
     let at = Spot { offset: offset_of(error, bytes), path: path_text(&refusal) };
     match refusal.fault {
-        Some(Fault::NotObject) => BodyError::NotObject,
-        Some(Fault::TooDeep) => BodyError::TooDeep { at },
-        Some(Fault::TooManyKeys) => BodyError::TooManyKeys { at },
-        Some(Fault::DuplicateKey(key)) => BodyError::DuplicateKey { key: shown(&key), at },
-        Some(Fault::NotLowerCase(key)) => BodyError::NotLowerCase { key: shown(&key), at },
-        Some(Fault::WrongType(expected)) => BodyError::WrongType { expected, at },
+        Some(Flaw::NotObject) => BodyError::NotObject,
+        Some(Flaw::TooDeep) => BodyError::TooDeep { at },
+        Some(Flaw::TooManyKeys) => BodyError::TooManyKeys { at },
+        Some(Flaw::DuplicateKey(key)) => BodyError::DuplicateKey { key: shown(&key), at },
+        Some(Flaw::NotLowerCase(key)) => BodyError::NotLowerCase { key: shown(&key), at },
+        Some(Flaw::WrongType(expected)) => BodyError::WrongType { expected, at },
         None => BodyError::Syntax { reason: reason_of(error), at },
     }
 }
@@ -123,7 +123,7 @@ fn reason_of(error: &serde_json::Error) -> String {
     }
 }
 
-fn path_text(refusal: &Refusal<'_>) -> String {
+fn path_text(refusal: &Stop<'_>) -> String {
     let mut text = String::new();
     for step in refusal.path.iter().rev().take(SHOWN_STEPS) {
         text.push('/');

@@ -25,7 +25,7 @@ pub(super) struct Walk<'de, 'f> {
     stream: Option<bool>,
     output_cap: Option<u32>,
     open_keys: Vec<Cow<'de, str>>,
-    refusal: Refusal<'de>,
+    refusal: Stop<'de>,
 }
 
 /// What a finished walk has found: the model's text with its literal, and the rest.
@@ -38,15 +38,15 @@ pub(super) struct Found<'de> {
 
 /// Why a walk was stopped; no fault means that the parser stopped it.
 #[derive(Debug, Default)]
-pub(super) struct Refusal<'de> {
-    pub(super) fault: Option<Fault<'de>>,
+pub(super) struct Stop<'de> {
+    pub(super) fault: Option<Flaw<'de>>,
     /// Keys and indices from the inside out.
     pub(super) path: Vec<Cow<'de, str>>,
 }
 
 /// What the walk itself refuses.
 #[derive(Debug)]
-pub(super) enum Fault<'de> {
+pub(super) enum Flaw<'de> {
     NotObject,
     TooDeep,
     TooManyKeys,
@@ -76,7 +76,7 @@ enum Role {
 
 impl<'de, 'f> Walk<'de, 'f> {
     pub(super) fn new(model_fields: &'f [&'f str]) -> Self {
-        let (open_keys, refusal) = (Vec::new(), Refusal::default());
+        let (open_keys, refusal) = (Vec::new(), Stop::default());
         Self { model_fields, model: None, stream: None, output_cap: None, open_keys, refusal }
     }
 
@@ -90,11 +90,11 @@ impl<'de, 'f> Walk<'de, 'f> {
         Found { model, stream: self.stream, output_cap: self.output_cap }
     }
 
-    pub(super) fn into_refusal(self) -> Refusal<'de> {
+    pub(super) fn into_refusal(self) -> Stop<'de> {
         self.refusal
     }
 
-    fn refuse<T, E: Error>(&mut self, fault: Fault<'de>) -> Result<T, E> {
+    fn refuse<T, E: Error>(&mut self, fault: Flaw<'de>) -> Result<T, E> {
         self.refusal.fault = Some(fault);
         Err(E::custom("refused"))
     }
@@ -102,10 +102,10 @@ impl<'de, 'f> Walk<'de, 'f> {
     /// Checks the next key of an object and pushes it on the stack.
     fn open_key<E: Error>(&mut self, object: &mut Object<'de>, key: Cow<'de, str>) -> Result<(), E> {
         if !object.names_are_free && !is_folded(&key) {
-            return self.refuse(Fault::NotLowerCase(key));
+            return self.refuse(Flaw::NotLowerCase(key));
         }
         if self.open_keys.len() >= MAX_OPEN_KEYS {
-            return self.refuse(Fault::TooManyKeys);
+            return self.refuse(Flaw::TooManyKeys);
         }
         let earlier = self.open_keys.get(object.first_key..).unwrap_or_default();
         let is_repeated = match object.index(earlier) {
@@ -113,7 +113,7 @@ impl<'de, 'f> Walk<'de, 'f> {
             None => earlier.contains(&key),
         };
         if is_repeated {
-            return self.refuse(Fault::DuplicateKey(key));
+            return self.refuse(Flaw::DuplicateKey(key));
         }
         self.open_keys.push(key);
         Ok(())
@@ -142,7 +142,7 @@ impl<'de, 'f> Walk<'de, 'f> {
         }
         // The raw text was only skipped; decoding it finds what is no string, and half a surrogate pair within one.
         let Ok(text) = serde_json::from_str::<String>(literal) else {
-            return self.refuse(Fault::WrongType("a valid string"));
+            return self.refuse(Flaw::WrongType("a valid string"));
         };
         let wins = self.model.as_ref().is_none_or(|current| rank < current.rank);
         if wins && !text.is_empty() {
@@ -193,10 +193,10 @@ impl<'de> Node<'_, 'de, '_> {
     fn pass<E: Error>(self) -> Result<(), E> {
         match self.role {
             Role::Plain | Role::Options => Ok(()),
-            Role::Body => self.walk.refuse(Fault::NotObject),
-            Role::Model(_) => self.walk.refuse(Fault::WrongType("a valid string")),
-            Role::Stream => self.walk.refuse(Fault::WrongType("true or false")),
-            Role::OutputCap => self.walk.refuse(Fault::WrongType("a number")),
+            Role::Body => self.walk.refuse(Flaw::NotObject),
+            Role::Model(_) => self.walk.refuse(Flaw::WrongType("a valid string")),
+            Role::Stream => self.walk.refuse(Flaw::WrongType("true or false")),
+            Role::OutputCap => self.walk.refuse(Flaw::WrongType("a number")),
         }
     }
 
@@ -265,7 +265,7 @@ impl<'de> Visitor<'de> for Node<'_, 'de, '_> {
             return Node { walk, role, depth, names_are_free }.pass();
         }
         if depth >= MAX_DEPTH {
-            return walk.refuse(Fault::TooDeep);
+            return walk.refuse(Flaw::TooDeep);
         }
         for index in 0_usize.. {
             let element = Node { walk: &mut *walk, role: Role::Plain, depth: depth + 1, names_are_free };
@@ -287,7 +287,7 @@ impl<'de> Visitor<'de> for Node<'_, 'de, '_> {
             return Node { walk, role, depth, names_are_free }.pass();
         }
         if depth >= MAX_DEPTH {
-            return walk.refuse(Fault::TooDeep);
+            return walk.refuse(Flaw::TooDeep);
         }
         let first_key = walk.open_keys.len();
         let mut object = Object { first_key, names_are_free, index: None };

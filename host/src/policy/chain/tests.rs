@@ -69,6 +69,7 @@ fn exchange() -> Arc<Exchange> {
     let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
     Arc::new(Exchange::new(ExchangeHead {
         request_id: "r1".into(),
+        surface: Surface::Ollama,
         seed: 1,
         peer,
         path: "/api/chat".into(),

@@ -12,7 +12,7 @@ use std::hash::BuildHasherDefault;
 use std::num::NonZeroU32;
 
 use super::key::{CounterKey, KeyHasher};
-use super::window::{self, Refused, Slice, Window};
+use super::window::{self, NoRoom, Slice, Window};
 
 /// How many due notes are looked at whenever the shard is used: more than the one that a charge can add, so that idle
 /// counters go even while new ones come.
@@ -55,7 +55,7 @@ impl Shard {
     }
 
     /// Tells whether the counter admits `amount`, and counts nothing; `now_ms` is the caller's time.
-    pub(super) fn check(&mut self, key: CounterKey, now_ms: u64, capacity: u64, amount: u64) -> Result<(), Refused> {
+    pub(super) fn check(&mut self, key: CounterKey, now_ms: u64, capacity: u64, amount: u64) -> Result<(), NoRoom> {
         let Some(Counter { window, .. }) = self.counters.get_mut(&key) else {
             return window::ceiling(capacity, amount).map(|_| ());
         };

@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use super::key::{CounterKey, KeySeeds};
 use super::shard::Shard;
-use super::window::{Refused, Slice};
+use super::window::{NoRoom, Slice};
 
 /// How many charges one call may name.
 pub const MAX_CHARGES: usize = 32;
@@ -66,7 +66,7 @@ impl fmt::Debug for Charge<'_> {
 
 /// Why nothing was reserved.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Denied {
+pub enum Refused {
     /// A limit is used up. Of several, the one with the longest wait; of equal waits, the one charged first.
     #[error("limit `{limit}` of policy `{policy}` admits {capacity} in {length_ms} ms, this call goes beyond: wait")]
     Exceeded {
@@ -136,8 +136,8 @@ impl Quota {
     /// Reserves all charges, or none. No charges: nothing is reserved and no lock is taken.
     ///
     /// # Errors
-    /// [`Denied`] says which charge stood in the way; nothing is counted then.
-    pub fn reserve(self: &Arc<Self>, now_ms: u64, charges: &[Charge<'_>]) -> Result<Reservation, Denied> {
+    /// [`Refused`] says which charge stood in the way; nothing is counted then.
+    pub fn reserve(self: &Arc<Self>, now_ms: u64, charges: &[Charge<'_>]) -> Result<Reservation, Refused> {
         let named = self.name(charges)?;
         let mut locked = self.lock(&named);
         for group in &mut locked {
@@ -147,21 +147,21 @@ impl Quota {
         for group in &mut locked {
             let keys = group.named.iter().filter(|named| named.counts()).map(|named| named.key);
             if !group.shard.make_room(&keys) {
-                return Err(Denied::Full);
+                return Err(Refused::Full);
             }
         }
         Ok(Reservation { quota: Arc::clone(self), held: commit_all(&mut locked) })
     }
 
     /// The charges with their keys, in the order of keys, which is that of shards.
-    fn name<'c>(&self, charges: &'c [Charge<'c>]) -> Result<SmallVec<[Named<'c>; 4]>, Denied> {
+    fn name<'c>(&self, charges: &'c [Charge<'c>]) -> Result<SmallVec<[Named<'c>; 4]>, Refused> {
         if charges.len() > MAX_CHARGES {
-            return Err(Denied::TooMany { count: charges.len() });
+            return Err(Refused::TooMany { count: charges.len() });
         }
         let mut named = SmallVec::with_capacity(charges.len());
         for (position, charge) in charges.iter().enumerate() {
             let Some(length_ms) = NonZeroU32::new(charge.length_ms) else {
-                return Err(Denied::NoLength { policy: charge.policy.to_owned(), limit: charge.limit.to_owned() });
+                return Err(Refused::NoLength { policy: charge.policy.to_owned(), limit: charge.limit.to_owned() });
             };
             let key = self.seeds.key(charge.policy, charge.limit, charge.partition, length_ms);
             named.push(Named { key, length_ms, position, charge });
@@ -172,7 +172,7 @@ impl Quota {
             _ => None,
         });
         match repeated {
-            Some(charge) => Err(Denied::Repeated { policy: charge.policy.to_owned(), limit: charge.limit.to_owned() }),
+            Some(charge) => Err(Refused::Repeated { policy: charge.policy.to_owned(), limit: charge.limit.to_owned() }),
             None => Ok(named),
         }
     }
@@ -218,11 +218,10 @@ struct Locked<'a, 'c> {
 }
 
 /// Checks every charge; the error names the one that binds.
-fn check_all(locked: &mut [Locked<'_, '_>], now_ms: u64) -> Result<(), Denied> {
-    let mut binding: Option<(Refused, &Named<'_>)> = None;
-    let rank = |(refused, named): &(Refused, &Named<'_>)| {
-        (refused.retry_after_ms.unwrap_or(u64::MAX), Reverse(named.position))
-    };
+fn check_all(locked: &mut [Locked<'_, '_>], now_ms: u64) -> Result<(), Refused> {
+    let mut binding: Option<(NoRoom, &Named<'_>)> = None;
+    let rank =
+        |(refused, named): &(NoRoom, &Named<'_>)| (refused.retry_after_ms.unwrap_or(u64::MAX), Reverse(named.position));
     for Locked { shard, named } in locked {
         for named in *named {
             let Err(refused) = shard.check(named.key, now_ms, named.charge.capacity, named.charge.amount) else {
@@ -236,7 +235,7 @@ fn check_all(locked: &mut [Locked<'_, '_>], now_ms: u64) -> Result<(), Denied> {
     }
     match binding {
         None => Ok(()),
-        Some((refused, named)) => Err(Denied::Exceeded {
+        Some((refused, named)) => Err(Refused::Exceeded {
             policy: named.charge.policy.to_owned(),
             limit: named.charge.limit.to_owned(),
             capacity: named.charge.capacity,

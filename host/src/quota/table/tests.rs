@@ -126,7 +126,7 @@ fn the_binding_limit_is_the_one_with_the_longest_wait() {
     let free = charge("free", "k", 10);
     quota.reserve(0, &[minute, hour]).expect("room").keep();
     let check = |charges: &[Charge<'_>], limit: &str, wait: Option<u64>| match quota.reserve(7, charges) {
-        Err(Denied::Exceeded { policy, limit: named, retry_after_ms, .. }) => {
+        Err(Refused::Exceeded { policy, limit: named, retry_after_ms, .. }) => {
             assert_eq!((policy.as_str(), named.as_str(), retry_after_ms), ("rate-limit", limit, wait));
         }
         other => panic!("{other:?}"),
@@ -149,7 +149,7 @@ fn the_wait_of_several_limits_is_exact() {
     for now in [0, 100_000, 200_000] {
         quota.reserve(now, &[minute, hour]).expect("room").keep();
     }
-    let Err(Denied::Exceeded { retry_after_ms: Some(wait), .. }) = quota.reserve(200_500, &[minute, hour]) else {
+    let Err(Refused::Exceeded { retry_after_ms: Some(wait), .. }) = quota.reserve(200_500, &[minute, hour]) else {
         panic!("three an hour");
     };
     assert!(quota.reserve(200_500 + wait - 1, &[minute, hour]).is_err());
@@ -161,12 +161,12 @@ fn bad_answers_are_named_and_count_nothing() {
     let quota = quota();
     let one = charge("key", "k", 1);
     let repeated = quota.reserve(0, &[one, charge("user", "u", 1), Charge { capacity: 9, amount: 0, ..one }]);
-    assert_eq!(repeated.err(), Some(Denied::Repeated { policy: "rate-limit".into(), limit: "key".into() }));
+    assert_eq!(repeated.err(), Some(Refused::Repeated { policy: "rate-limit".into(), limit: "key".into() }));
     let no_length = quota.reserve(0, &[one, Charge { length_ms: 0, ..charge("user", "u", 1) }]);
-    assert_eq!(no_length.err(), Some(Denied::NoLength { policy: "rate-limit".into(), limit: "user".into() }));
+    assert_eq!(no_length.err(), Some(Refused::NoLength { policy: "rate-limit".into(), limit: "user".into() }));
     let names: Vec<String> = (0..=MAX_CHARGES).map(|n| n.to_string()).collect();
     let many: Vec<_> = names.iter().map(|name| charge("key", name, 1)).collect();
-    assert_eq!(quota.reserve(0, &many).err(), Some(Denied::TooMany { count: 33 }));
+    assert_eq!(quota.reserve(0, &many).err(), Some(Refused::TooMany { count: 33 }));
     assert!(quota.reserve(0, many.get(..MAX_CHARGES).expect("33 charges")).is_ok());
     assert_eq!(free(&quota, 0, one), 1);
 }
@@ -191,7 +191,7 @@ fn no_charges_take_no_lock() {
 fn free_charges_pass_and_hold_no_counter() {
     let quota = Arc::new(Quota::new(QuotaBounds { max_counters: 0 }));
     assert!(quota.reserve(0, &[Charge { amount: 0, ..charge("key", "k", 0) }]).is_ok());
-    assert_eq!(quota.reserve(0, &[charge("key", "k", 1)]).err(), Some(Denied::Full));
+    assert_eq!(quota.reserve(0, &[charge("key", "k", 1)]).err(), Some(Refused::Full));
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn a_full_table_refuses_new_counters_serves_old_ones_and_recovers() {
                 held.push(name);
             }
             Err(denied) => {
-                assert_eq!(denied, Denied::Full);
+                assert_eq!(denied, Refused::Full);
                 refused += 1;
             }
         }
@@ -232,7 +232,7 @@ fn a_call_that_finds_no_place_for_one_counter_takes_none() {
     let (old, new) = (names.iter().find(is_held), names.iter().find(|name| !is_held(name)));
     let (old, new) = (old.expect("64 are held"), new.expect("the rest is not"));
     let both = [charge("key", old, 2), charge("key", new, 2)];
-    assert_eq!(quota.reserve(0, &both).err(), Some(Denied::Full));
+    assert_eq!(quota.reserve(0, &both).err(), Some(Refused::Full));
     assert_eq!(free(&quota, 0, charge("key", old, 2)), 1);
 }
 

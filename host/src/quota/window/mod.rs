@@ -53,7 +53,7 @@ pub struct Slice(u64);
 /// The window has no room for the amount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the window has no room for this amount: try again after `retry_after_ms`, or never if there is none")]
-pub struct Refused {
+pub struct NoRoom {
     /// Milliseconds from the caller's `now_ms` to the first at which the same amount is admitted if nothing else
     /// happens. None: never, the amount is larger than the capacity.
     pub retry_after_ms: Option<u64>,
@@ -84,14 +84,14 @@ impl Window {
     /// Tells whether `amount` is admitted at `now_ms`, and counts nothing. An amount of zero always is.
     ///
     /// # Errors
-    /// [`Refused`] when the units that still count leave no room for `amount` under `capacity`.
-    pub fn check(&mut self, now_ms: u64, capacity: u64, amount: u64) -> Result<(), Refused> {
+    /// [`NoRoom`] when the units that still count leave no room for `amount` under `capacity`.
+    pub fn check(&mut self, now_ms: u64, capacity: u64, amount: u64) -> Result<(), NoRoom> {
         self.advance(now_ms);
         let ceiling = ceiling(capacity, amount)?;
         if amount == 0 || self.total <= ceiling {
             return Ok(());
         }
-        Err(Refused { retry_after_ms: Some(self.falls_to(ceiling).saturating_sub(now_ms)) })
+        Err(NoRoom { retry_after_ms: Some(self.falls_to(ceiling).saturating_sub(now_ms)) })
     }
 
     /// Counts `amount` at the latest time seen. For an amount that [`check`](Self::check) has just admitted.
@@ -178,9 +178,9 @@ impl Window {
 /// How many units may count already when `amount` is admitted.
 ///
 /// # Errors
-/// [`Refused`] for good when `amount` is larger than `capacity`.
-pub(super) fn ceiling(capacity: u64, amount: u64) -> Result<u64, Refused> {
-    capacity.checked_sub(amount).ok_or(Refused { retry_after_ms: None })
+/// [`NoRoom`] for good when `amount` is larger than `capacity`.
+pub(super) fn ceiling(capacity: u64, amount: u64) -> Result<u64, NoRoom> {
+    capacity.checked_sub(amount).ok_or(NoRoom { retry_after_ms: None })
 }
 
 /// Where in the ring a slice is counted. No two slices that count at one moment share a slot.

@@ -9,7 +9,7 @@ fn window(length_ms: u32, now_ms: u64) -> Window {
     Window::new(NonZeroU32::new(length_ms).expect("a length"), now_ms)
 }
 
-fn take(window: &mut Window, now_ms: u64, capacity: u64, amount: u64) -> Result<Slice, Refused> {
+fn take(window: &mut Window, now_ms: u64, capacity: u64, amount: u64) -> Result<Slice, NoRoom> {
     window.check(now_ms, capacity, amount)?;
     Ok(window.commit(amount))
 }
@@ -73,14 +73,14 @@ proptest! {
                     history.push(Admitted { at_ms: latest, amount: asked, slice });
                     prop_assert!(sum_within(&history, latest, length) <= capacity, "overshoot at {latest}");
                 }
-                Err(Refused { retry_after_ms: None }) => prop_assert!(asked > capacity),
-                Err(Refused { retry_after_ms: Some(wait) }) => {
+                Err(NoRoom { retry_after_ms: None }) => prop_assert!(asked > capacity),
+                Err(NoRoom { retry_after_ms: Some(wait) }) => {
                     let counted = sum_within(&history, latest, length + width);
                     prop_assert!(counted + asked > capacity, "lost more than a slice");
                     prop_assert!(wait > latest - now);
                     prop_assert!(take(&mut window.clone(), now + wait, capacity, asked).is_ok());
                     let still = take(&mut window.clone(), now + wait - 1, capacity, asked);
-                    prop_assert_eq!(still, Err(Refused { retry_after_ms: Some(1) }));
+                    prop_assert_eq!(still, Err(NoRoom { retry_after_ms: Some(1) }));
                 }
             }
         }
@@ -158,7 +158,7 @@ fn a_minute_of_a_hundred_is_full_for_a_minute_and_free_within_one_second_more() 
     for n in 0..100 {
         assert!(take(&mut window, 5_300 + n, 100, 1).is_ok());
     }
-    assert_eq!(take(&mut window, 5_400, 100, 1), Err(Refused { retry_after_ms: Some(65_999 - 5_400) }));
+    assert_eq!(take(&mut window, 5_400, 100, 1), Err(NoRoom { retry_after_ms: Some(65_999 - 5_400) }));
     assert!(window.check(65_998, 100, 1).is_err());
     assert!(window.check(65_999, 100, 100).is_ok());
 }
@@ -166,8 +166,8 @@ fn a_minute_of_a_hundred_is_full_for_a_minute_and_free_within_one_second_more() 
 #[test]
 fn more_than_the_capacity_is_refused_for_good() {
     let mut window = window(60_000, 0);
-    assert_eq!(window.check(0, 5, 6), Err(Refused { retry_after_ms: None }));
-    assert_eq!(window.check(0, 0, 1), Err(Refused { retry_after_ms: None }));
+    assert_eq!(window.check(0, 5, 6), Err(NoRoom { retry_after_ms: None }));
+    assert_eq!(window.check(0, 0, 1), Err(NoRoom { retry_after_ms: None }));
     assert_eq!(window.check(0, 5, 5), Ok(()));
 }
 
@@ -205,7 +205,7 @@ fn a_changed_capacity_keeps_the_history() {
     assert!(window.check(0, 10, 1).is_err());
     assert!(window.check(0, 11, 1).is_ok());
     assert_eq!(window.remaining(0, 4), 0);
-    assert_eq!(window.check(0, 4, 1), Err(Refused { retry_after_ms: Some(60_999) }));
+    assert_eq!(window.check(0, 4, 1), Err(NoRoom { retry_after_ms: Some(60_999) }));
 }
 
 #[test]

@@ -1,16 +1,20 @@
 //! `catalogue`: what the gate knows of models and backends.
 
+use std::sync::Arc;
+
 use wasmtime::Result;
 
 use crate::{
-    policy::Hook,
+    policy::{Caller, Hook},
+    ports::keys::Scope,
     wasm::{bindings::asked::catalogue::Host, host_state::HostState},
 };
 
 impl Host for HostState {
     fn candidates(&mut self, model: String) -> Result<u32> {
-        let scope = self.caller_in("catalogue.candidates")?.scope().clone();
-        Ok(self.shared.catalogue.candidates(&model, &scope))
+        let exchange = Arc::clone(self.exchange_in("catalogue.candidates", &[Hook::Admit, Hook::Route])?);
+        let scope = exchange.caller().map_or(&Scope::AllModels, Caller::scope);
+        Ok(self.shared.catalogue.candidates(&model, exchange.surface(), scope))
     }
 
     fn size_bytes(&mut self, model: String) -> Result<Option<u64>> {

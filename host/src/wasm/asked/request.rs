@@ -1,6 +1,9 @@
 //! `request`: the call in progress.
 
+use std::sync::Arc;
+
 use aws_lc_rs::digest;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, header};
 use ipnet::IpNet;
 use wasmtime::Result;
@@ -15,6 +18,9 @@ use crate::{
 /// Largest JSON text handed to a guest, in bytes.
 const MAX_JSON_BYTES: usize = 64 << 10;
 
+/// Longest beginning that is hashed.
+const MAX_PREFIX_BYTES: usize = 64 << 10;
+
 /// No policy sees these by `request.header`.
 const CREDENTIALS: [HeaderName; 6] = [
     header::AUTHORIZATION,
@@ -27,25 +33,28 @@ const CREDENTIALS: [HeaderName; 6] = [
 
 impl Host for HostState {
     fn header(&mut self, name: String) -> Result<Option<String>> {
-        let Ok(name) = HeaderName::try_from(name) else {
-            self.count_call()?;
-            return Ok(None);
-        };
-        let is_masked = CREDENTIALS.contains(&name) || self.shared.masked_headers.contains(&name);
+        let masked = Arc::clone(&self.shared.masked_headers);
         let exchange = self.exchange_in("request.header", &Hook::ALL)?;
-        Ok(if is_masked { None } else { joined(exchange.headers(), &name) })
+        let Ok(name) = HeaderName::try_from(name) else { return Ok(None) };
+        if CREDENTIALS.contains(&name) || masked.contains(&name) {
+            return Ok(None);
+        }
+        // Some clients send their key a second time, under a name of their own.
+        Ok(joined(exchange.headers(), &name).map(|text| exchange.blanked(text)))
     }
 
     fn json(&mut self, at: String) -> Result<Option<String>> {
-        let exchange = self.exchange_in("request.json", &[Hook::Admit, Hook::Route])?;
-        let Some(body) = exchange.body() else { return Ok(None) };
+        let exchange = Arc::clone(self.exchange_in("request.json", &[Hook::Admit, Hook::Route])?);
+        self.count_scan(exchange.body().map_or(0, Bytes::len))?;
+        let body = exchange.body().map_or(&b"null"[..], |body| body);
         let found = pointer::at(body, &at).map_err(|error| bad_argument(error.to_string()))?;
+        let found = found.filter(|_| exchange.body().is_some());
         if let Some(text) = found
             && text.len() > MAX_JSON_BYTES
         {
             return Err(bad_argument(format!("the value at '{at}' has more than {MAX_JSON_BYTES} bytes")));
         }
-        Ok(found.map(str::to_owned))
+        Ok(found.map(|text| exchange.blanked(text.to_owned())))
     }
 
     fn peer(&mut self) -> Result<String> {
@@ -65,9 +74,14 @@ impl Host for HostState {
     }
 
     fn prefix_hash(&mut self, bytes: u32) -> Result<Option<u64>> {
-        let exchange = self.exchange_in("request.prefix-hash", &[Hook::Admit, Hook::Route])?;
+        let exchange = Arc::clone(self.exchange_in("request.prefix-hash", &[Hook::Admit, Hook::Route])?);
         let Some(body) = exchange.body() else { return Ok(None) };
-        let prefix = pointer::prefix(body, usize::try_from(bytes).unwrap_or(usize::MAX));
+        self.count_scan(body.len())?;
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        if bytes > MAX_PREFIX_BYTES {
+            return Err(bad_argument(format!("a prefix has at most {MAX_PREFIX_BYTES} bytes, not {bytes}")));
+        }
+        let prefix = pointer::prefix(body, bytes);
         Ok(prefix.map(|prefix| {
             // A keyless digest, so that all replicas agree; one that collides at will would let callers pick a backend.
             let digest = digest::digest(&digest::SHA256, prefix);

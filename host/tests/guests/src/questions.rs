@@ -11,7 +11,34 @@ use tollgate_policy::{catalogue, env, keys, principals, request, state};
 /// The answer to one question; a question that makes no sense is a panic, and so a fault.
 pub fn answer(question: &str) -> String {
     let (name, rest) = question.split_once(' ').unwrap_or((question, ""));
+    if is_done(name, rest) {
+        return "done".to_owned();
+    }
+    about_call(name, rest).or_else(|| about_gate(name, rest)).unwrap_or_else(|| about_itself(name, rest))
+}
+
+/// Does what has no answer, if this is its name.
+fn is_done(name: &str, rest: &str) -> bool {
+    let words: Vec<&str> = rest.split(' ').collect();
     match name {
+        "put" => state::put(words[0], words[1].as_bytes(), number(words[2])),
+        "put-bytes" => state::put("bytes", &vec![7; number(rest)], 0),
+        "log" => env::log(env::Level::Info, rest),
+        "log-header" => env::log(env::Level::Warn, &request::header(rest).unwrap_or_default()),
+        "log-bytes" => env::log(env::Level::Error, &"x".repeat(number(rest))),
+        "print" => println!("{rest}"),
+        "print-error" => eprintln!("{rest}"),
+        "print-header" => println!("{}", request::header(rest).unwrap_or_default()),
+        "spin" => spin(number(rest)),
+        "sleep" => std::thread::sleep(Duration::from_millis(number(rest))),
+        "exit" => std::process::exit(number(rest)),
+        _ => return false,
+    }
+    true
+}
+
+fn about_call(name: &str, rest: &str) -> Option<String> {
+    Some(match name {
         "header" => or_none(request::header(rest)),
         "json" => or_none(request::json(rest)),
         "json-length" => request::json(rest).map_or(0, |json| json.len()).to_string(),
@@ -19,15 +46,11 @@ pub fn answer(question: &str) -> String {
         "peer-in" => request::peer_in(rest).to_string(),
         "path" => request::path(),
         "prefix-hash" => or_none(request::prefix_hash(number(rest))),
-        "candidates" => catalogue::candidates(rest).to_string(),
-        "size-bytes" => or_none(catalogue::size_bytes(rest)),
-        "parameters" => or_none(catalogue::parameters(rest)),
-        "backend-name" => or_none(catalogue::backend_name(number(rest))),
         "limit" => limit(rest),
         "attribute" => principals::attribute(rest).join("+"),
         "verify" => or_none(keys::verify().map(|key| format!("{key:?}"))),
-        _ => about_state(name, rest).or_else(|| about_env(name, rest)).unwrap_or_else(|| attempt(name, rest)),
-    }
+        _ => return None,
+    })
 }
 
 fn limit(rest: &str) -> String {
@@ -36,21 +59,19 @@ fn limit(rest: &str) -> String {
     or_none(principals::limit(holder, words[1], words.get(2).copied()))
 }
 
-fn about_state(name: &str, rest: &str) -> Option<String> {
+fn about_gate(name: &str, rest: &str) -> Option<String> {
     let words: Vec<&str> = rest.split(' ').collect();
     Some(match name {
+        "candidates" => catalogue::candidates(rest).to_string(),
+        "size-bytes" => or_none(catalogue::size_bytes(rest)),
+        "parameters" => or_none(catalogue::parameters(rest)),
+        "backend-name" => or_none(catalogue::backend_name(number(rest))),
         "add" => state::add(words[0], number(words[1]), number(words[2])).to_string(),
-        "get" => or_none(state::get(rest).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())),
-        "put" => done(state::put(words[0], words[1].as_bytes(), number(words[2]))),
-        "put-bytes" => done(state::put("bytes", &vec![7; number(rest)], 0)),
         "add-key-of" => state::add(&"k".repeat(number(rest)), 1, 0).to_string(),
-        _ => return None,
-    })
-}
-
-fn about_env(name: &str, rest: &str) -> Option<String> {
-    Some(match name {
+        "get" => or_none(state::get(rest).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())),
         "now" => env::now_ms().to_string(),
+        "calls" => (0..number::<u32>(rest)).fold(0, |_, _| env::now_ms()).to_string(),
+        "random" => env::random().to_string(),
         "local" => match env::local_now(rest) {
             Ok(now) => format!(
                 "{}-{:02}-{:02} {} {:02}:{:02}:{:02}",
@@ -58,16 +79,13 @@ fn about_env(name: &str, rest: &str) -> Option<String> {
             ),
             Err(error) => error,
         },
-        "random" => env::random().to_string(),
-        "log" => done(env::log(env::Level::Info, rest)),
-        "log-header" => done(env::log(env::Level::Warn, &request::header(rest).unwrap_or_default())),
-        "log-bytes" => done(env::log(env::Level::Error, &"x".repeat(number(rest)))),
         _ => return None,
     })
 }
 
-/// What a guest may try without asking the gate for it.
-fn attempt(name: &str, rest: &str) -> String {
+/// What a guest may find out without asking the gate.
+#[expect(clippy::disallowed_methods, reason = "these clocks are what is asked about")]
+fn about_itself(name: &str, rest: &str) -> String {
     match name {
         "wasi-now" => SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis().to_string(),
         "wasi-elapsed" => {
@@ -78,13 +96,6 @@ fn attempt(name: &str, rest: &str) -> String {
         "wasi-random" => RandomState::new().build_hasher().finish().to_string(),
         "variables" => std::env::vars().count().to_string(),
         "arguments" => std::env::args().count().to_string(),
-        "print" => done(println!("{rest}")),
-        "print-error" => done(eprintln!("{rest}")),
-        "print-header" => done(println!("{}", request::header(rest).unwrap_or_default())),
-        "spin" => done(spin(number(rest))),
-        "calls" => (0..number::<u32>(rest)).fold(0, |_, _| env::now_ms()).to_string(),
-        "sleep" => done(std::thread::sleep(Duration::from_millis(number(rest)))),
-        "exit" => std::process::exit(number(rest)),
         _ => panic!("there is no question `{name}`"),
     }
 }
@@ -101,8 +112,4 @@ fn number<T: std::str::FromStr>(text: &str) -> T {
 
 fn or_none(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "none".to_owned(), |value| value.to_string())
-}
-
-fn done((): ()) -> String {
-    "done".to_owned()
 }

@@ -11,7 +11,7 @@ pub(crate) mod raw;
 
 pub use answer::Answer;
 pub(crate) use asking::Asking;
-pub use llm_server::{LlmServer, Script, Seen};
+pub use llm_server::{LlmServer, Script};
 pub(crate) use log::Log;
 pub use proxy::TestProxy;
 

@@ -40,7 +40,7 @@ pub struct Builder {
 
 /// A running gate.
 pub struct TestProxy {
-    app: Option<App>,
+    app: App,
     folder: TempDir,
     key: String,
     client: reqwest::Client,
@@ -67,7 +67,7 @@ impl TestProxy {
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.app.as_ref().unwrap().data_plane()
+        self.app.data_plane()
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -108,7 +108,7 @@ impl TestProxy {
 
     /// An answer of the operations listener.
     pub async fn admin(&self, path: &str) -> Answer {
-        let url = format!("http://{}{path}", self.app.as_ref().unwrap().admin());
+        let url = format!("http://{}{path}", self.app.admin());
         Answer::of(self.client.get(url).send().await.unwrap()).await
     }
 
@@ -166,11 +166,6 @@ impl TestProxy {
     /// Puts a policy into the folder the way people should: whole, by renaming.
     pub fn put_policy(&self, name: &str, component: &[u8]) {
         put_policy(&self.policies(), name, component);
-    }
-
-    /// Stops the gate as SIGTERM would.
-    pub async fn stop(mut self) {
-        self.app.take().unwrap().stop().await;
     }
 }
 
@@ -253,7 +248,7 @@ impl Builder {
         store.close().await;
         let app = App::start(config, clock).await.unwrap_or_else(|error| panic!("{error}"));
         let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
-        TestProxy { app: Some(app), folder: self.folder, key: self.key.text().to_owned(), client, hand }
+        TestProxy { app, folder: self.folder, key: self.key.text().to_owned(), client, hand }
     }
 
     fn new_key(&self, name: &str, key: &FreshKey) -> NewKey {

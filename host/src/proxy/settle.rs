@@ -1,7 +1,8 @@
-//! The account of one call: opened when it comes, closed exactly once, however it ends.
+//! settle: the end of one call. Opened when the call comes, settled exactly once, however it ends.
 //!
-//! It holds what was reserved. A call of which no byte reached a backend gets everything back; any other costs what it was
-//! charged. Closing writes numbers and one log line: never a key, a prompt or an answer.
+//! It holds what was reserved. A call that was refused, or for which no connection to a backend came about, gets everything
+//! back. Any other costs what it was charged: one that a backend may have seen, and a list that the gate answered itself.
+//! Settling writes numbers and one log line: never a key, a prompt or an answer.
 
 use std::{sync::Arc, time::Duration};
 
@@ -41,9 +42,9 @@ impl End {
     }
 }
 
-/// One call's account.
+/// One call's settlement.
 #[derive(Debug)]
-pub(super) struct Account {
+pub(super) struct Settlement {
     metrics: Arc<Metrics>,
     clock: Clock,
     began: Duration,
@@ -60,7 +61,7 @@ pub(super) struct Account {
     is_open: bool,
 }
 
-impl Account {
+impl Settlement {
     pub(super) fn open(parts: &Parts, request_id: &RequestId) -> Self {
         parts.metrics.call_began();
         Self {
@@ -133,7 +134,7 @@ impl Account {
     }
 
     /// The call is over. Only the first end counts.
-    pub(super) fn close(&mut self, end: End) {
+    pub(super) fn settle(&mut self, end: End) {
         if !std::mem::take(&mut self.is_open) {
             return;
         }
@@ -159,8 +160,8 @@ impl Account {
     }
 }
 
-impl Drop for Account {
+impl Drop for Settlement {
     fn drop(&mut self) {
-        self.close(End::ClientLeft);
+        self.settle(End::ClientLeft);
     }
 }
