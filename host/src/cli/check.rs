@@ -1,4 +1,4 @@
-//! `tollgate check`: everything that `serve` would need, without serving.
+//! `tollgate check`: everything that `serve` would need, without serving. Makes what `serve` would make in the state folder.
 
 use std::sync::Arc;
 

@@ -49,7 +49,7 @@ enum Format {
 enum Command {
     /// Serve callers until SIGTERM or ctrl-c
     Serve,
-    /// Check the configuration, the state folder and the policies, and say everything that is wrong
+    /// Check the configuration (all of its problems at once), then state folder, store and policies, without serving
     Check,
     /// Run the real gate before two simulated Ollama servers, and print a key to try it with
     Demo,

@@ -54,21 +54,21 @@ pub struct Store {
 /// Where policies are found and what they may cost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policies {
-    /// Folder with `NAME.wasm` and `NAME.toml`; it existed when the configuration was read. Default: none, only the
+    /// Folder with `NAME.wasm` files; it existed when the configuration was read. Default: none, only the
     /// built-in policies.
     pub folder: Option<PathBuf>,
     /// CPU time of one hook of one policy, `100us` to `100ms`. Default `2ms`.
     pub cpu_budget: Duration,
     /// Memory of one instance of a policy, in bytes, `1MiB` to `1GiB`. Default `64MiB`.
     pub memory: u64,
-    /// Headers that policies see masked besides credentials and cookies, at most 64. Default: none.
+    /// Headers that policies never see, besides credentials and cookies, at most 64. Default: none.
     pub masked_headers: Vec<HeaderName>,
 }
 
 /// Limits of keys that have none of their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Calls a minute for a key, where neither the key nor its user sets a limit; up to 1,000,000,000. Default 100.
+    /// Calls a minute for a key that sets no limit of its own; up to 1,000,000,000. Default 100.
     pub requests_per_minute: NonZeroU64,
 }
 
@@ -84,9 +84,9 @@ pub struct Models {
 pub struct Upstream {
     /// Time to connect to a backend. Default `5s`.
     pub connect_timeout: Duration,
-    /// Time from the end of a request to the first byte of the answer: a model may have to be loaded. Default `300s`.
+    /// Time from sending a request, connecting included, to the first byte of the answer: a model may have to be loaded. Default `300s`.
     pub first_byte_timeout: Duration,
-    /// Longest pause within an answer. Default `120s`.
+    /// Longest pause within an answer, from the backend or in the caller's taking it. Default `120s`.
     pub idle_timeout: Duration,
     /// Time between two health probes of a backend. Default `5s`.
     pub probe_interval: Duration,
@@ -108,7 +108,7 @@ pub struct Backend {
     pub url: BackendUrl,
     /// What kind of server it is. Default `ollama`.
     pub kind: BackendKind,
-    /// Share of the calls relative to other backends, 1 to 1000. Default 1.
+    /// What policies are told as its weight, 1 to 1000; the built-in `round-robin` takes backends in turn. Default 1.
     pub weight: u32,
 }
 

@@ -61,7 +61,7 @@ struct BackendLabels {
 
 type Seconds = Family<PolicyLabels, Histogram, fn() -> Histogram>;
 
-/// What one policy does at one hook, found without a look-up by label.
+/// What one policy does at one hook, found without hashing labels: there are few.
 struct PolicyMeters {
     policy: Arc<str>,
     hook: Hook,

@@ -1,4 +1,4 @@
-//! The bodies that the gate sends: to backends a request that was read whole, to callers an answer or a relayed stream.
+//! The body that the gate sends to backends: a request that was read whole.
 
 use std::{
     convert::Infallible,

@@ -1,4 +1,4 @@
-//! Bytes on their way: bodies, bounded reading, how a stream ends, and which headers pass.
+//! Bytes on their way: bodies, bounded reading, errors with their causes, and which headers pass.
 
 pub mod body;
 pub mod bounded;

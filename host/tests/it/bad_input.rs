@@ -245,7 +245,7 @@ async fn bodies_over_the_budget_of_all_together_are_503_until_there_is_room() {
     let builder = TestProxy::builder().backend(&server).set("server.max_body = \"8KiB\"");
     let gate = builder.set("server.max_buffered = \"8KiB\"").start().await;
     let mut hog = Raw::connect(&gate).await;
-    hog.send(request(&gate, "POST /api/chat", "content-length: 8192\r\n", "{")).await;
+    hog.send(request(&gate, "POST /api/chat", "content-length: 8192\r\n", &"{".repeat(6000))).await;
     let is_full = async || gate.post_text("/api/chat", "{}").await.status == 503;
     until("the first body's reading", is_full).await;
     for path in PATHS {
@@ -256,6 +256,22 @@ async fn bodies_over_the_budget_of_all_together_are_503_until_there_is_room() {
     drop(hog);
     until("room", async || gate.post_text("/api/chat", "{}").await.status == 400).await;
     nothing_came_through(&gate, &mut server).await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_declared_but_not_sent_takes_no_room_from_others() {
+    let mut server = server().await;
+    let builder = TestProxy::builder().backend(&server).set("server.max_body = \"8KiB\"");
+    let gate = builder.set("server.max_buffered = \"16KiB\"").start().await;
+    let mut hogs = Vec::new();
+    for _ in 0..8 {
+        let mut hog = Raw::connect(&gate).await;
+        hog.send(request(&gate, "POST /api/chat", "content-length: 8192\r\n", "{")).await;
+        hogs.push(hog);
+    }
+    gate.until_metric("tollgate_requests_in_flight", 8.0).await;
+    assert_eq!(gate.post_text("/api/chat", CHAT).await.status, 200);
+    server.seen().await;
 }
 
 #[tokio::test]

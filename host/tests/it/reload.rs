@@ -201,6 +201,17 @@ async fn a_broken_file_changes_nothing_and_the_log_says_why() {
 }
 
 #[tokio::test]
+async fn a_policy_in_the_place_of_a_built_in_must_decide_what_that_decided() {
+    let (log, bench) = (Log::listen(), Bench::start(|builder| builder.policy_folder()).await);
+    bench.gate.put_policy("api-key", &guest::picking(0));
+    log.says(&["policy 'api-key' is not used", "must export the hook `authenticate`"]).await;
+    assert_eq!(
+        bench.gate.post_as("op_wrong", "/api/chat", &serde_json::json!({ "model": "llama3" })).await.status,
+        401
+    );
+}
+
+#[tokio::test]
 async fn a_policy_that_authenticates_serves_on_when_its_file_is_gone() {
     let log = Log::listen();
     let closed = guest::authenticator(&guest::rejection(1, b"closed", b"nobody comes in"));

@@ -223,3 +223,14 @@ async fn an_answer_that_nobody_reads_waits_in_the_backend_not_in_the_gate() {
     server.closed().await;
     gate.until_idle().await;
 }
+
+#[tokio::test]
+async fn a_caller_who_takes_nothing_is_cut_and_frees_the_backend() {
+    let mut server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
+    let gate = TestProxy::builder().backend(&server).set("upstream.idle_timeout = \"1s\"").start().await;
+    server.script(Script::ndjson().chunk("x".repeat(64 << 20)).end());
+    let response = begin(&gate, CHAT).await;
+    server.closed().await;
+    gate.until_idle().await;
+    drop(response);
+}

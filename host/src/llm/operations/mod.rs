@@ -55,7 +55,7 @@ pub enum BodyMode {
 pub enum Cap {
     /// What the configuration says of inference bodies, [`INFERENCE_CAP_BYTES`] if it says nothing.
     Inference,
-    /// So many bytes; 0 where no body is accepted.
+    /// So many bytes; 0 where no body is read.
     Bytes(usize),
 }
 
@@ -111,7 +111,7 @@ pub struct Row {
     pub model_fields: &'static [&'static str],
     /// Whether the answer is a stream when the body doesn't say.
     pub stream_default: bool,
-    /// Whether limits are charged for it.
+    /// Whether a backend computes for it, so that its input is estimated; what it costs is the policies' to say.
     pub charged: bool,
     /// Whether the caller must be known.
     pub needs_key: bool,

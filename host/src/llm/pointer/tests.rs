@@ -134,7 +134,7 @@ proptest! {
         pointer in any::<String>(),
         bytes in 0_usize..64,
     ) {
-        let _ = at(&body, &pointer);
+        at(&body, &pointer).ok();
         let _ = prefix(&body, bytes);
     }
 
@@ -146,8 +146,8 @@ proptest! {
     ) {
         let text = object.to_string();
         let body = &text.as_bytes()[..cut.index(text.len())];
-        let _ = at(body, &pointer);
+        at(body, &pointer).ok();
         let _ = prefix(body, 3);
-        let _ = JsonBody::read(&bytes::Bytes::copy_from_slice(body), &["model"]);
+        drop(JsonBody::read(&bytes::Bytes::copy_from_slice(body), &["model"]));
     }
 }

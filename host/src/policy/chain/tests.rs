@@ -1,6 +1,9 @@
 //! How decisions fold, by policies that answer what a test says.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use http::HeaderMap;
 
@@ -18,11 +21,21 @@ struct Scripted {
     authenticate: Option<Result<AuthenticateDecision, FaultKind>>,
     admit: Option<AdmitDecision>,
     route: Option<RouteDecision>,
+    /// Fails at `admit` and `route` instead of answering.
+    fails: bool,
+    asked: Arc<AtomicUsize>,
 }
 
 impl Scripted {
     fn named(name: &str) -> Self {
-        Self { name: name.into(), authenticate: None, admit: None, route: None }
+        let asked = Arc::default();
+        Self { name: name.into(), authenticate: None, admit: None, route: None, fails: false, asked }
+    }
+
+    fn answer<T>(&self, hook: Hook, answer: T) -> Result<T, Fault> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let fault = || Fault { policy: Arc::clone(&self.name), hook, kind: FaultKind::Trap, detail: String::new() };
+        if self.fails { Err(fault()) } else { Ok(answer) }
     }
 }
 
@@ -46,10 +59,10 @@ impl Policy for Scripted {
         })
     }
     fn admit(&self, _: &Arc<Exchange>, _: &Call, _: &Principal) -> Result<AdmitDecision, Fault> {
-        Ok(self.admit.clone().unwrap())
+        self.answer(Hook::Admit, self.admit.clone().unwrap())
     }
     fn route(&self, _: &Arc<Exchange>, _: &Call, _: &Principal, _: &[Backend]) -> Result<RouteDecision, Fault> {
-        Ok(self.route.clone().unwrap())
+        self.answer(Hook::Route, self.route.clone().unwrap())
     }
 }
 
@@ -167,8 +180,11 @@ fn charges_add_up_and_a_rejection_ends_them() {
     let owners: Vec<&str> = charges.iter().map(|(policy, _)| &**policy).collect();
     assert_eq!(owners, ["a", "c"]);
 
-    let refusing = chains(vec![policy("a", paid()), policy("b", AdmitDecision::Reject(rejection()))]);
+    let last = policy("c", paid());
+    let asked = Arc::clone(&last.asked);
+    let refusing = chains(vec![policy("a", paid()), policy("b", AdmitDecision::Reject(rejection())), last]);
     assert!(matches!(refusing.admit(&exchange(), &call(), &principal()), Ok(AdmitVerdict::Reject(_))));
+    assert_eq!(asked.load(Ordering::Relaxed), 0, "after a rejection nobody is asked");
 }
 
 fn route(decision: RouteDecision) -> Result<RouteVerdict, Fault> {
@@ -197,4 +213,38 @@ fn empty_repeated_and_unknown_backends_are_faults() {
         assert_eq!(fault.kind, FaultKind::BadAnswer);
         assert!(fault.detail.contains(text), "{fault}");
     }
+}
+
+#[test]
+fn the_first_router_that_has_an_opinion_decides_and_later_ones_are_not_asked() {
+    let router = |name, decision| {
+        let mut policy = Scripted::named(name);
+        policy.route = Some(decision);
+        policy
+    };
+    let last = router("c", RouteDecision::Pick(1));
+    let asked = Arc::clone(&last.asked);
+    let chain = chains(vec![router("a", RouteDecision::Abstain), router("b", RouteDecision::Pick(2)), last]);
+    let verdict = chain.route(&exchange(), &call(), &principal(), &[backend(1), backend(2)]);
+    assert!(matches!(verdict, Ok(RouteVerdict::Ranked(ids)) if ids == [2]));
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_fault_ends_admit_and_route_whatever_later_policies_would_say() {
+    let policy = |name, fails| {
+        let mut policy = Scripted::named(name);
+        policy.admit = Some(AdmitDecision::Admit(Vec::new()));
+        policy.route = Some(RouteDecision::Pick(1));
+        policy.fails = fails;
+        policy
+    };
+    let last = policy("b", false);
+    let asked = Arc::clone(&last.asked);
+    let chain = chains(vec![policy("a", true), last]);
+    let fault = chain.admit(&exchange(), &call(), &principal()).unwrap_err();
+    assert_eq!((&*fault.policy, fault.hook), ("a", Hook::Admit));
+    let fault = chain.route(&exchange(), &call(), &principal(), &[backend(1)]).unwrap_err();
+    assert_eq!((&*fault.policy, fault.hook), ("a", Hook::Route));
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
 }

@@ -97,7 +97,7 @@ proptest! {
         let mut now = 0_u64;
         for step in steps {
             now = now.saturating_add_signed(step.permille * i64::from(length_ms) / 1_000 + step.jitter_ms);
-            let _ = take(&mut window, now, capacity, step.amount);
+            take(&mut window, now, capacity, step.amount).ok();
             let free = window.remaining(now, capacity);
             prop_assert_eq!(window.check(now, capacity, free), Ok(()));
             prop_assert!(window.check(now, capacity, free + 1).is_err());
