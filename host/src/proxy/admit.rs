@@ -4,28 +4,15 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::{
-    Parts,
-    read::{CheckedBody, Read},
-    refusal::Refusal,
-    settle::Settlement,
-};
+use super::{Parts, read::Read, refusal::Refusal, settle::Settlement};
 use crate::{
-    llm::{model_name::ModelName, operations::Row},
-    policy::{AdmitVerdict, Call, Caller, Chains, Charge, Exchange, Fault, FaultKind, Hook, decision::Rule},
+    policy::{AdmitVerdict, Chains, Charge, Fault, FaultKind, Hook, decision::Rule},
     quota::{self, Refused},
 };
 
 /// A call that was paid for; what it cost lies in its settlement.
 #[derive(Debug)]
-pub(super) struct Admitted {
-    pub(super) row: &'static Row,
-    pub(super) exchange: Arc<Exchange>,
-    pub(super) caller: Caller,
-    pub(super) call: Call,
-    pub(super) model: Option<ModelName>,
-    pub(super) body: Option<CheckedBody>,
-}
+pub(super) struct Admitted(pub(super) Read);
 
 /// Asks the chain and reserves.
 pub(super) fn admit(
@@ -34,8 +21,7 @@ pub(super) fn admit(
     read: Read,
     settlement: &mut Settlement,
 ) -> Result<Admitted, Refusal> {
-    let Read { row, exchange, caller, call, model, body } = read;
-    let charges = match chains.admit(&exchange, &call, &caller.principal)? {
+    let charges = match chains.admit(&read.exchange, &read.call, &read.caller.principal)? {
         AdmitVerdict::Reject(rejection) => return Err(rejection.into()),
         AdmitVerdict::Admit(charges) => charges,
     };
@@ -44,12 +30,12 @@ pub(super) fn admit(
     }
     // The model is final now: the key's scope is asked once. Out of scope looks like unknown, so that nobody can list
     // by trying what they may not see; nothing was sent, so what was reserved is given back.
-    if let Some(model) = &model
-        && !caller.scope().allows(model.canonical())
+    if let Some(model) = &read.model
+        && !read.caller.scope().allows(model.canonical())
     {
         return Err(Refusal::unknown_model(model));
     }
-    Ok(Admitted { row, exchange, caller, call, model, body })
+    Ok(Admitted(read))
 }
 
 fn reserve(parts: &Parts, charges: &[(Arc<str>, Charge)], settlement: &mut Settlement) -> Result<(), Refusal> {

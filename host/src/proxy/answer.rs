@@ -59,10 +59,11 @@ pub(super) fn local(parts: &Parts, row: &Row) -> Answer {
 
 /// What is answered from the backends' lists; none when the call goes to a backend.
 pub(super) async fn listing(parts: &Parts, admitted: &Admitted) -> Result<Option<Answer>, Refusal> {
-    let (row, scope) = (admitted.row, admitted.caller.scope());
-    let body = match (row.class, row.surface, &admitted.model) {
+    let Admitted(read) = admitted;
+    let (row, scope) = (read.row, read.caller.scope());
+    let body = match (row.class, row.surface, &read.model) {
         (Class::Listing, Surface::OpenAi, _) => parts.fleet.openai_models(scope),
-        (Class::Listing, _, _) if admitted.exchange.path() == "/api/ps" => parts.fleet.running(scope).await,
+        (Class::Listing, _, _) if read.exchange.path() == "/api/ps" => parts.fleet.running(scope).await,
         (Class::Listing, _, _) => parts.fleet.tags(scope),
         (Class::Show, Surface::OpenAi, Some(model)) => {
             if parts.fleet.openai_model(model, scope).is_none() {

@@ -4,7 +4,13 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::{Parts, admit::Admitted, read::CheckedBody, refusal::Refusal, settle::Settlement};
+use super::{
+    Parts,
+    admit::Admitted,
+    read::{CheckedBody, Read},
+    refusal::Refusal,
+    settle::Settlement,
+};
 use crate::{
     llm::{model_name::ModelName, operations::Row},
     policy::{Backend, Chains, Exchange, RouteVerdict},
@@ -27,7 +33,7 @@ pub(super) async fn route(
     admitted: Admitted,
     settlement: &mut Settlement,
 ) -> Result<Routed, Refusal> {
-    let Admitted { row, exchange, caller, call, model, body } = admitted;
+    let Admitted(Read { row, exchange, caller, call, model, body }) = admitted;
     let Some(model) = model else { return Err(Refusal::no_model(&["model"])) };
     let candidates = candidates(parts, &model, row).await?;
     // Only now: a name that no backend knows is a caller's text, and has no place in a log.
