@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Resource, getrlimit};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -24,7 +25,7 @@ use crate::{
     ports::store::{Store, StoreError},
     proxy::{Parts, Proxy, RequestBounds},
     quota::{Quota, QuotaBounds},
-    server::{Bounds, Server},
+    server::{Bounds, Certificates, Server, TlsError},
     store::SqliteStore,
     upstream::{client::Upstream, control::Control, fleet::Fleet},
     usage::metrics::Metrics,
@@ -63,6 +64,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The certificate can't be used.
+    #[error("the certificate of server.tls can't be used")]
+    Tls(#[from] TlsError),
     /// The client for backends can't be made.
     #[error("the client for backends can't be made: {0}")]
     Client(String),
@@ -72,7 +76,7 @@ impl StartError {
     /// Whether what is wrong is in what the operator wrote, rather than in the machine.
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Policies(_) | Self::StateFolder { .. } | Self::Pepper(_) => true,
+            Self::Policies(_) | Self::StateFolder { .. } | Self::Pepper(_) | Self::Tls(_) => true,
             Self::Store(_) | Self::Runtime(_) | Self::Listen { .. } | Self::Client(_) => false,
         }
     }
@@ -165,6 +169,7 @@ impl CheckedParts {
         let store = open_store(config).await?;
         store.close().await;
         Pepper::load_or_create(&config.state_dir)?;
+        certificates(config, clock)?;
         let fleet = fleet(config, clock, tasks)?;
         Ok(Self { runtime: runtime(config, clock, &fleet)?, fleet })
     }
@@ -182,7 +187,8 @@ async fn refuse_lost_pepper(config: &Config, store: &dyn Store) -> Result<(), St
 }
 
 pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartError> {
-    let (stop, stop_admin, cut_admin) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
+    let (stop_admin, cut_admin) = (CancellationToken::new(), CancellationToken::new());
     let (serving, admin_serving) = (TaskTracker::new(), TaskTracker::new());
     let metrics = Arc::new(Metrics::default());
 
@@ -196,6 +202,8 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
     background::look_at_all(&fleet, &metrics).await;
     let policies = Policies::load(runtime(&config, &clock, &fleet)?, &config.policies, &clock, &metrics)?;
 
+    let buffers = BufferBudget::new(config.server.max_buffered);
+    metrics.edges().follow_buffers(buffers.clone());
     let proxy = Arc::new(Proxy::new(Parts {
         chains: policies.chains(),
         keys: Arc::clone(&keys),
@@ -203,17 +211,14 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         fleet: Arc::clone(&fleet),
         upstream: Upstream::new(&client_tls()?, config.upstream.connect_timeout, config.upstream.first_byte_timeout),
         metrics: Arc::clone(&metrics),
-        buffers: BufferBudget::new(config.server.max_buffered),
+        buffers,
         bounds: request_bounds(&config),
         clock: clock.clone(),
     }));
-    let bounds = Bounds {
-        connections: config.server.max_connections.get(),
-        head: config.server.head_timeout,
-        stall: config.upstream.idle_timeout,
-        drain: config.server.drain_timeout,
-    };
-    let server = listen(config.server.listen, Server::bind(config.server.listen, proxy, bounds)).await?;
+    let certificates = certificates(&config, &clock)?;
+    let server =
+        Server::bind(config.server.listen, proxy, Arc::clone(&metrics), edge_bounds(&config), certificates.as_ref());
+    let server = listen(config.server.listen, server).await?;
     let operations = Operations {
         metrics: Arc::clone(&metrics),
         keys: Arc::clone(&keys),
@@ -226,10 +231,13 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
     background::follow_keys(&serving, &stop, store, keys, revision);
     background::follow_backends(&serving, &stop, &config.upstream, &fleet, &metrics);
     super::watch::follow_policies(&serving, &stop, policies);
-    serving.spawn(server.serve(stop.clone()));
-    let (until, cut) = (stop_admin.clone(), cut_admin.clone());
+    if let Some(certificates) = certificates {
+        super::certificates::follow_certificates(&serving, &stop, certificates, &clock, &metrics);
+    }
+    serving.spawn(server.serve(stop.clone(), cut.clone()));
+    let (until, cut_off) = (stop_admin.clone(), cut_admin.clone());
     admin_serving.spawn(async move {
-        if let Some(Err(error)) = cut.run_until_cancelled(admin.serve(until)).await {
+        if let Some(Err(error)) = cut_off.run_until_cancelled(admin.serve(until)).await {
             tracing::error!(%error, "the operations listener failed");
         }
     });
@@ -249,8 +257,49 @@ async fn listen<T>(address: SocketAddr, bind: impl Future<Output = io::Result<T>
     bind.await.map_err(|source| StartError::Listen { address, source })
 }
 
+/// The certificate of the data plane, if it speaks TLS.
+///
+/// # Errors
+/// When it can't be used. The gate never speaks plain HTTP instead.
+fn certificates(config: &Config, clock: &Clock) -> Result<Option<Arc<Certificates>>, StartError> {
+    let Some(files) = &config.server.tls else { return Ok(None) };
+    Ok(Some(Certificates::load(&files.cert, &files.key, clock.unix_ms())?))
+}
+
+fn edge_bounds(config: &Config) -> Bounds {
+    let server = &config.server;
+    Bounds {
+        connections: connections(server.max_connections.get()),
+        head_bytes: usize::try_from(server.max_head).unwrap_or(usize::MAX),
+        headers: server.max_headers.get(),
+        first_byte: server.first_byte_timeout,
+        handshake: server.handshake_timeout,
+        head: server.head_timeout,
+        keep_alive: server.keep_alive_timeout,
+        stall: config.upstream.idle_timeout,
+        drain: server.drain_timeout,
+        http2: server.http2,
+    }
+}
+
+/// As many connections as are configured, or as the open files of this process allow: what is accepted must be served, and
+/// serving takes files too.
+fn connections(configured: usize) -> usize {
+    let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
+    let possible = files.map_or(usize::MAX, |files| files.saturating_sub(FILES_FOR_THE_REST).max(1));
+    if possible < configured {
+        tracing::warn!(
+            configured,
+            possible,
+            "server.max_connections is more than the limit of open files allows; raise it (LimitNOFILE=, ulimit -n)"
+        );
+    }
+    configured.min(possible)
+}
+
 fn request_bounds(config: &Config) -> RequestBounds {
     RequestBounds {
+        max_in_flight: config.server.max_in_flight.get(),
         max_body: usize::try_from(config.server.max_body).unwrap_or(usize::MAX),
         body_idle: config.server.body_idle_timeout,
         upstream_idle: config.upstream.idle_timeout,
@@ -258,6 +307,9 @@ fn request_bounds(config: &Config) -> RequestBounds {
         expose_backend: config.server.expose_backend,
     }
 }
+
+/// Files that are not callers' connections: the store, logs, watches, and connections to backends that wait in the pool.
+const FILES_FOR_THE_REST: usize = 512;
 
 /// How often the store is asked for changes: a change by the command line must be in force within two seconds.
 pub(super) const KEY_POLL: Duration = Duration::from_secs(1);

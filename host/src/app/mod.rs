@@ -4,6 +4,7 @@
 
 mod background;
 mod build;
+mod certificates;
 pub mod demo;
 mod folder;
 pub mod policies;

@@ -69,7 +69,7 @@ pub(super) fn follow_policies(tasks: &TaskTracker, stop: &CancellationToken, pol
 }
 
 /// The folder, and its parent: a folder may be swapped as a whole.
-fn watch(folder: &Path, on_change: impl Fn() + Send + 'static) -> notify::Result<RecommendedWatcher> {
+pub(super) fn watch(folder: &Path, on_change: impl Fn() + Send + 'static) -> notify::Result<RecommendedWatcher> {
     let mut watcher = recommended_watcher(move |event: notify::Result<Event>| {
         // To look at a file is an event too: following it would never end.
         let is_only_a_look = event.is_ok_and(
@@ -87,7 +87,7 @@ fn watch(folder: &Path, on_change: impl Fn() + Send + 'static) -> notify::Result
 }
 
 /// Waits for a change and then for quiet, or for the belt.
-async fn quiet(changes: &mut Receiver<()>) {
+pub(super) async fn quiet(changes: &mut Receiver<()>) {
     match timeout(BELT, changes.recv()).await {
         Ok(Some(())) => {}
         // The watcher is gone: only the belt is left.

@@ -11,9 +11,6 @@ use crate::{
 };
 
 pub(super) async fn serve(config: Config) -> Result<(), Failure> {
-    if !config.server.listen.ip().is_loopback() {
-        tracing::warn!("the gate listens beyond this machine without TLS: keys and prompts can be read on the way");
-    }
     allow_more_sockets();
     let app = App::start(config, Clock::system()).await.map_err(|error| failure(&error))?;
     app::asked_to_stop().await.map_err(|error| Failure::failed(format!("no signals can be received: {error}")))?;

@@ -18,12 +18,18 @@ use super::Config;
 use super::backend_url::{BackendUrl, BackendUrlError};
 use super::error::Complaint;
 use super::reader::{Reader, Section};
-use super::sections::{Admin, Backend, BackendKind, Limits, Log, LogFormat, Models, Policies, Server, Store, Upstream};
+use super::sections::{
+    Admin, Backend, BackendKind, Http2, Limits, Log, LogFormat, Models, Policies, Server, Store, TlsFiles, Upstream,
+};
 use super::values::{self, Checked};
 
 /// Any duration without narrower bounds of its own.
 const DURATIONS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 60 * 60);
 const CPU_BUDGETS: RangeInclusive<Duration> = Duration::from_micros(100)..=Duration::from_millis(100);
+const MAX_CONNECTIONS: NonZeroUsize = NonZeroUsize::new(32_768).expect("not zero");
+const MAX_IN_FLIGHT: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
+const MAX_HEAD: u32 = 64 << 10;
+const MAX_HEADERS: NonZeroUsize = NonZeroUsize::new(100).expect("not zero");
 const BACKENDS_MAX: usize = 1024;
 const MASKED_HEADERS_MAX: usize = 64;
 
@@ -69,15 +75,42 @@ fn server(keys: &mut Section<'_>) -> Server {
     Server {
         listen: keys.or("listen", loopback(8080), values::address),
         threads: keys.optional("threads", values::count(1024)),
-        max_connections: keys
-            .optional("max_connections", values::count(1_000_000))
-            .unwrap_or(const { NonZeroUsize::new(10_000).expect("not zero") }),
+        tls: tls(keys),
+        http2: keys.table("http2", http2),
+        max_connections: keys.or("max_connections", MAX_CONNECTIONS, values::count(1_000_000)),
+        max_in_flight: keys.or("max_in_flight", MAX_IN_FLIGHT, values::count(1_000_000)),
+        max_head: keys.or("max_head", MAX_HEAD, |value| {
+            let bytes = values::size(8 * KIB..=MIB)(value)?;
+            u32::try_from(bytes).map_err(|_| Complaint::new("out of range"))
+        }),
+        max_headers: keys.or("max_headers", MAX_HEADERS, values::count(1000)),
+        first_byte_timeout: keys.or("first_byte_timeout", Duration::from_secs(10), duration()),
+        handshake_timeout: keys.or("handshake_timeout", Duration::from_secs(10), duration()),
         head_timeout: keys.or("head_timeout", Duration::from_secs(10), duration()),
+        keep_alive_timeout: keys.or("keep_alive_timeout", Duration::from_secs(75), duration()),
         body_idle_timeout: keys.or("body_idle_timeout", Duration::from_secs(30), duration()),
         max_body: keys.or("max_body", 32 * MIB, values::size(KIB..=GIB)),
         max_buffered: keys.or("max_buffered", 512 * MIB, values::size(KIB..=TIB)),
         expose_backend: keys.or("expose_backend", true, values::boolean),
         drain_timeout: keys.or("drain_timeout", Duration::from_secs(60), duration()),
+    }
+}
+
+/// TLS is on when the table is there; half of it is a mistake, never plain HTTP.
+fn tls(keys: &mut Section<'_>) -> Option<TlsFiles> {
+    keys.optional_table("tls", |keys| {
+        let cert = keys.required("cert", values::path).map(|path| keys.resolve("cert", &path));
+        let key = keys.required("key", values::path).map(|path| keys.resolve("key", &path));
+        Some(TlsFiles { cert: cert?, key: key? })
+    })
+}
+
+fn http2(keys: &mut Section<'_>) -> Http2 {
+    Http2 {
+        max_streams: keys.or("max_streams", 128, values::whole(1..=10_000)),
+        max_resets: keys.or("max_resets", 20, values::whole(1..=10_000)),
+        ping_interval: keys.or("ping_interval", Duration::from_secs(30), values::duration(DURATIONS)),
+        ping_timeout: keys.or("ping_timeout", Duration::from_secs(10), values::duration(DURATIONS)),
     }
 }
 

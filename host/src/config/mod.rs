@@ -21,7 +21,9 @@ use std::path::{Path, PathBuf};
 
 pub use backend_url::{BackendUrl, BackendUrlError, is_link_local};
 pub use error::{ConfigErrors, Problem};
-pub use sections::{Admin, Backend, BackendKind, Limits, Log, LogFormat, Models, Policies, Server, Store, Upstream};
+pub use sections::{
+    Admin, Backend, BackendKind, Http2, Limits, Log, LogFormat, Models, Policies, Server, Store, TlsFiles, Upstream,
+};
 pub use sources::Sources;
 
 use self::reader::Reader;
@@ -75,6 +77,11 @@ impl Config {
         let mut warnings = Vec::new();
         if self.backends.is_empty() {
             warnings.push("no backends are configured, so every call to a model will be refused".to_owned());
+        }
+        if self.server.tls.is_none() && !self.server.listen.ip().to_canonical().is_loopback() {
+            let warning = "server.listen reaches beyond this machine without TLS, so keys and prompts can be read on the \
+                           way: set server.tls = { cert = \"…\", key = \"…\" }, or put something with TLS in front";
+            warnings.push(warning.to_owned());
         }
         warnings
     }

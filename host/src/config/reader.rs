@@ -97,6 +97,16 @@ impl<'a> Section<'a> {
         Section::new(self.reader, self.full(key), value).read(read)
     }
 
+    /// The table under `key`, read with `read`, if there is one.
+    pub(super) fn optional_table<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(&mut Self) -> Option<T>,
+    ) -> Option<T> {
+        let value = self.take(key)?;
+        Section::new(self.reader, self.full(key), Some(value)).read(read)
+    }
+
     /// Every table of the list under `key`, read with `read`; at most `max` of them.
     pub(super) fn tables<T>(
         &mut self,

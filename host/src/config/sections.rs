@@ -19,10 +19,27 @@ pub struct Server {
     pub listen: SocketAddr,
     /// Worker threads, 1 to 1024. Default: as many as the machine has cores, which is `None` here.
     pub threads: Option<NonZeroUsize>,
-    /// Most connections at a time, up to 1,000,000. Default 10,000.
+    /// Certificate and key, for TLS on this port: it then speaks nothing else. Default: none, plain HTTP.
+    pub tls: Option<TlsFiles>,
+    /// Bounds of HTTP/2, which callers may speak over TLS.
+    pub http2: Http2,
+    /// Most connections at a time, up to 1,000,000; more wait in the system's queue. Fewer where the system allows the
+    /// process fewer open files. Default 32,768.
     pub max_connections: NonZeroUsize,
-    /// Time within which a request's head must be complete. Default `10s`.
+    /// Most calls at a time, up to 1,000,000; more are refused with 503. Default 4,096.
+    pub max_in_flight: NonZeroUsize,
+    /// Largest head of a request, in bytes, `8KiB` to `1MiB`; a larger one is refused with 431. Default `64KiB`.
+    pub max_head: u32,
+    /// Most header lines of a request over HTTP/1.1, 1 to 1,000; more are refused with 431. Default 100.
+    pub max_headers: NonZeroUsize,
+    /// Time within which a new connection must send its first byte. Default `10s`.
+    pub first_byte_timeout: Duration,
+    /// Time for a TLS handshake. Default `10s`.
+    pub handshake_timeout: Duration,
+    /// Time within which a request's head must be complete, once it has begun. Default `10s`.
     pub head_timeout: Duration,
+    /// How long a connection without a call is kept open. Default `75s`.
+    pub keep_alive_timeout: Duration,
     /// Longest pause between two pieces of a request's body. Default `30s`.
     pub body_idle_timeout: Duration,
     /// Largest request body, in bytes, `1KiB` to `1GiB`. Default `32MiB`.
@@ -34,6 +51,30 @@ pub struct Server {
     pub expose_backend: bool,
     /// Time that running calls get to finish when tollgate stops. Default `60s`.
     pub drain_timeout: Duration,
+}
+
+/// A certificate and its key, both PEM. Changed files are taken while tollgate runs; a pair that can't be used is not, and
+/// the one before it stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate, followed by those that lead to its authority. Required.
+    pub cert: PathBuf,
+    /// Its private key. Required.
+    pub key: PathBuf,
+}
+
+/// What one caller may do on one HTTP/2 connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http2 {
+    /// Most calls at a time on one connection, 1 to 10,000. Default 128.
+    pub max_streams: u32,
+    /// Most calls that a caller may have taken back before they were looked at, 1 to 10,000; more end the connection (the
+    /// "rapid reset" attack, CVE-2023-44487). Default 20.
+    pub max_resets: usize,
+    /// Time between two pings on a connection. Default `30s`.
+    pub ping_interval: Duration,
+    /// Time within which a ping must be answered; a connection that doesn't is closed. Default `10s`.
+    pub ping_timeout: Duration,
 }
 
 /// The port for operators.

@@ -9,6 +9,7 @@ mod authenticate;
 mod body;
 mod credential;
 mod forward;
+mod in_flight;
 mod read;
 mod receive;
 mod refusal;
@@ -23,9 +24,9 @@ use arc_swap::ArcSwap;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
-pub use body::ResponseBody;
+pub use body::{RelayError, ResponseBody};
 
-use self::{refusal::Refusal, request_id::RequestIds, settle::Settlement};
+use self::{in_flight::InFlight, refusal::Refusal, request_id::RequestIds, settle::Settlement};
 use crate::{
     clock::Clock,
     identity::KeyTable,
@@ -40,6 +41,8 @@ use crate::{
 /// Bounds and switches of the request path.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestBounds {
+    /// Most calls at a time.
+    pub max_in_flight: usize,
     /// Largest body of an inference call, in bytes.
     pub max_body: usize,
     /// Longest silence within a request body.
@@ -79,13 +82,14 @@ pub struct Parts {
 #[derive(Debug)]
 pub struct Proxy {
     parts: Parts,
+    running: InFlight,
     request_ids: RequestIds,
 }
 
 impl Proxy {
     /// A data plane of these parts.
     pub fn new(parts: Parts) -> Self {
-        Self { parts, request_ids: RequestIds::new() }
+        Self { running: InFlight::new(parts.bounds.max_in_flight), parts, request_ids: RequestIds::new() }
     }
 
     /// Serves one request. Every way out of here ends in its settlement exactly once.
@@ -117,6 +121,7 @@ impl Proxy {
         if received.row.class == Class::Local {
             return Ok(answer::local(parts, received.row));
         }
+        settlement.takes(self.running.enter().ok_or_else(Refusal::overloaded)?);
         // Before anything of the body is read: a stranger must not make the gate hold bytes.
         let authenticated = authenticate::authenticate(parts, &chains, peer, request_id, received, settlement)?;
         let read = read::read(parts, authenticated).await?;

@@ -15,6 +15,7 @@ use crate::{
     },
     policy::{Fault, FaultKind, Reason, Rejection},
     upstream::client::SendError,
+    usage::bound::Bound,
     wire::{bounded::ReadError, causes::causes},
 };
 
@@ -57,6 +58,8 @@ struct Details {
     /// For the log only.
     private: Option<String>,
     closes: bool,
+    /// Which bound of the gate was reached.
+    bound: Option<Bound>,
 }
 
 impl Refusal {
@@ -70,6 +73,7 @@ impl Refusal {
             header: None,
             private: None,
             closes: false,
+            bound: None,
         }))
     }
 
@@ -79,6 +83,11 @@ impl Refusal {
 
     fn with_private(mut self, private: String) -> Self {
         self.0.private = Some(private);
+        self
+    }
+
+    fn at(mut self, bound: Bound) -> Self {
+        self.0.bound = Some(bound);
         self
     }
 
@@ -183,6 +192,13 @@ impl Refusal {
         }
     }
 
+    pub(super) fn overloaded() -> Self {
+        let message = "the gate serves as many calls as it may: try again soon";
+        Self::new(Blame::Gate, StatusCode::SERVICE_UNAVAILABLE, "overloaded", message)
+            .after_ms(1_000)
+            .at(Bound::InFlight)
+    }
+
     pub(super) fn counters_full() -> Self {
         let message = "the gate counts as many callers as it may: try again soon";
         Self::new(Blame::Gate, StatusCode::SERVICE_UNAVAILABLE, "counters_full", message).after_ms(5_000)
@@ -212,7 +228,8 @@ impl Refusal {
                 "the backend's answer broke off or made no sense: try again",
             ),
         };
-        Self::new(Blame::Upstream, status, code, message).with_private(causes(error))
+        let refusal = Self::new(Blame::Upstream, status, code, message).with_private(causes(error));
+        if matches!(error, SendError::FirstByte(_)) { refusal.at(Bound::UpstreamFirstByte) } else { refusal }
     }
 
     /// The answer in the caller's dialect; the settlement is closed with it.
@@ -247,6 +264,9 @@ impl Refusal {
         }
         if let Some(seconds) = details.retry_after_s {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(bound) = details.bound {
+            settlement.reached(bound);
         }
         settlement.answers(details.status);
         settlement.settle(End::Complete);
@@ -300,6 +320,12 @@ impl From<ReadError> for Refusal {
         let mut refusal = Self::new(blame, status, code, error.to_string());
         // The rest of the body is not waited for.
         refusal.0.closes = true;
+        refusal.0.bound = match error {
+            ReadError::TooLarge { .. } => Some(Bound::BodySize),
+            ReadError::NoRoom => Some(Bound::Buffered),
+            ReadError::Idle(_) | ReadError::Slow(_) => Some(Bound::BodyIdle),
+            ReadError::Broken(_) => None,
+        };
         if matches!(error, ReadError::NoRoom) { refusal.after_ms(1_000) } else { refusal }
     }
 }

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     clock::Clock,
     upstream::backend::Busy,
+    usage::bound::Bound,
     wire::headers::{self, ACCEL_BUFFERING, BACKEND},
 };
 
@@ -172,6 +173,9 @@ impl Body for RelayBody {
             }
             Poll::Pending => {
                 ready!(this.silence.poll_over(context));
+                if let Some(settlement) = &this.settlement {
+                    settlement.reached(Bound::UpstreamIdle);
+                }
                 this.end(End::Failed);
                 Poll::Ready(Some(Err(RelayError::Silent(this.silence.limit))))
             }

@@ -8,14 +8,14 @@ use std::{sync::Arc, time::Duration};
 
 use http::StatusCode;
 
-use super::{Parts, request_id::RequestId};
+use super::{Parts, in_flight::Place, request_id::RequestId};
 use crate::{
     clock::{Clock, saturating_ms},
     llm::{Operation, Surface},
     policy::Caller,
     quota::Reservation,
     upstream::backend::Backend,
-    usage::metrics::Metrics,
+    usage::{bound::Bound, metrics::Metrics},
 };
 
 /// What nginx counts as a caller who left before the answer (499, "client closed request").
@@ -59,6 +59,7 @@ pub(super) struct Settlement {
     is_local: bool,
     may_have_reached: bool,
     is_open: bool,
+    place: Option<Place>,
 }
 
 impl Settlement {
@@ -79,6 +80,7 @@ impl Settlement {
             is_local: true,
             may_have_reached: false,
             is_open: true,
+            place: None,
         }
     }
 
@@ -111,6 +113,16 @@ impl Settlement {
         self.model = model.into();
     }
 
+    /// A place among the running calls, until the call is over.
+    pub(super) fn takes(&mut self, place: Place) {
+        self.place = Some(place);
+    }
+
+    /// A bound of the gate was reached.
+    pub(super) fn reached(&self, bound: Bound) {
+        self.metrics.edges().reached(bound);
+    }
+
     /// What was reserved.
     pub(super) fn holds(&mut self, reservation: Reservation) {
         self.reservation = Some(reservation);
@@ -138,6 +150,7 @@ impl Settlement {
         if !std::mem::take(&mut self.is_open) {
             return;
         }
+        self.place = None;
         if let Some(reservation) = self.reservation.take() {
             // A list that the gate answered itself is served; a call that was refused is not.
             let is_served = self.may_have_reached || (self.is_local && self.status == Some(200));

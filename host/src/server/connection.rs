@@ -1,94 +1,244 @@
-//! One connection: HTTP/1.1 with bounds.
+//! One connection: its first byte, TLS where it is on, then HTTP/1.1 or HTTP/2, each step with its deadline.
 
-use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::IpAddr, pin::Pin, sync::Arc};
 
-use hyper::{server::conn::http1, service::service_fn};
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    rt::{Read, Write},
+    server::conn::{http1, http2},
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::SockRef;
-use tokio::{io::Interest, net::TcpStream, time::sleep};
+use tokio::{
+    io::{AsyncWriteExt, Interest},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 
-use super::Bounds;
-use crate::proxy::Proxy;
+use super::{
+    Shared,
+    call::{CallBody, RunningCall},
+    caller_stream::CallerStream,
+    pulse::{Look, Patience, Pulse},
+    streams::Streams,
+    tls,
+};
+use crate::{usage::bound::Bound, wire::causes::causes};
 
-/// Largest head of a request, in bytes; more is answered with 431. It is looked at after each read, so a head may be over
-/// by what one read brings.
-const MAX_HEAD_BYTES: usize = 64 << 10;
-/// Most header lines of a request; more is answered with 431.
-const MAX_HEADERS: usize = 100;
+/// What waits to be sent on one stream of HTTP/2, in bytes: enough for one, little enough for many.
+const STREAM_SEND_BYTES: usize = 64 << 10;
+/// What a caller may send ahead on one stream of HTTP/2, in bytes; it doesn't count as read yet.
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+/// What a caller may send ahead on all streams of a connection together, in bytes.
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+/// hyper's own bound on header lines, for which it needs no memory of its own.
+const USUAL_HEADERS: usize = 100;
 
-/// After a caller has closed its side this long is left to finish: for who sends a request, closes, and still reads.
-const AFTER_CLOSE: Duration = Duration::from_millis(500);
+/// The first byte of a TLS handshake (RFC 8446 §5.1).
+const HANDSHAKE: u8 = 0x16;
 
-/// Serves a connection until it ends. When `stop` comes, the request in progress is the last one.
-pub(super) async fn serve(
-    stream: TcpStream,
-    peer: SocketAddr,
-    proxy: Arc<Proxy>,
-    bounds: Bounds,
-    stop: CancellationToken,
-) {
-    let (stream, watch) = match prepare(stream, bounds.stall) {
-        Ok(prepared) => prepared,
-        Err(error) => {
-            tracing::debug!(%error, "a connection was gone before it was served");
-            return;
-        }
+/// Who speaks HTTP where TLS is spoken is told so, in what it speaks.
+const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: 68\r\n\
+connection: close\r\n\r\n{\"error\":\"this port speaks TLS: write https:// instead of http://\"}\n";
+
+/// Serves a connection until it ends. When `stop` comes, the calls in progress are the last ones.
+pub(super) async fn serve(stream: TcpStream, peer: IpAddr, shared: Arc<Shared>, stop: CancellationToken) {
+    let began = tokio::select! {
+        began = begin(&stream, &shared) => began,
+        () = stop.cancelled() => return,
     };
-    let service = service_fn(move |request| {
-        let proxy = Arc::clone(&proxy);
-        async move { Ok::<_, Infallible>(proxy.handle(peer.ip(), request).await) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(bounds.head)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .max_headers(MAX_HEADERS)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = left(&watch) => {
-            tracing::debug!("a caller has left");
-            return;
-        }
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = left(&watch) => return,
-            }
-        }
-    };
-    if let Err(error) = ended {
-        // A caller who left, most often; never more than one line for one connection.
-        tracing::debug!(%error, "a connection ended early");
+    if let Err(error) = began {
+        tracing::debug!(%error, "a connection was gone before it was served");
+        return;
+    }
+    let stream = CallerStream::new(stream);
+    // Boxed, each: a connection that says nothing must not have the size of one that is served.
+    match &shared.tls {
+        None => Box::pin(http1(stream, peer, &shared, stop)).await,
+        Some(tls) => Box::pin(encrypted(stream, peer, &shared, tls, stop)).await,
     }
 }
 
-/// A socket that sends small pieces at once, and a second handle by which its closing is seen.
-fn prepare(stream: TcpStream, stall: Duration) -> io::Result<(TcpStream, TcpStream)> {
+/// Waits for the first byte. Nothing is held for a connection before it.
+async fn begin(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
     // Without this a small piece of a stream waits for the one before it to be acknowledged.
     stream.set_nodelay(true)?;
     // A caller who takes nothing for so long is cut: what waits for it holds a backend.
-    SockRef::from(&stream).set_tcp_user_timeout(Some(stall))?;
-    let stream = stream.into_std()?;
-    let watch = TcpStream::from_std(stream.try_clone()?)?;
-    Ok((TcpStream::from_std(stream)?, watch))
+    SockRef::from(stream).set_tcp_user_timeout(Some(shared.bounds.stall))?;
+    match timeout(shared.bounds.first_byte, stream.ready(Interest::READABLE)).await {
+        Ok(ready) => ready.map(drop),
+        Err(_) => {
+            shared.edges().reached(Bound::FirstByte);
+            Err(io::Error::other("nothing came"))
+        }
+    }
 }
 
-/// Comes when the caller has closed its side and had time to take what was ready. hyper sees this itself as long as
-/// nothing follows the request; with bytes of a next one in its buffer it reads no further, and would never know.
-async fn left(watch: &TcpStream) {
-    while let Ok(readiness) = watch.ready(Interest::READABLE).await {
-        if readiness.is_read_closed() {
-            sleep(AFTER_CLOSE).await;
+async fn encrypted(
+    mut stream: CallerStream,
+    peer: IpAddr,
+    shared: &Arc<Shared>,
+    tls: &TlsAcceptor,
+    stop: CancellationToken,
+) {
+    if matches!(stream.peek_first().await, Ok(Some(first)) if first != HANDSHAKE) {
+        shared.edges().handshake_failed();
+        // Whoever it is may be gone; there is nothing more to tell it.
+        drop(stream.write_all(NOT_TLS).await);
+        drop(stream.shutdown().await);
+        return;
+    }
+    let handshake = timeout(shared.bounds.handshake, tls.accept(stream));
+    let shaken = tokio::select! {
+        shaken = handshake => shaken,
+        () = stop.cancelled() => return,
+    };
+    let stream = match shaken {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            shared.edges().handshake_failed();
+            tracing::debug!(%error, "a TLS handshake failed");
             return;
         }
-        // Nothing is read here; saying so makes the next wait one for news.
-        let seen: io::Result<()> = watch.try_io(Interest::READABLE, || Err(io::ErrorKind::WouldBlock.into()));
-        drop(seen);
+        Err(_) => {
+            shared.edges().reached(Bound::Handshake);
+            return;
+        }
+    };
+    if stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2) {
+        http2(stream, peer, shared, stop).await;
+    } else {
+        http1(stream, peer, shared, stop).await;
     }
-    // The runtime is shutting down: the connection ends with it, not by this.
-    std::future::pending().await
+}
+
+/// A stream that can be told whose pulse it is.
+trait Beating {
+    fn beats(&mut self, pulse: Arc<Pulse>);
+}
+
+impl Beating for CallerStream {
+    fn beats(&mut self, pulse: Arc<Pulse>) {
+        Self::beats(self, pulse);
+    }
+}
+
+impl Beating for TlsStream<CallerStream> {
+    fn beats(&mut self, pulse: Arc<Pulse>) {
+        self.get_mut().0.beats(pulse);
+    }
+}
+
+async fn http1<S>(mut stream: S, peer: IpAddr, shared: &Arc<Shared>, stop: CancellationToken)
+where
+    S: Beating,
+    TokioIo<S>: Read + Write + Unpin,
+{
+    shared.edges().speaks("http/1.1");
+    let pulse = Arc::new(Pulse::new(shared.clock.clone(), true));
+    stream.beats(Arc::clone(&pulse));
+    let bounds = &shared.bounds;
+    let mut builder = http1::Builder::new();
+    // The pulse has the deadline for heads.
+    builder.header_read_timeout(None).max_header_size(bounds.head_bytes).max_buf_size(bounds.head_bytes);
+    if bounds.headers != USUAL_HEADERS {
+        builder.max_headers(bounds.headers);
+    }
+    let service = service_fn(|request| answer(request, peer, Arc::clone(shared), RunningCall::begin(&pulse)));
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    drive(connection, http1::Connection::graceful_shutdown, &pulse, shared, stop).await;
+}
+
+async fn http2(mut stream: TlsStream<CallerStream>, peer: IpAddr, shared: &Arc<Shared>, stop: CancellationToken) {
+    shared.edges().speaks("h2");
+    let pulse = Arc::new(Pulse::new(shared.clock.clone(), false));
+    stream.beats(Arc::clone(&pulse));
+    let bounds = &shared.bounds;
+    let mut builder = http2::Builder::new(Streams::new(shared.streams.clone()));
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(bounds.http2.max_streams)
+        .max_header_list_size(u32::try_from(bounds.head_bytes).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(bounds.http2.max_resets)
+        .max_local_error_reset_streams(bounds.http2.max_resets)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(STREAM_SEND_BYTES)
+        .keep_alive_interval(bounds.http2.ping_interval)
+        .keep_alive_timeout(bounds.http2.ping_timeout);
+    let service = service_fn(|request| answer(request, peer, Arc::clone(shared), RunningCall::begin(&pulse)));
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    drive(connection, http2::Connection::graceful_shutdown, &pulse, shared, stop).await;
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    peer: IpAddr,
+    shared: Arc<Shared>,
+    call: RunningCall,
+) -> Result<Response<CallBody>, Infallible> {
+    let answer = shared.proxy.handle(peer, request).await;
+    Ok(answer.map(|body| CallBody::new(body, call)))
+}
+
+/// Runs a connection to its end, its deadlines, or the end of the gate.
+async fn drive<C>(connection: C, end: fn(Pin<&mut C>), pulse: &Pulse, shared: &Shared, stop: CancellationToken)
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let patience = Patience { head: shared.bounds.head, keep_alive: shared.bounds.keep_alive };
+    let mut connection = std::pin::pin!(connection);
+    let mut next_look = std::pin::pin!(sleep(patience.head));
+    let mut is_ending = false;
+    loop {
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => return note(ended, shared),
+            () = stop.cancelled(), if !is_ending => {
+                is_ending = true;
+                end(connection.as_mut());
+            }
+            () = next_look.as_mut() => match pulse.look(&patience) {
+                Look::Again(after) => next_look.set(sleep(after)),
+                Look::Over(bound) => {
+                    shared.edges().reached(bound);
+                    // An idle connection is ended by its protocol's rules, once; then it is cut.
+                    if bound != Bound::KeepAlive || is_ending {
+                        return;
+                    }
+                    is_ending = true;
+                    end(connection.as_mut());
+                    next_look.set(sleep(patience.head));
+                }
+            }
+        }
+    }
+}
+
+fn note(ended: hyper::Result<()>, shared: &Shared) {
+    let Err(error) = ended else { return };
+    if error.is_parse_too_large() {
+        shared.edges().reached(Bound::HeadSize);
+    } else if is_excess(&error) {
+        shared.edges().reached(Bound::Http2);
+    }
+    // A caller who left, most often; never more than one line for one connection.
+    tracing::debug!(error = causes(&error), "a connection ended early");
+}
+
+/// Whether the caller did more on HTTP/2 than it may, or didn't answer a ping.
+fn is_excess(error: &hyper::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<h2::Error>().is_some_and(|error| error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    error.is_timeout()
 }

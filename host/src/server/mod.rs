@@ -1,32 +1,84 @@
 //! The data plane's listener: accepts connections, bounded in number, and hands their requests to the proxy.
 
+mod call;
+mod caller_stream;
 mod connection;
+mod pulse;
+mod streams;
+mod tls;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
     sync::Semaphore,
     time::{sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::proxy::Proxy;
+use crate::{
+    clock::Clock,
+    config::Http2,
+    proxy::Proxy,
+    usage::{bound::Bound, edges::Edges, metrics::Metrics},
+};
+
+pub use tls::{Certificates, TlsError};
 
 /// After a failed `accept` (no more file descriptors, most often) this long is waited: trying at once would burn a core.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
 
-/// Bounds of the listener.
+/// Bounds of the listener and of each connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Most connections at a time; more wait in the system's queue.
     pub connections: usize,
+    /// Largest head of a request, in bytes.
+    pub head_bytes: usize,
+    /// Most header lines of a request over HTTP/1.1.
+    pub headers: usize,
+    /// Time for a connection's first byte.
+    pub first_byte: Duration,
+    /// Time for a TLS handshake.
+    pub handshake: Duration,
     /// Time for a request's head.
     pub head: Duration,
+    /// How long a connection without a call is kept.
+    pub keep_alive: Duration,
     /// Longest time that a caller takes nothing of what is sent to it.
     pub stall: Duration,
     /// Time that running calls get to finish when the gate stops.
     pub drain: Duration,
+    /// What one caller may do on one HTTP/2 connection.
+    pub http2: Http2,
+}
+
+/// What all connections share.
+struct Shared {
+    proxy: Arc<Proxy>,
+    metrics: Arc<Metrics>,
+    bounds: Bounds,
+    tls: Option<TlsAcceptor>,
+    /// Deadlines of sockets are in the system's time, whatever time the gate's limits have.
+    clock: Clock,
+    streams: TaskTracker,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Shared")
+            .field("bounds", &self.bounds)
+            .field("tls", &self.tls.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn edges(&self) -> &Edges {
+        self.metrics.edges()
+    }
 }
 
 /// A bound listener that doesn't accept yet.
@@ -34,19 +86,30 @@ pub struct Bounds {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
-    proxy: Arc<Proxy>,
-    bounds: Bounds,
+    shared: Arc<Shared>,
 }
 
 impl Server {
-    /// Binds.
+    /// Binds. With certificates the listener speaks TLS and nothing else.
     ///
     /// # Errors
-    /// When the address can't be listened on.
-    pub async fn bind(address: SocketAddr, proxy: Arc<Proxy>, bounds: Bounds) -> io::Result<Self> {
+    /// When the address can't be listened on, or TLS can't be set up.
+    pub async fn bind(
+        address: SocketAddr,
+        proxy: Arc<Proxy>,
+        metrics: Arc<Metrics>,
+        bounds: Bounds,
+        certificates: Option<&Arc<Certificates>>,
+    ) -> io::Result<Self> {
+        let tls = match certificates {
+            Some(certificates) => Some(TlsAcceptor::from(certificates.server_config().map_err(io::Error::other)?)),
+            None => None,
+        };
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        Ok(Self { listener, address, proxy, bounds })
+        let (clock, streams) = (Clock::system(), TaskTracker::new());
+        let shared = Arc::new(Shared { proxy, metrics, bounds, tls, clock, streams });
+        Ok(Self { listener, address, shared })
     }
 
     /// Where it listens.
@@ -54,23 +117,25 @@ impl Server {
         self.address
     }
 
-    /// Accepts until `stop`; then lets running calls finish, for as long as the drain lasts, and cuts the rest.
-    pub async fn serve(self, stop: CancellationToken) {
+    /// Accepts until `stop`; then lets running calls finish, for as long as the drain lasts or until `cut`, and cuts the
+    /// rest.
+    pub async fn serve(self, stop: CancellationToken, cut: CancellationToken) {
         let connections = TaskTracker::new();
-        let cut = CancellationToken::new();
-        let room = Arc::new(Semaphore::new(self.bounds.connections));
+        let shared = self.shared;
+        let room = Arc::new(Semaphore::new(shared.bounds.connections));
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
-                accepted = accept(&self.listener, &room) => accepted,
+                accepted = accept(&self.listener, &room, shared.edges()) => accepted,
             };
             match accepted {
                 Ok((stream, peer, place)) => {
-                    let (proxy, stop, cut) = (Arc::clone(&self.proxy), stop.clone(), cut.clone());
-                    let bounds = self.bounds;
+                    let (shared, stop, cut) = (Arc::clone(&shared), stop.clone(), cut.clone());
                     connections.spawn(async move {
-                        let serving = connection::serve(stream, peer, proxy, bounds, stop);
+                        shared.edges().opened();
+                        let serving = connection::serve(stream, peer.ip(), Arc::clone(&shared), stop);
                         cut.run_until_cancelled(serving).await;
+                        shared.edges().closed();
                         drop(place);
                     });
                 }
@@ -82,18 +147,29 @@ impl Server {
         }
         drop(self.listener);
         connections.close();
-        if timeout(self.bounds.drain, connections.wait()).await.is_err() {
-            tracing::warn!(connections = connections.len(), "calls still run after the drain time: they are cut");
-            cut.cancel();
+        shared.streams.close();
+        let finished = async {
             connections.wait().await;
+            shared.streams.wait().await;
+        };
+        if timeout(shared.bounds.drain, cut.run_until_cancelled(finished)).await.is_err() {
+            tracing::warn!(connections = connections.len(), "calls still run after the drain time: they are cut");
+            (0..connections.len()).for_each(|_| shared.edges().reached(Bound::Drain));
         }
+        // Harmless when all is done.
+        cut.cancel();
+        connections.wait().await;
+        shared.streams.wait().await;
     }
 }
 
 type Accepted = (tokio::net::TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit);
 
 /// A place first, a connection then: what finds no place waits in the system's queue.
-async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> io::Result<Accepted> {
+async fn accept(listener: &TcpListener, room: &Arc<Semaphore>, edges: &Edges) -> io::Result<Accepted> {
+    if room.available_permits() == 0 {
+        edges.reached(Bound::Connections);
+    }
     let place = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
     let (stream, peer) = listener.accept().await?;
     Ok((stream, peer, place))

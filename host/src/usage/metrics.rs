@@ -12,6 +12,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use super::edges::Edges;
 use crate::{
     llm::{Operation, Surface},
     policy::{FaultKind, Hook, Observer},
@@ -77,6 +78,7 @@ pub struct Metrics {
     policy_faults: Family<FaultLabels, Counter>,
     backend_up: Family<BackendLabels, Gauge>,
     policy_meters: Mutex<Vec<Arc<PolicyMeters>>>,
+    edges: Edges,
 }
 
 impl Default for Metrics {
@@ -97,11 +99,17 @@ impl Default for Metrics {
         let backend_up = Family::<BackendLabels, Gauge>::default();
         registry.register("backend_up", "Whether a backend answers its probe (1) or not (0)", backend_up.clone());
         let policy_meters = Mutex::default();
-        Self { registry, requests, in_flight, policy_seconds, policy_faults, backend_up, policy_meters }
+        let edges = Edges::register(&mut registry);
+        Self { registry, requests, in_flight, policy_seconds, policy_faults, backend_up, policy_meters, edges }
     }
 }
 
 impl Metrics {
+    /// The numbers of the edges.
+    pub fn edges(&self) -> &Edges {
+        &self.edges
+    }
+
     /// A call has begun.
     pub fn call_began(&self) {
         self.in_flight.inc();
@@ -122,6 +130,7 @@ impl Metrics {
 
     /// The metrics as OpenMetrics text.
     pub fn render(&self) -> String {
+        self.edges.look();
         let mut text = String::new();
         // Writing to a string can't fail; an encoder's error would leave what was written before it.
         if encode(&mut text, &self.registry).is_err() {

@@ -15,18 +15,26 @@ const UNIT: u64 = 1024;
 
 /// How many bytes of request bodies may stand in memory at once, over all calls.
 #[derive(Clone, Debug)]
-pub struct BufferBudget(Arc<Semaphore>);
+pub struct BufferBudget {
+    free: Arc<Semaphore>,
+    units: usize,
+}
 
 impl BufferBudget {
     /// A budget of this many bytes, rounded up to whole KiB.
     pub fn new(bytes: u64) -> Self {
         let units = usize::try_from(bytes.div_ceil(UNIT)).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self(Arc::new(Semaphore::new(units)))
+        Self { free: Arc::new(Semaphore::new(units)), units }
+    }
+
+    /// How many bytes stand in memory now, in whole KiB for each body.
+    pub fn held(&self) -> u64 {
+        u64::try_from(self.units.saturating_sub(self.free.available_permits())).unwrap_or(u64::MAX).saturating_mul(UNIT)
     }
 
     fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let units = u64::try_from(bytes).ok()?.div_ceil(UNIT);
-        Arc::clone(&self.0).try_acquire_many_owned(u32::try_from(units).ok()?).ok()
+        Arc::clone(&self.free).try_acquire_many_owned(u32::try_from(units).ok()?).ok()
     }
 }
 

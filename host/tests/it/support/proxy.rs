@@ -70,6 +70,10 @@ impl TestProxy {
         self.app.data_plane()
     }
 
+    pub(crate) fn admin_address(&self) -> SocketAddr {
+        self.app.admin()
+    }
+
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address())
     }
@@ -153,6 +157,11 @@ impl TestProxy {
         until("the keys' reading", is_fresh).await;
     }
 
+    /// Asks the gate to stop, and waits until it has.
+    pub(crate) async fn stop(self) {
+        self.app.stop().await;
+    }
+
     /// The policy folder.
     pub fn policies(&self) -> PathBuf {
         self.folder.path().join("policies.d")
@@ -192,6 +201,11 @@ impl Builder {
     pub fn set(mut self, line: &str) -> Self {
         writeln!(self.toml, "{line}").unwrap();
         self
+    }
+
+    /// The gate's folder.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// One more key; answers its text.

@@ -1,0 +1,74 @@
+//! The bounds that the gate's edges hold, as operators see them: each has a key in the configuration and a counter here.
+
+/// A bound that was reached, so that something was refused or closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Bound {
+    /// `server.max_connections`: a caller had to wait for a place.
+    Connections,
+    /// `server.max_in_flight`.
+    InFlight,
+    /// `server.max_head` or `server.max_headers`.
+    HeadSize,
+    /// `server.max_body` and the caps of single operations.
+    BodySize,
+    /// `server.max_buffered`.
+    Buffered,
+    /// `server.first_byte_timeout`.
+    FirstByte,
+    /// `server.handshake_timeout`.
+    Handshake,
+    /// `server.head_timeout`.
+    HeadTime,
+    /// `server.body_idle_timeout`.
+    BodyIdle,
+    /// `server.keep_alive_timeout`.
+    KeepAlive,
+    /// `server.http2`: a connection that did more than it may, or didn't answer a ping.
+    Http2,
+    /// `server.drain_timeout`: a connection was cut when the gate stopped.
+    Drain,
+    /// `upstream.first_byte_timeout`.
+    UpstreamFirstByte,
+    /// `upstream.idle_timeout`.
+    UpstreamIdle,
+}
+
+impl Bound {
+    /// All of them, so that each counter is there before it counts.
+    pub const ALL: [Self; 14] = [
+        Self::Connections,
+        Self::InFlight,
+        Self::HeadSize,
+        Self::BodySize,
+        Self::Buffered,
+        Self::FirstByte,
+        Self::Handshake,
+        Self::HeadTime,
+        Self::BodyIdle,
+        Self::KeepAlive,
+        Self::Http2,
+        Self::Drain,
+        Self::UpstreamFirstByte,
+        Self::UpstreamIdle,
+    ];
+
+    /// As it stands in the metrics: the configuration's key.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connections => "max_connections",
+            Self::InFlight => "max_in_flight",
+            Self::HeadSize => "max_head",
+            Self::BodySize => "max_body",
+            Self::Buffered => "max_buffered",
+            Self::FirstByte => "first_byte_timeout",
+            Self::Handshake => "handshake_timeout",
+            Self::HeadTime => "head_timeout",
+            Self::BodyIdle => "body_idle_timeout",
+            Self::KeepAlive => "keep_alive_timeout",
+            Self::Http2 => "http2",
+            Self::Drain => "drain_timeout",
+            Self::UpstreamFirstByte => "upstream_first_byte_timeout",
+            Self::UpstreamIdle => "upstream_idle_timeout",
+        }
+    }
+}
