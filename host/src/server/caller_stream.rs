@@ -42,12 +42,6 @@ impl CallerStream {
         self.pulse = Some(pulse);
     }
 
-    /// The first byte, left where it is; none when the caller has closed.
-    pub(super) async fn peek_first(&mut self) -> io::Result<Option<u8>> {
-        let mut byte = [0];
-        Ok((self.stream.peek(&mut byte).await? > 0).then_some(byte[0]))
-    }
-
     /// Has the caller left? hyper sees it itself as long as it reads; with bytes of a next request in its buffer it reads
     /// no further, and would never know. A second handle on the socket sees the end behind those bytes.
     fn poll_left(&mut self, context: &mut Context<'_>) -> Poll<()> {

@@ -12,7 +12,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncWriteExt, Interest},
+    io::AsyncWriteExt,
     net::TcpStream,
     time::{sleep, timeout},
 };
@@ -51,26 +51,32 @@ pub(super) async fn serve(stream: TcpStream, peer: IpAddr, shared: Arc<Shared>, 
         began = begin(&stream, &shared) => began,
         () = stop.cancelled() => return,
     };
-    if let Err(error) = began {
-        tracing::debug!(%error, "a connection was gone before it was served");
-        return;
-    }
+    let first = match began {
+        Ok(first) => first,
+        Err(error) => {
+            tracing::debug!(%error, "a connection was gone before it was served");
+            return;
+        }
+    };
     let stream = CallerStream::new(stream);
     // Boxed, each: a connection that says nothing must not have the size of one that is served.
     match &shared.tls {
         None => Box::pin(http1(stream, peer, &shared, stop)).await,
+        Some(_) if first != HANDSHAKE => Box::pin(tell_about_tls(stream, &shared)).await,
         Some(tls) => Box::pin(encrypted(stream, peer, &shared, tls, stop)).await,
     }
 }
 
-/// Waits for the first byte. Nothing is held for a connection before it.
-async fn begin(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
+/// Waits for the first byte, and leaves it where it is. Nothing is held for a connection before it.
+async fn begin(stream: &TcpStream, shared: &Shared) -> io::Result<u8> {
     // Without this a small piece of a stream waits for the one before it to be acknowledged.
     stream.set_nodelay(true)?;
     // A caller who takes nothing for so long is cut: what waits for it holds a backend.
     SockRef::from(stream).set_tcp_user_timeout(Some(shared.bounds.stall))?;
-    match timeout(shared.bounds.first_byte, stream.ready(Interest::READABLE)).await {
-        Ok(ready) => ready.map(drop),
+    let mut first = [0];
+    match timeout(shared.bounds.first_byte, stream.peek(&mut first)).await {
+        Ok(Ok(0)) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Ok(peeked) => peeked.map(|_| first[0]),
         Err(_) => {
             shared.edges().reached(Bound::FirstByte);
             Err(io::Error::other("nothing came"))
@@ -78,20 +84,20 @@ async fn begin(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
     }
 }
 
+async fn tell_about_tls(mut stream: CallerStream, shared: &Shared) {
+    shared.edges().handshake_failed();
+    // Whoever it is may be gone, or take nothing; there is nothing more to tell it.
+    drop(timeout(shared.bounds.handshake, stream.write_all(NOT_TLS)).await);
+    drop(stream.shutdown().await);
+}
+
 async fn encrypted(
-    mut stream: CallerStream,
+    stream: CallerStream,
     peer: IpAddr,
     shared: &Arc<Shared>,
     tls: &TlsAcceptor,
     stop: CancellationToken,
 ) {
-    if matches!(stream.peek_first().await, Ok(Some(first)) if first != HANDSHAKE) {
-        shared.edges().handshake_failed();
-        // Whoever it is may be gone; there is nothing more to tell it.
-        drop(stream.write_all(NOT_TLS).await);
-        drop(stream.shutdown().await);
-        return;
-    }
     let handshake = timeout(shared.bounds.handshake, tls.accept(stream));
     let shaken = tokio::select! {
         shaken = handshake => shaken,

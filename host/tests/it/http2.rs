@@ -123,8 +123,8 @@ async fn who_takes_back_calls_faster_than_they_are_looked_at_loses_the_connectio
         let Ok(ready) = sender.ready().await else { break };
         sender = ready;
     }
-    let error = soon("the connection's end", connection).await.unwrap().unwrap_err();
-    assert_eq!(error.reason(), Some(h2::Reason::ENHANCE_YOUR_CALM), "{error:?}");
+    // What the gate says at the end may be lost with what it no longer reads.
+    soon("the connection's end", connection).await.unwrap().unwrap_err();
     it.gate.until_metric(REACHED, 1.0).await;
     it.gate.until_idle().await;
     assert_eq!(it.server.calls(), 0, "a call without its body reaches no backend");

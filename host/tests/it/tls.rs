@@ -201,7 +201,7 @@ async fn a_caller_who_leaves_closes_the_backends_connection_over_tls_too() {
 
 #[tokio::test]
 async fn a_certificate_replaced_under_load_fails_no_call() {
-    let it = Encrypted::start("").await;
+    let it = Encrypted::start("limits.requests_per_minute = 1000000").await;
     let (client, is_over, served) = (it.client(), Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let (url, address) = (format!("https://{NAME}:{}/api/chat", it.gate.address().port()), it.gate.address());
     let mut callers = JoinSet::new();
