@@ -1,6 +1,14 @@
 //! One connection: its first byte, TLS where it is on, then HTTP/1.1 or HTTP/2, each step with its deadline.
 
-use std::{convert::Infallible, io, net::IpAddr, pin::Pin, sync::Arc};
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    io,
+    net::IpAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+};
 
 use http::{Request, Response};
 use hyper::{
@@ -17,12 +25,12 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     Shared,
     call::{CallBody, RunningCall},
     caller_stream::CallerStream,
+    ending::Stage,
     pulse::{Look, Patience, Pulse},
     streams::Streams,
     tls,
@@ -45,11 +53,11 @@ const HANDSHAKE: u8 = 0x16;
 const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: 68\r\n\
 connection: close\r\n\r\n{\"error\":\"this port speaks TLS: write https:// instead of http://\"}\n";
 
-/// Serves a connection until it ends. When `stop` comes, the calls in progress are the last ones.
-pub(super) async fn serve(stream: TcpStream, peer: IpAddr, shared: Arc<Shared>, stop: CancellationToken) {
+/// Serves a connection until it ends. When the gate stops, the calls in progress are the last ones.
+pub(super) async fn serve(stream: TcpStream, peer: IpAddr, shared: Arc<Shared>) {
     let began = tokio::select! {
         began = begin(&stream, &shared) => began,
-        () = stop.cancelled() => return,
+        () = shared.ending.stopping() => return,
     };
     let first = match began {
         Ok(first) => first,
@@ -61,9 +69,9 @@ pub(super) async fn serve(stream: TcpStream, peer: IpAddr, shared: Arc<Shared>, 
     let stream = CallerStream::new(stream);
     // Boxed, each: a connection that says nothing must not have the size of one that is served.
     match &shared.tls {
-        None => Box::pin(http1(stream, peer, &shared, stop)).await,
+        None => Box::pin(http1(stream, peer, &shared)).await,
         Some(_) if first != HANDSHAKE => Box::pin(tell_about_tls(stream, &shared)).await,
-        Some(tls) => Box::pin(encrypted(stream, peer, &shared, tls, stop)).await,
+        Some(tls) => Box::pin(encrypted(stream, peer, &shared, tls)).await,
     }
 }
 
@@ -91,17 +99,11 @@ async fn tell_about_tls(mut stream: CallerStream, shared: &Shared) {
     drop(stream.shutdown().await);
 }
 
-async fn encrypted(
-    stream: CallerStream,
-    peer: IpAddr,
-    shared: &Arc<Shared>,
-    tls: &TlsAcceptor,
-    stop: CancellationToken,
-) {
+async fn encrypted(stream: CallerStream, peer: IpAddr, shared: &Arc<Shared>, tls: &TlsAcceptor) {
     let handshake = timeout(shared.bounds.handshake, tls.accept(stream));
     let shaken = tokio::select! {
         shaken = handshake => shaken,
-        () = stop.cancelled() => return,
+        () = shared.ending.stopping() => return,
     };
     let stream = match shaken {
         Ok(Ok(stream)) => stream,
@@ -116,9 +118,9 @@ async fn encrypted(
         }
     };
     if stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2) {
-        http2(stream, peer, shared, stop).await;
+        http2(stream, peer, shared).await;
     } else {
-        http1(stream, peer, shared, stop).await;
+        http1(stream, peer, shared).await;
     }
 }
 
@@ -139,7 +141,7 @@ impl Beating for TlsStream<CallerStream> {
     }
 }
 
-async fn http1<S>(mut stream: S, peer: IpAddr, shared: &Arc<Shared>, stop: CancellationToken)
+async fn http1<S>(mut stream: S, peer: IpAddr, shared: &Arc<Shared>)
 where
     S: Beating,
     TokioIo<S>: Read + Write + Unpin,
@@ -156,10 +158,10 @@ where
     }
     let service = service_fn(|request| answer(request, peer, Arc::clone(shared), RunningCall::begin(&pulse)));
     let connection = builder.serve_connection(TokioIo::new(stream), service);
-    drive(connection, http1::Connection::graceful_shutdown, &pulse, shared, stop).await;
+    drive(connection, http1::Connection::graceful_shutdown, &pulse, shared).await;
 }
 
-async fn http2(mut stream: TlsStream<CallerStream>, peer: IpAddr, shared: &Arc<Shared>, stop: CancellationToken) {
+async fn http2(mut stream: TlsStream<CallerStream>, peer: IpAddr, shared: &Arc<Shared>) {
     shared.edges().speaks("h2");
     let pulse = Arc::new(Pulse::new(shared.clock.clone(), false));
     stream.beats(Arc::clone(&pulse));
@@ -178,7 +180,7 @@ async fn http2(mut stream: TlsStream<CallerStream>, peer: IpAddr, shared: &Arc<S
         .keep_alive_timeout(bounds.http2.ping_timeout);
     let service = service_fn(|request| answer(request, peer, Arc::clone(shared), RunningCall::begin(&pulse)));
     let connection = builder.serve_connection(TokioIo::new(stream), service);
-    drive(connection, http2::Connection::graceful_shutdown, &pulse, shared, stop).await;
+    drive(connection, http2::Connection::graceful_shutdown, &pulse, shared).await;
 }
 
 async fn answer(
@@ -192,37 +194,57 @@ async fn answer(
 }
 
 /// Runs a connection to its end, its deadlines, or the end of the gate.
-async fn drive<C>(connection: C, end: fn(Pin<&mut C>), pulse: &Pulse, shared: &Shared, stop: CancellationToken)
+///
+/// It wakes for every piece that comes or goes, so everything but the connection itself is polled only when it has news:
+/// once polled, it wakes this task, which is the only one that ever polls it.
+async fn drive<C>(connection: C, end: fn(Pin<&mut C>), pulse: &Pulse, shared: &Shared)
 where
     C: Future<Output = hyper::Result<()>>,
 {
     let patience = Patience { head: shared.bounds.head, keep_alive: shared.bounds.keep_alive };
-    let mut connection = std::pin::pin!(connection);
-    let mut next_look = std::pin::pin!(sleep(patience.head));
-    let mut is_ending = false;
-    loop {
-        tokio::select! {
-            biased;
-            ended = connection.as_mut() => return note(ended, shared),
-            () = stop.cancelled(), if !is_ending => {
-                is_ending = true;
-                end(connection.as_mut());
+    let mut connection = pin!(connection);
+    let mut timer = pin!(sleep(patience.head));
+    let mut news = pin!(shared.ending.next());
+    let (mut is_watching, mut is_ending) = (false, false);
+    poll_fn(|context| {
+        loop {
+            if let Poll::Ready(ended) = connection.as_mut().poll(context) {
+                note(ended, shared);
+                return Poll::Ready(());
             }
-            () = next_look.as_mut() => match pulse.look(&patience) {
-                Look::Again(after) => next_look.set(sleep(after)),
-                Look::Over(bound) => {
-                    shared.edges().reached(bound);
-                    // An idle connection is ended by its protocol's rules, once; then it is cut.
-                    if bound != Bound::KeepAlive || is_ending {
-                        return;
+            let stage = shared.ending.stage();
+            if stage == Stage::Cut {
+                return Poll::Ready(());
+            }
+            let mut must_end = stage == Stage::Stopping && !is_ending;
+            if (!is_watching || stage != Stage::Serving) && news.as_mut().poll(context).is_ready() {
+                news.set(shared.ending.next());
+                continue;
+            }
+            let is_due = !is_watching || timer.is_elapsed();
+            while is_due && timer.as_mut().poll(context).is_ready() {
+                match pulse.look(&patience) {
+                    Look::Again(after) => timer.set(sleep(after)),
+                    Look::Over(bound) => {
+                        shared.edges().reached(bound);
+                        // An idle connection is ended by its protocol's rules, once; then it is cut.
+                        if bound != Bound::KeepAlive || is_ending {
+                            return Poll::Ready(());
+                        }
+                        must_end = true;
+                        timer.set(sleep(patience.head));
                     }
-                    is_ending = true;
-                    end(connection.as_mut());
-                    next_look.set(sleep(patience.head));
                 }
             }
+            is_watching = true;
+            if !must_end {
+                return Poll::Pending;
+            }
+            is_ending = true;
+            end(connection.as_mut());
         }
-    }
+    })
+    .await;
 }
 
 fn note(ended: hyper::Result<()>, shared: &Shared) {

@@ -3,6 +3,7 @@
 mod call;
 mod caller_stream;
 mod connection;
+mod ending;
 mod pulse;
 mod streams;
 mod tls;
@@ -17,6 +18,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::ending::Ending;
 use crate::{
     clock::Clock,
     config::Http2,
@@ -63,6 +65,7 @@ struct Shared {
     /// Deadlines of sockets are in the system's time, whatever time the gate's limits have.
     clock: Clock,
     streams: TaskTracker,
+    ending: Ending,
 }
 
 impl fmt::Debug for Shared {
@@ -108,7 +111,8 @@ impl Server {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let (clock, streams) = (Clock::system(), TaskTracker::new());
-        let shared = Arc::new(Shared { proxy, metrics, bounds, tls, clock, streams });
+        let ending = Ending::default();
+        let shared = Arc::new(Shared { proxy, metrics, bounds, tls, clock, streams, ending });
         Ok(Self { listener, address, shared })
     }
 
@@ -130,12 +134,10 @@ impl Server {
             };
             match accepted {
                 Ok((stream, peer, place)) => {
-                    let (shared, stop, cut) = (Arc::clone(&shared), stop.clone(), cut.clone());
+                    let shared = Arc::clone(&shared);
                     connections.spawn(async move {
-                        shared.edges().opened();
-                        let serving = connection::serve(stream, peer.ip(), Arc::clone(&shared), stop);
-                        cut.run_until_cancelled(serving).await;
-                        shared.edges().closed();
+                        let _open = Open::count(&shared);
+                        connection::serve(stream, peer.ip(), Arc::clone(&shared)).await;
                         drop(place);
                     });
                 }
@@ -146,6 +148,7 @@ impl Server {
             }
         }
         drop(self.listener);
+        shared.ending.stop();
         connections.close();
         shared.streams.close();
         let finished = async {
@@ -156,10 +159,25 @@ impl Server {
             tracing::warn!(connections = connections.len(), "calls still run after the drain time: they are cut");
             (0..connections.len()).for_each(|_| shared.edges().reached(Bound::Drain));
         }
-        // Harmless when all is done.
-        cut.cancel();
+        shared.ending.cut();
         connections.wait().await;
         shared.streams.wait().await;
+    }
+}
+
+/// Counts a connection for as long as it lives, however it ends.
+struct Open<'a>(&'a Shared);
+
+impl<'a> Open<'a> {
+    fn count(shared: &'a Shared) -> Self {
+        shared.edges().opened();
+        Self(shared)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.edges().closed();
     }
 }
 

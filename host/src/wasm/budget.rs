@@ -4,10 +4,12 @@
 //! tick only makes the thread's CPU clock be read, and only that clock ends a call before the wall cap. The budget counts
 //! from the first tick within a call: a call that ends before it pays for no clock at all.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use rustix::time::{ClockId, clock_gettime};
 use wasmtime::{Result, UpdateDeadline};
+
+use super::pace::Pace;
 
 /// A call ends after this many ticks (of 1 ms) whatever its thread did: it blocks a caller.
 pub(super) const WALL_CAP_TICKS: u32 = 100;
@@ -19,22 +21,30 @@ pub(super) struct Budget {
     wall_ticks: u32,
     since: Option<Duration>,
     ticks: u32,
+    pace: Arc<Pace>,
 }
 
 impl Budget {
     /// So much CPU time, within so many ticks.
-    pub(super) fn new(cpu: Duration, wall_ticks: u32) -> Self {
-        Self { cpu, wall_ticks, since: None, ticks: 0 }
+    pub(super) fn new(cpu: Duration, wall_ticks: u32, pace: Arc<Pace>) -> Self {
+        Self { cpu, wall_ticks, since: None, ticks: 0, pace }
+    }
+
+    /// Other bounds for later calls.
+    pub(super) fn set(&mut self, cpu: Duration, wall_ticks: u32) {
+        (self.cpu, self.wall_ticks) = (cpu, wall_ticks);
     }
 
     /// A new call starts.
     pub(super) fn restart(&mut self) {
+        self.pace.wanted();
         self.since = None;
         self.ticks = 0;
     }
 
     /// A tick has passed while the guest ran: may it go on?
     pub(super) fn tick(&mut self) -> Result<UpdateDeadline> {
+        self.pace.wanted();
         let now = thread_cpu();
         let since = *self.since.get_or_insert(now);
         self.ticks += 1;
@@ -63,7 +73,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_waits_keeps_its_budget_and_one_that_works_loses_it() {
-        let mut budget = Budget::new(Duration::from_millis(5), WALL_CAP_TICKS);
+        let mut budget = Budget::new(Duration::from_millis(5), WALL_CAP_TICKS, Arc::default());
         for _ in 0..10 {
             assert!(matches!(budget.tick(), Ok(UpdateDeadline::Continue(1))), "no CPU time has passed");
         }
@@ -75,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_call_that_never_gets_a_core_ends_at_the_wall_cap() {
-        let mut budget = Budget::new(Duration::from_secs(3600), WALL_CAP_TICKS);
+        let mut budget = Budget::new(Duration::from_secs(3600), WALL_CAP_TICKS, Arc::default());
         let went_on = (0..).take_while(|_| matches!(budget.tick(), Ok(UpdateDeadline::Continue(_)))).count();
         assert_eq!(went_on, 100);
     }

@@ -7,13 +7,10 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
 };
 
+use super::pace::Pace;
 use wasmtime::{Cache, CacheConfig, Config, Engine, OptLevel};
-
-/// How often running guests are looked at. A guest is cut at most one tick after its budget is spent.
-const TICK: Duration = Duration::from_millis(1);
 
 /// Stack of a guest. Sync calls run on the request's own thread: an overflow there would end the process, so the guest's
 /// share stays well below a worker's 2 MiB.
@@ -23,6 +20,7 @@ const MAX_STACK_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub(super) struct TickingEngine {
     engine: Engine,
+    pace: Arc<Pace>,
     stop: Arc<AtomicBool>,
     ticker: Option<JoinHandle<()>>,
 }
@@ -32,30 +30,38 @@ impl TickingEngine {
     /// write to, since what lies there is executed.
     pub(super) fn start(cache: Option<&Path>) -> wasmtime::Result<Self> {
         let engine = Engine::new(&config(cache)?)?;
-        let stop = Arc::new(AtomicBool::new(false));
+        let (pace, stop) = (Arc::new(Pace::default()), Arc::new(AtomicBool::new(false)));
         let ticker = thread::Builder::new().name("policy-ticker".to_owned()).spawn({
-            let (weak, stop) = (engine.weak(), Arc::clone(&stop));
+            let (weak, pace, stop) = (engine.weak(), Arc::clone(&pace), Arc::clone(&stop));
             move || {
                 // A thread of its own: an async timer on a busy runtime would come late, and in bursts.
+                let mut idle = 0;
                 while !stop.load(Ordering::Relaxed)
                     && let Some(engine) = weak.upgrade()
                 {
                     engine.increment_epoch();
-                    thread::sleep(TICK);
+                    drop(engine);
+                    pace.wait(&mut idle);
                 }
             }
         })?;
-        Ok(Self { engine, stop, ticker: Some(ticker) })
+        Ok(Self { engine, pace, stop, ticker: Some(ticker) })
     }
 
     pub(super) fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// What those who run guests tell the ticker.
+    pub(super) fn pace(&self) -> &Arc<Pace> {
+        &self.pace
     }
 }
 
 impl Drop for TickingEngine {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+        self.pace.wake();
         if let Some(ticker) = self.ticker.take() {
             drop(ticker.join());
         }

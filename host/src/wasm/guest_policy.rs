@@ -48,7 +48,7 @@ pub struct GuestPolicy {
     pool: Pool,
     janitor: Janitor,
     /// Last: without its ticks a guest would have no budget, so they go on as long as there is anyone to ask.
-    _ticker: Arc<TickingEngine>,
+    ticker: Arc<TickingEngine>,
 }
 
 /// The parts of a [`GuestPolicy`].
@@ -66,17 +66,8 @@ impl GuestPolicy {
     pub(super) fn start(parts: Parts) -> Result<Self, LoadError> {
         let Parts { shared, checked, settings, allowance, janitor, ticker } = parts;
         let Checked { pre, exports, inspection } = checked;
-        let policy = Self {
-            shared,
-            pre,
-            exports,
-            inspection,
-            settings,
-            allowance,
-            pool: Pool::default(),
-            janitor,
-            _ticker: ticker,
-        };
+        let policy =
+            Self { shared, pre, exports, inspection, settings, allowance, pool: Pool::default(), janitor, ticker };
         for _ in 0..policy.allowance.ready.max(1) {
             policy.pool.stock(policy.instance()?);
         }
@@ -89,7 +80,7 @@ impl GuestPolicy {
     }
 
     fn instance(&self) -> Result<Instance, BirthError> {
-        let budget = Budget::new(CPU_TO_START, TICKS_TO_START);
+        let budget = Budget::new(CPU_TO_START, TICKS_TO_START, Arc::clone(self.ticker.pace()));
         let state = HostState::new(Arc::clone(&self.shared), self.allowance.memory_bytes, budget);
         let mut instance = Instance::start(&self.pre, &self.exports, state, &self.settings)?;
         instance.set_budget(self.allowance.cpu);

@@ -10,7 +10,7 @@ use wasmtime::{Error, Result, Store, Trap, component::InstancePre};
 
 use super::{
     bindings::hooks::{admit, authenticate, lifecycle, route},
-    budget::{Budget, WALL_CAP_TICKS},
+    budget::WALL_CAP_TICKS,
     host_state::{HostState, RuleBroken},
     limits::OverLimit,
 };
@@ -123,7 +123,7 @@ impl Instance {
 
     /// Sets the CPU time of its later calls.
     pub(super) fn set_budget(&mut self, cpu: Duration) {
-        self.store.data_mut().budget = Budget::new(cpu, WALL_CAP_TICKS);
+        self.store.data_mut().budget.set(cpu, WALL_CAP_TICKS);
     }
 
     pub(super) fn calls(&self) -> u32 {

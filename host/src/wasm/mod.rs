@@ -17,6 +17,7 @@ mod instance;
 mod janitor;
 mod limits;
 mod log;
+mod pace;
 mod pool;
 mod shared_state;
 mod wasi;

@@ -1,13 +1,13 @@
 //! Reading a body whole, within bounds: its own cap, the gate's budget for all bodies together, and a deadline for silence.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    time::{error::Elapsed, timeout},
 };
 
 /// The budget is counted in units of this many bytes: a semaphore counts to 2³², and bodies may be more.
@@ -93,10 +93,19 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    match timeout(bounds.idle.saturating_mul(MOST_IDLES), pieces(body, bounds, budget)).await {
+    match within(bounds.idle.saturating_mul(MOST_IDLES), pieces(body, bounds, budget)).await {
         Ok(read) => read,
         Err(_) => Err(ReadError::Slow(bounds.idle.saturating_mul(MOST_IDLES))),
     }
+}
+
+/// A deadline for which nothing is set up when all is there already, as a body mostly is that came with its head.
+async fn within<F: Future>(limit: Duration, work: F) -> Result<F::Output, Elapsed> {
+    let mut work = pin!(work);
+    if let Poll::Ready(done) = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
+        return Ok(done);
+    }
+    timeout(limit, work).await
 }
 
 async fn pieces<B>(mut body: B, bounds: Bounds, budget: &BufferBudget) -> Result<ReadBody, ReadError>
@@ -117,7 +126,7 @@ where
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     loop {
-        let frame = match timeout(idle, body.frame()).await {
+        let frame = match within(idle, body.frame()).await {
             Err(_) => return Err(ReadError::Idle(idle)),
             Ok(None) => break,
             Ok(Some(frame)) => frame.map_err(|error| ReadError::Broken(error.into()))?,
