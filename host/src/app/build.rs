@@ -253,7 +253,9 @@ fn request_bounds(config: &Config) -> RequestBounds {
     RequestBounds {
         max_body: usize::try_from(config.server.max_body).unwrap_or(usize::MAX),
         body_idle: config.server.body_idle_timeout,
+        max_blob: config.server.max_blob,
         upstream_idle: config.upstream.idle_timeout,
+        management: config.upstream.management_timeout,
         allow_cloud: config.models.allow_cloud,
         expose_backend: config.server.expose_backend,
     }

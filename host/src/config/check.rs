@@ -76,6 +76,7 @@ fn server(keys: &mut Section<'_>) -> Server {
         body_idle_timeout: keys.or("body_idle_timeout", Duration::from_secs(30), duration()),
         max_body: keys.or("max_body", 32 * MIB, values::size(KIB..=GIB)),
         max_buffered: keys.or("max_buffered", 512 * MIB, values::size(KIB..=TIB)),
+        max_blob: keys.or("max_blob", 64 * GIB, values::size(KIB..=TIB)),
         expose_backend: keys.or("expose_backend", true, values::boolean),
         drain_timeout: keys.or("drain_timeout", Duration::from_secs(60), duration()),
     }
@@ -147,6 +148,7 @@ fn upstream(keys: &mut Section<'_>) -> Upstream {
         connect_timeout: duration("connect_timeout", 5),
         first_byte_timeout: duration("first_byte_timeout", 300),
         idle_timeout: duration("idle_timeout", 120),
+        management_timeout: duration("management_timeout", 30 * 60),
         probe_interval: duration("probe_interval", 5),
         probe_timeout: duration("probe_timeout", 2),
         refresh_interval: duration("refresh_interval", 60),
@@ -162,8 +164,13 @@ fn backends(root: &mut Section<'_>, allow_link_local: bool) -> Vec<Backend> {
         let url = keys.required("url", |value| urls.first(index, backend_url(value, allow_link_local)?, "URL"));
         let kind = keys.or("kind", BackendKind::default(), values::choice(KINDS));
         let weight = keys.or("weight", 1, values::whole(1..=1000));
+        let anthropic = keys.or("anthropic", false, values::boolean);
+        if anthropic && kind == BackendKind::Ollama {
+            let complaint = Complaint::new("is for backends of kind \"openai\"");
+            keys.complain("anthropic", complaint.with_hint("leave it out: an ollama backend tells its version"));
+        }
         index += 1;
-        Some(Backend { name: name?, url: url?, kind, weight })
+        Some(Backend { name: name?, url: url?, kind, weight, anthropic })
     })
 }
 

@@ -10,10 +10,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::recent::Recent;
+use super::{ability, recent::Recent};
 use crate::{
     config::{self, BackendKind, BackendUrl},
-    llm::{listing::ModelEntry, model_name::ModelName},
+    llm::{Operation, Surface, listing::ModelEntry, model_name::ModelName},
     policy,
 };
 
@@ -45,6 +45,7 @@ pub struct Backend {
     url: BackendUrl,
     kind: BackendKind,
     weight: u32,
+    speaks_anthropic: bool,
     is_up: AtomicBool,
     in_flight: AtomicU32,
     recent: Recent,
@@ -62,6 +63,7 @@ impl Backend {
             url: config.url.clone(),
             kind: config.kind,
             weight: config.weight,
+            speaks_anthropic: config.anthropic,
             is_up: AtomicBool::new(false),
             in_flight: AtomicU32::new(0),
             recent: Recent::default(),
@@ -104,6 +106,21 @@ impl Backend {
     /// Its version, as far as it said one.
     pub fn version(&self) -> Arc<Option<String>> {
         self.version.load_full()
+    }
+
+    /// Whether it can answer such a call, as far as its kind and its version tell.
+    pub fn speaks(&self, surface: Surface, operation: Operation) -> bool {
+        match self.kind {
+            BackendKind::Ollama => {
+                let version = self.version.load();
+                version.as_ref().as_deref().is_none_or(|version| ability::ollama_has(version, surface, operation))
+            }
+            BackendKind::OpenAi => match surface {
+                Surface::OpenAi => true,
+                Surface::Anthropic => self.speaks_anthropic,
+                Surface::Ollama | Surface::Other => false,
+            },
+        }
     }
 
     /// Notes its version.
@@ -182,7 +199,8 @@ impl Backend {
 #[derive(Debug)]
 pub struct Busy {
     backend: Arc<Backend>,
-    model: Arc<Model>,
+    /// None for what changes the backend itself.
+    model: Option<Arc<Model>>,
 }
 
 impl Busy {
@@ -190,7 +208,13 @@ impl Busy {
     pub fn new(backend: Arc<Backend>, model: Arc<Model>) -> Self {
         backend.in_flight.fetch_add(1, Ordering::Relaxed);
         model.load.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self { backend, model }
+        Self { backend, model: Some(model) }
+    }
+
+    /// Counts a call on this backend that runs no model.
+    pub fn managing(backend: Arc<Backend>) -> Self {
+        backend.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self { backend, model: None }
     }
 
     /// Which backend.
@@ -200,7 +224,8 @@ impl Busy {
 
     /// The first piece of the answer came so long after the request: an average in which the newest counts an eighth.
     pub fn note_first_token(&self, us: u32) {
-        let average = &self.model.load.first_token_us;
+        let Some(model) = &self.model else { return };
+        let average = &model.load.first_token_us;
         let old = average.load(Ordering::Relaxed);
         let new = if old == 0 { us } else { old - old / 8 + us / 8 };
         average.store(new.max(1), Ordering::Relaxed);
@@ -210,6 +235,8 @@ impl Busy {
 impl Drop for Busy {
     fn drop(&mut self) {
         self.backend.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.model.load.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if let Some(model) = &self.model {
+            model.load.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }

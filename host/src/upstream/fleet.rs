@@ -14,9 +14,9 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    config::{BackendKind, Config},
+    config::Config,
     llm::{
-        Surface,
+        Operation, Surface,
         listing::{self, ModelEntry, OpenAiModel},
         model_name::ModelName,
     },
@@ -50,6 +50,8 @@ pub enum Candidates {
     Some(Vec<Candidate>),
     /// Some backend has the model, but none of them is up.
     NoneUp,
+    /// Backends have the model, but none of them this operation.
+    NotSpoken,
     /// No backend has the model.
     Unknown,
 }
@@ -92,22 +94,27 @@ impl Fleet {
     }
 
     /// Who can serve this model to a caller of this surface.
-    pub fn candidates(&self, name: &ModelName, surface: Surface) -> Candidates {
+    pub fn candidates(&self, name: &ModelName, surface: Surface, operation: Operation) -> Candidates {
         let now_ms = self.clock.monotonic_ms();
-        let mut is_known = false;
+        let (mut is_known, mut is_spoken) = (false, false);
         let mut found = Vec::new();
-        for backend in self.speaking(surface) {
+        for backend in &self.backends {
             let Some(model) = backend.model(name) else { continue };
             is_known = true;
+            if !backend.speaks(surface, operation) {
+                continue;
+            }
+            is_spoken = true;
             if backend.is_up() {
                 let facts = backend.facts(&model, now_ms);
                 found.push(Candidate { backend: Arc::clone(backend), model, facts });
             }
         }
-        match (found.is_empty(), is_known) {
-            (false, _) => Candidates::Some(found),
-            (true, true) => Candidates::NoneUp,
-            (true, false) => Candidates::Unknown,
+        match found.is_empty() {
+            false => Candidates::Some(found),
+            true if is_spoken => Candidates::NoneUp,
+            true if is_known => Candidates::NotSpoken,
+            true => Candidates::Unknown,
         }
     }
 
@@ -186,7 +193,7 @@ impl Fleet {
     }
 
     fn speaking(&self, surface: Surface) -> impl Iterator<Item = &Arc<Backend>> {
-        self.backends.iter().filter(move |backend| backend.kind() == BackendKind::Ollama || surface != Surface::Ollama)
+        self.backends.iter().filter(move |backend| backend.speaks(surface, Operation::Chat))
     }
 
     fn any_model(&self, model: &str) -> Option<Arc<Model>> {

@@ -3,6 +3,7 @@
 //! The data plane sends by hyper's pooling client; probes and model lists go by a client of their own that follows no
 //! redirect, uses no proxy from the environment and reads no more than it must.
 
+mod ability;
 pub mod backend;
 pub mod client;
 pub mod control;
