@@ -38,8 +38,10 @@ pub(super) async fn forward(parts: &Parts, routed: Routed, settlement: &mut Sett
         let pieces = pieces(body.as_ref(), &candidate);
         settlement.goes_to(&candidate.backend);
         let sent_at = parts.clock.monotonic();
-        let sent =
-            parts.upstream.send(&candidate.backend, upstream.method, upstream.path, headers.clone(), pieces).await;
+        let sent = parts
+            .upstream
+            .send(&candidate.backend, upstream.method, upstream.path, headers.clone(), pieces.into())
+            .await;
         match sent {
             Ok(response) => return Ok(Answered { response, busy, sent_at }),
             Err(error @ SendError::Connect(_)) => {
@@ -56,6 +58,8 @@ pub(super) async fn forward(parts: &Parts, routed: Routed, settlement: &mut Sett
                 }
                 last = Some(error);
             }
+            // The caller's doing: the backend is not to blame.
+            Err(SendError::Body(error)) => return Err(error.into()),
             Err(error) => {
                 candidate.backend.note_end(true, parts.clock.monotonic_ms());
                 return Err(Refusal::from_backend(&error));
