@@ -54,8 +54,10 @@ pub(super) async fn forward(parts: &Parts, routed: Routed, settlement: &mut Sett
         let pieces = pieces(body.as_ref(), &candidate);
         settlement.goes_to(&candidate.backend);
         let sent_at = parts.clock.monotonic();
-        let sent =
-            parts.upstream.send(&candidate.backend, upstream.method, upstream.path, headers.clone(), pieces).await;
+        let sent = parts
+            .upstream
+            .send(&candidate.backend, upstream.method, upstream.path, headers.clone(), pieces.into())
+            .await;
         match sent {
             Ok(response) => {
                 let idle = parts.bounds.upstream_idle;
@@ -66,6 +68,8 @@ pub(super) async fn forward(parts: &Parts, routed: Routed, settlement: &mut Sett
                 note_unreachable(parts, &candidate.backend, &error);
                 last = Some(error);
             }
+            // The caller's doing: the backend is not to blame.
+            Err(SendError::Body(error)) => return Err(error.into()),
             Err(error) => {
                 candidate.backend.note_end(true, parts.clock.monotonic_ms());
                 return Err(Refusal::from_backend(&error));

@@ -251,7 +251,7 @@ impl Refusal {
                 "backend_timeout",
                 "the backend did not begin its answer in time: try again, or ask for less",
             ),
-            SendError::Broken(_) | SendError::NoAnswer(_) | SendError::Address(_) => (
+            SendError::Broken(_) | SendError::Body(_) | SendError::NoAnswer(_) | SendError::Address(_) => (
                 StatusCode::BAD_GATEWAY,
                 "bad_backend_answer",
                 "the backend's answer broke off or made no sense: try again",
