@@ -175,6 +175,7 @@ mod tests {
             expires_at_ms: None,
             requests_per_minute: None,
             scope: Scope::AllModels,
+            may_manage: false,
             attributes: Box::default(),
             created_at_ms: 0,
         };

@@ -99,6 +99,8 @@ pub struct KeyRecord {
     pub requests_per_minute: Option<u64>,
     /// Which models it may use.
     pub scope: Scope,
+    /// Whether it may use the operations that change a backend.
+    pub may_manage: bool,
     /// What policies may ask of it, by name; e.g. `groups`.
     pub attributes: Attributes,
     /// When it was made, in Unix milliseconds.
@@ -143,6 +145,7 @@ mod tests {
             expires_at_ms,
             requests_per_minute: None,
             scope: Scope::AllModels,
+            may_manage: false,
             attributes: Box::default(),
             created_at_ms: 0,
         }

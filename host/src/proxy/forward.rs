@@ -5,9 +5,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, Response, header};
 use hyper::body::Incoming;
 
-use super::{
-    Parts, manage::Refresh, read::CheckedBody, refusal::Refusal, route::Routed, settle::Settlement,
-};
+use super::{Parts, manage::Refresh, read::CheckedBody, refusal::Refusal, route::Routed, settle::Settlement};
 use crate::{
     llm::{
         Surface,

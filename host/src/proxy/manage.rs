@@ -64,9 +64,7 @@ impl Managed {
         allow_cloud: bool,
     ) -> Result<Self, Refusal> {
         match (row.pattern, body) {
-            (Pattern::Digest(_), _) => {
-                Ok(Self::Blob(Digest::parse(parameter.unwrap_or_default())?, rest))
-            }
+            (Pattern::Digest(_), _) => Ok(Self::Blob(Digest::parse(parameter.unwrap_or_default())?, rest)),
             (_, Some(body)) => Ok(Self::Models(models(row, &body.read.bytes, allow_cloud)?)),
             (_, None) => Err(Refusal::nowhere_to_go()),
         }
@@ -181,9 +179,7 @@ fn outgoing(
 fn path<'a>(upstream: &Upstream, digest: Option<&'a Digest>) -> Result<CallPath<'a>, Refusal> {
     match digest {
         None => Ok(upstream.path.into()),
-        Some(digest) => {
-            CallPath::with_parameter(upstream.path, digest.as_str()).map_err(|_| Refusal::nowhere_to_go())
-        }
+        Some(digest) => CallPath::with_parameter(upstream.path, digest.as_str()).map_err(|_| Refusal::nowhere_to_go()),
     }
 }
 

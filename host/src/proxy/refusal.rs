@@ -10,8 +10,8 @@ use super::{
 use crate::{
     llm::{
         body::BodyError,
-        digest::DigestError,
         dialect::{self, ErrorText},
+        digest::DigestError,
         model_name::{ModelName, ModelNameError},
     },
     policy::{Fault, FaultKind, Reason, Rejection},
@@ -148,7 +148,8 @@ impl Refusal {
     }
 
     pub(super) fn unreadable_field(field: &str) -> Self {
-        let message = format!("the field `{field}` is not passed on: say what the model is made of in `from` and `files`");
+        let message =
+            format!("the field `{field}` is not passed on: say what the model is made of in `from` and `files`");
         Self::client(StatusCode::BAD_REQUEST, "unreadable_field", message)
     }
 

@@ -53,6 +53,7 @@ pub(super) fn stored_key(row: &SqliteRow) -> Result<StoredKey, StoreError> {
         expires_at_ms: unsigned_or_none(row, &id, "expires_at")?,
         requests_per_minute: unsigned_or_none(row, &id, "requests_per_minute")?,
         scope: scope(row.try_get("models")?, &id)?,
+        may_manage: false,
         attributes: attributes(row.try_get("attributes")?, &id)?,
         created_at_ms: unsigned(row.try_get("created_at")?, &id, "created_at")?,
         id: id.into(),

@@ -120,6 +120,11 @@ impl Upstream {
         Self { client, first_byte }
     }
 
+    /// The same client, whose pool they share, with another time to the answer's first byte.
+    pub fn with_first_byte(&self, first_byte: Duration) -> Self {
+        Self { client: self.client.clone(), first_byte }
+    }
+
     /// Sends a call and waits for the head of the answer. The time to its first byte counts from when all of the request
     /// is on its way: an upload takes as long as it takes, and guards itself against silence.
     ///

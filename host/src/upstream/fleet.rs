@@ -65,6 +65,7 @@ pub struct Fleet {
     lists_cloud: bool,
     on_miss: SingleFlight,
     on_running: SingleFlight,
+    tasks: TaskTracker,
 }
 
 impl Fleet {
@@ -80,6 +81,7 @@ impl Fleet {
             lists_cloud: config.models.allow_cloud,
             on_miss,
             on_running,
+            tasks: tasks.clone(),
         }
     }
 
@@ -126,6 +128,11 @@ impl Fleet {
                 probe::for_each_up(&backends, |backend| probe::refresh_models(Arc::clone(&control), backend)).await;
             })
             .await;
+    }
+
+    /// Has the list of one backend read again; nobody waits for it.
+    pub fn refresh_one(&self, backend: &Arc<Backend>) {
+        self.tasks.spawn(probe::refresh_models(Arc::clone(&self.control), Arc::clone(backend)));
     }
 
     /// The models that a caller of this surface and scope may know, of backends that are up.

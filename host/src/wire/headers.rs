@@ -35,7 +35,9 @@ pub fn to_backend(headers: &HeaderMap) -> HeaderMap {
 pub fn anthropic_to_backend(headers: &HeaderMap) -> HeaderMap {
     let mut passed = to_backend(headers);
     for name in &ANTHROPIC_TO_BACKEND {
-        passed.extend(headers.get_all(name).iter().map(|value| (name.clone(), value.clone())));
+        for value in headers.get_all(name) {
+            passed.append(name, value.clone());
+        }
     }
     passed
 }

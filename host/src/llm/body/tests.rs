@@ -265,7 +265,11 @@ fn honest_bodies_of_all_three_apis_pass() {
         Some(64),
         Some(true),
     );
-    check(r#"{"model":"m","from":"b","files":{"Model-Q4_K.gguf":"sha256:0"},"adapters":{"A.gguf":"sha256:1"}}"#, None, None);
+    check(
+        r#"{"model":"m","from":"b","files":{"Model-Q4_K.gguf":"sha256:0"},"adapters":{"A.gguf":"sha256:1"}}"#,
+        None,
+        None,
+    );
 }
 
 #[test]

@@ -270,11 +270,8 @@ const SHOW_BY_PATH: Row = Row {
     ..REFUSED
 };
 
-const COPY: Row = Row {
-    model_fields: &["source"],
-    more_models: &["destination"],
-    ..management(VIA_POST, POST, "/api/copy", WHOLE)
-};
+const COPY: Row =
+    Row { model_fields: &["source"], more_models: &["destination"], ..management(VIA_POST, POST, "/api/copy", WHOLE) };
 
 const BLOBS: &str = "/api/blobs/";
 
