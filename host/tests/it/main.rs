@@ -27,4 +27,5 @@ mod route;
 mod secrets;
 mod seed_defects;
 mod streaming;
+mod surfaces;
 mod upstream_failure;

@@ -184,7 +184,12 @@ impl Builder {
     /// A backend with so many times the weight of one without.
     pub fn weighted_backend(mut self, server: &LlmServer, weight: u32) -> Self {
         self = self.backend(server);
-        writeln!(self.backends, "weight = {weight}").unwrap();
+        self.backend_line(&format!("weight = {weight}"))
+    }
+
+    /// One more line of the backend that was added last.
+    pub(crate) fn backend_line(mut self, line: &str) -> Self {
+        writeln!(self.backends, "{line}").unwrap();
         self
     }
 
