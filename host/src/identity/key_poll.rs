@@ -36,7 +36,7 @@ mod tests {
         identity::{key_table::DEFAULT_TRUST, pepper::Pepper},
         ports::{
             keys::{KeyRecord, KeyState, Scope},
-            store::{Answer, NewKey, StoredKey},
+            store::{Answer, Declared, NewKey, StoredKey},
         },
     };
 
@@ -79,6 +79,10 @@ mod tests {
                 hash: [0; 32],
             };
             self.answer((0..self.revision.load(Ordering::Relaxed)).map(key).collect())
+        }
+
+        fn declared_backends(&self) -> Answer<'_, Declared> {
+            self.answer(Declared::default())
         }
 
         fn create_key(&self, _key: NewKey) -> Answer<'_, ()> {

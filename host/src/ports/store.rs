@@ -1,4 +1,4 @@
-//! What is kept on disk: keys and users. One trait, so that another database can stand behind it.
+//! What is kept on disk: keys, users and declared backends. One trait, so that another database can stand behind it.
 
 use std::fmt::Debug;
 
@@ -51,6 +51,33 @@ impl Debug for NewKey {
     }
 }
 
+/// A backend that was added by command, beside those of the configuration.
+///
+/// Its texts are as they were checked when it was added; whoever uses it checks them again, because the configuration
+/// may have changed since: its name may be taken there, or its address no longer be allowed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredBackend {
+    /// Unique among stored backends.
+    pub name: String,
+    /// Its address in the usual form; unique among stored backends.
+    pub url: String,
+    /// What it speaks, in the configuration's words: `ollama` or `openai`.
+    pub kind: String,
+    /// What policies are told as its weight, 1 to 1000.
+    pub weight: u32,
+    /// When it was added, in Unix milliseconds.
+    pub created_at_ms: u64,
+}
+
+/// What the store says about backends.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Declared {
+    /// Those that were added by command, the oldest first.
+    pub backends: Vec<StoredBackend>,
+    /// Names of the drained ones, sorted: of the configuration and of the store. No new calls go to them.
+    pub drained: Vec<String>,
+}
+
 /// Why the store did not do as asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -95,7 +122,7 @@ pub enum StoreError {
 /// A promise of a store's answer.
 pub type Answer<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// Keys and users on disk. Every change raises the revision, so that other processes notice.
+/// Keys, users and backends on disk. Every change raises the revision, so that other processes notice.
 pub trait Store: Debug + Send + Sync {
     /// A number that grows with every change.
     fn revision(&self) -> Answer<'_, i64>;
@@ -105,4 +132,6 @@ pub trait Store: Debug + Send + Sync {
     fn create_key(&self, key: NewKey) -> Answer<'_, ()>;
     /// Changes a key's state; `key` is its id, or its name where only one has it. Answers the key's id.
     fn set_key_state<'a>(&'a self, key: &'a str, state: KeyState) -> Answer<'a, String>;
+    /// Backends that were added by command, and which backends are drained; both as of one moment.
+    fn declared_backends(&self) -> Answer<'_, Declared>;
 }

@@ -1,7 +1,8 @@
-//! Keys and users on disk: what stands behind [`crate::ports::store::Store`].
+//! Keys, users and backends on disk: what stands behind [`crate::ports::store::Store`].
 //!
 //! Today this is SQLite: one file, shared by the processes of one host. Nothing outside this folder knows of SQL.
 
+mod backends;
 mod place;
 mod rows;
 pub mod sqlite;

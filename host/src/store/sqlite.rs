@@ -20,7 +20,7 @@ use super::{
 };
 use crate::ports::{
     keys::KeyState,
-    store::{Answer, NewKey, Store, StoreError, StoredKey},
+    store::{Answer, Declared, NewKey, Store, StoreError, StoredKey},
 };
 
 /// How the tables came to be. A released file never changes; a change of the tables is a new file.
@@ -53,8 +53,8 @@ const FIND_KEY: &str = "\
 /// Keys and users in one SQLite file.
 #[derive(Debug)]
 pub struct SqliteStore {
-    writer: SqlitePool,
-    readers: SqlitePool,
+    pub(super) writer: SqlitePool,
+    pub(super) readers: SqlitePool,
 }
 
 impl SqliteStore {
@@ -151,6 +151,10 @@ impl Store for SqliteStore {
 
     fn keys(&self) -> Answer<'_, Vec<StoredKey>> {
         Box::pin(self.read_keys())
+    }
+
+    fn declared_backends(&self) -> Answer<'_, Declared> {
+        Box::pin(self.read_declared())
     }
 
     fn create_key(&self, key: NewKey) -> Answer<'_, ()> {
