@@ -257,7 +257,8 @@ async fn tables_of_a_newer_version_are_refused_by_name() {
     store.close().await;
     tamper(
         &path,
-        "INSERT INTO _sqlx_migrations SELECT 99, 'later', installed_on, success, checksum, 0 FROM _sqlx_migrations",
+        "INSERT INTO _sqlx_migrations SELECT 99, 'later', installed_on, success, checksum, 0 FROM _sqlx_migrations \
+         WHERE version = 1",
     )
     .await;
     let error = SqliteStore::open(&path).await.unwrap_err();
