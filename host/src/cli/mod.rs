@@ -1,12 +1,14 @@
 //! The command line: what is asked for, and how it is answered. Results go to stdout, everything else to stderr.
 
 mod check;
+mod declared;
 mod demo;
 mod keys;
 mod logging;
 mod output;
 mod policy;
 mod serve;
+mod users;
 
 use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode};
 
@@ -56,6 +58,9 @@ enum Command {
     /// Keys of callers
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Users, who own keys
+    #[command(subcommand)]
+    Users(users::UsersCommand),
     /// Policy files
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -99,6 +104,7 @@ fn answer(cli: Cli, environment: Vec<(String, String)>) -> Result<(), Failure> {
         }
         Command::Check => runtime(threads)?.block_on(check::check(&config)),
         Command::Keys(command) => runtime(NonZeroUsize::new(1))?.block_on(keys::answer(command, &config, cli.output)),
+        Command::Users(command) => runtime(NonZeroUsize::new(1))?.block_on(users::answer(command, &config, cli.output)),
         Command::Policy(_) => Ok(()),
     }
 }

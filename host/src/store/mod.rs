@@ -3,10 +3,12 @@
 //! Today this is SQLite: one file, shared by the processes of one host. Nothing outside this folder knows of SQL.
 
 mod backends;
+mod keys;
 mod place;
 mod rows;
 pub mod sqlite;
 #[cfg(test)]
 mod tests;
+mod users;
 
 pub use sqlite::SqliteStore;
