@@ -4,6 +4,7 @@
 
 mod background;
 mod build;
+pub mod declared;
 pub mod demo;
 mod folder;
 pub mod policies;
