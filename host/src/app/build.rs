@@ -171,9 +171,13 @@ impl CheckedParts {
 }
 
 /// A new pepper would make every key of the store worthless, without a word.
-async fn refuse_lost_pepper(config: &Config, store: &dyn Store) -> Result<(), StartError> {
-    let is_lost = !config.state_dir.join("pepper").exists() && !store.keys().await?.is_empty();
-    if is_lost {
+///
+/// # Errors
+/// When there are keys, and no pepper to prove them.
+pub(crate) async fn refuse_lost_pepper(config: &Config, store: &dyn Store) -> Result<(), StartError> {
+    // In this order: another process makes the pepper before the first key.
+    let has_keys = !store.keys().await?.is_empty();
+    if has_keys && !config.state_dir.join("pepper").exists() {
         let reason = "it holds keys, but the file `pepper` that proves them is gone: put it back from a backup, or remove \
                       the store and create new keys";
         return Err(StartError::StateFolder { path: config.state_dir.clone(), reason: reason.to_owned() });
