@@ -34,6 +34,10 @@ pub(super) async fn forward(parts: &Parts, routed: Routed, settlement: &mut Sett
     let headers = request_headers(&exchange, body.is_some());
     let mut last = None;
     for candidate in order {
+        // An attempt takes its time: this one may have been drained, or taken away, meanwhile.
+        if last.is_some() && candidate.backend.is_drained() {
+            continue;
+        }
         let busy = Busy::new(candidate.backend.clone(), candidate.model.clone());
         let pieces = pieces(body.as_ref(), &candidate);
         settlement.goes_to(&candidate.backend);
@@ -52,7 +56,6 @@ pub(super) async fn forward(parts: &Parts, routed: Routed, settlement: &mut Sett
                     candidate.backend.note_end(true, parts.clock.monotonic_ms());
                 }
                 if is_its_own && candidate.backend.note_up(false) {
-                    parts.metrics.backend_is(candidate.backend.name(), false);
                     let error = causes(&error);
                     tracing::warn!(backend = &**candidate.backend.name(), error, "no connection to the backend");
                 }

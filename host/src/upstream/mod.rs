@@ -6,7 +6,9 @@
 pub mod backend;
 pub mod client;
 pub mod control;
+pub mod declared;
 pub mod fleet;
+pub mod once_more;
 pub mod probe;
 pub mod recent;
 pub mod single_flight;
