@@ -197,7 +197,8 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
     identity::refresh(store.as_ref(), &keys, &mut revision).await?;
 
     let fleet = fleet(&config, &clock, &serving)?;
-    background::look_at_all(&fleet, &metrics).await;
+    background::measure_backends(&fleet, &metrics);
+    background::look_at_all(&fleet).await;
     let policies = Policies::load(runtime(&config, &clock, &fleet)?, &config.policies, &clock, &metrics)?;
 
     let proxy = Arc::new(Proxy::new(Parts {
@@ -228,7 +229,7 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
     let (data_plane_address, admin_address) = (server.address(), admin.address());
 
     background::follow_keys(&serving, &stop, store, keys, revision);
-    background::follow_backends(&serving, &stop, &config.upstream, &fleet, &metrics);
+    background::follow_backends(&serving, &stop, &config.upstream, &fleet);
     super::watch::follow_policies(&serving, &stop, policies);
     serving.spawn(server.serve(stop.clone()));
     let (until, cut) = (stop_admin.clone(), cut_admin.clone());
@@ -241,6 +242,7 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
     Ok(App {
         data_plane: data_plane_address,
         admin: admin_address,
+        fleet,
         stop,
         stop_admin,
         cut_admin,

@@ -35,6 +35,7 @@ impl Backend {
             url: of("URL", backend_url(&Value::from(url), allow_link_local))?,
             kind: of("kind", values::choice(KINDS)(&Value::from(kind)))?,
             weight: of("weight", values::whole(WEIGHTS)(&Value::from(weight)))?,
+            anthropic: false,
         })
     }
 }

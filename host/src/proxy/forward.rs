@@ -48,6 +48,10 @@ pub(super) async fn forward(parts: &Parts, routed: Routed, settlement: &mut Sett
     let headers = request_headers(&exchange, row);
     let mut last = None;
     for candidate in order {
+        // An attempt takes its time: this one may have been drained, or taken away, meanwhile.
+        if last.is_some() && candidate.backend.is_drained() {
+            continue;
+        }
         let busy = Busy::new(candidate.backend.clone(), candidate.model.clone());
         let pieces = pieces(body.as_ref(), &candidate);
         settlement.goes_to(&candidate.backend);
@@ -84,7 +88,6 @@ pub(super) fn note_unreachable(parts: &Parts, backend: &Backend, error: &SendErr
     }
     backend.note_end(true, parts.clock.monotonic_ms());
     if backend.note_up(false) {
-        parts.metrics.backend_is(backend.name(), false);
         let error = causes(error);
         tracing::warn!(backend = &**backend.name(), error, "no connection to the backend");
     }

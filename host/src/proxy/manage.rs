@@ -132,7 +132,7 @@ pub(super) async fn manage(
     let changes_models = matches!(managed, Managed::Models(_));
     let (digest, outgoing) = outgoing(parts, managed, body.as_ref())?;
     let path = path(&upstream, digest.as_ref())?;
-    let busy = Busy::managing(Arc::clone(&backend));
+    let busy = Busy::without_model(Arc::clone(&backend));
     settlement.goes_to(&backend);
     let sent_at = parts.clock.monotonic();
     let patient = parts.upstream.with_first_byte(parts.bounds.management);
@@ -186,12 +186,12 @@ fn path<'a>(upstream: &Upstream, digest: Option<&'a Digest>) -> Result<CallPath<
 /// The backend in the request's header; without one, the only one there is. A drained backend can be managed: that is
 /// what it may have been drained for.
 fn chosen(fleet: &Fleet, headers: &HeaderMap) -> Result<Arc<Backend>, Refusal> {
-    let managed: Vec<&Arc<Backend>> =
-        fleet.backends().iter().filter(|backend| backend.kind() == BackendKind::Ollama).collect();
+    let mut managed = fleet.backends();
+    managed.retain(|backend| backend.kind() == BackendKind::Ollama);
     let mut lines = headers.get_all(BACKEND).iter();
     let backend = match (lines.next(), lines.next(), managed.as_slice()) {
         (_, _, []) => return Err(Refusal::nothing_to_manage()),
-        (None, _, [only]) => *only,
+        (None, _, [only]) => only,
         (Some(name), None, managed) => managed
             .iter()
             .find(|backend| *name == **backend.name())
