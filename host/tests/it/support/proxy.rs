@@ -214,6 +214,11 @@ impl Builder {
         self
     }
 
+    /// Lets the gate's own key manage.
+    pub(crate) fn managing(self) -> Self {
+        self.with_key(|key| key.may_manage = true)
+    }
+
     /// An empty policy folder.
     pub fn policy_folder(mut self) -> Self {
         if !self.has_policies {
@@ -245,15 +250,27 @@ impl Builder {
 
     pub async fn start(self) -> TestProxy {
         let (clock, hand) = Clock::manual(START_UNIX_MS);
-        let config = self.config();
-        let store = SqliteStore::open(&config.store.path).await.unwrap();
-        for key in self.keys {
-            store.create_key(key).await.unwrap();
-        }
-        store.close().await;
+        let config = self.stored().await;
         let app = App::start(config, clock).await.unwrap_or_else(|error| panic!("{error}"));
         let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         TestProxy { app, folder: self.folder, key: self.key.text().to_owned(), client, hand }
+    }
+
+    /// The gate as a folder for the real binary to serve from, and its key.
+    pub(crate) async fn write(self) -> (TempDir, String) {
+        self.stored().await;
+        (self.folder, self.key.text().to_owned())
+    }
+
+    /// The configuration, with all keys in its store.
+    async fn stored(&self) -> Config {
+        let config = self.config();
+        let store = SqliteStore::open(&config.store.path).await.unwrap();
+        for key in &self.keys {
+            store.create_key(key.clone()).await.unwrap();
+        }
+        store.close().await;
+        config
     }
 
     fn new_key(&self, name: &str, key: &FreshKey) -> NewKey {
