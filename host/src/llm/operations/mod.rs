@@ -212,7 +212,7 @@ pub static ROWS: &[Row] = &[
     listing(GET_HEAD, "/api/tags", Surface::Ollama, Own::Tags),
     listing(GET, "/api/ps", Surface::Ollama, Own::Running),
     listing(GET, "/v1/models", Surface::OpenAi, Own::Models),
-    Row { operation: Operation::Other, ..listing(GET, "/api/status", Surface::Ollama, Own::Status) },
+    listing(GET, "/api/status", Surface::Ollama, Own::Status),
     SHOW_BY_BODY,
     SHOW_BY_PATH,
     management(VIA_POST, POST, "/api/pull", STREAMED),
