@@ -4,7 +4,6 @@ use std::{
     io,
     net::SocketAddr,
     num::NonZeroUsize,
-    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -20,6 +19,7 @@ use crate::{
     admin::{Admin, Operations},
     clock::Clock,
     config::Config,
+    files,
     identity::{self, KeyTable, Pepper, PepperError, key_table::DEFAULT_TRUST},
     ports::store::{Store, StoreError},
     proxy::{Parts, Proxy, RequestBounds},
@@ -81,15 +81,12 @@ impl StartError {
 /// Makes the state folder, for its owner alone.
 ///
 /// # Errors
-/// When it can't be made, or others can write to it.
+/// When it can't be made, or isn't this user's alone.
 fn state_folder(path: &Path) -> Result<(), StartError> {
     let refused = |reason: String| StartError::StateFolder { path: path.to_owned(), reason };
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| refused(error.to_string()))?;
-    let mode = std::fs::metadata(path).map_err(|error| refused(error.to_string()))?.mode();
-    if mode & 0o022 != 0 {
-        return Err(refused(format!("others can write to it; run: chmod go-w {}", path.display())));
-    }
-    Ok(())
+    files::make_folder(path).map_err(|error| refused(error.to_string()))?;
+    let found = std::fs::metadata(path).map_err(|error| refused(error.to_string()))?;
+    files::check_folder(path, &found).map_err(|exposed| refused(exposed.to_string()))
 }
 
 /// Opens the store of a configuration.
