@@ -17,21 +17,11 @@ pub enum Origin {
     Store,
 }
 
-impl Origin {
-    /// The word for it in tables.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Config => "config",
-            Self::Store => "store",
-        }
-    }
-}
-
 /// A backend as calls shall find it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KnownBackend {
+pub struct DeclaredBackend {
     /// What it is.
-    pub backend: Backend,
+    pub config: Backend,
     /// Where it was declared.
     pub origin: Origin,
     /// Whether no new calls go to it.
@@ -55,10 +45,10 @@ pub struct LeftOut {
 
 /// All backends there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct KnownBackends {
+pub struct AllBackends {
     /// Those to be used: first those of the configuration, in its order, then the stored ones, the oldest first. Names
     /// and URLs are unique.
-    pub usable: Vec<KnownBackend>,
+    pub usable: Vec<DeclaredBackend>,
     /// Those of the store that can't be used; the others serve without them.
     pub left_out: Vec<LeftOut>,
     /// Names that are marked as drained and that no usable backend has.
@@ -66,13 +56,13 @@ pub struct KnownBackends {
 }
 
 /// Puts together what the configuration and the store say.
-pub fn known_backends(config: &Config, declared: Declared) -> KnownBackends {
+pub fn all_backends(config: &Config, declared: Declared) -> AllBackends {
     let Declared { backends, drained } = declared;
     let is_drained = |name: &str| drained.iter().any(|drained| drained == name);
-    let mut known = KnownBackends::default();
+    let mut known = AllBackends::default();
     for backend in &config.backends {
-        let (backend, is_drained) = (backend.clone(), is_drained(&backend.name));
-        known.usable.push(KnownBackend { backend, origin: Origin::Config, is_drained });
+        let (config, is_drained) = (backend.clone(), is_drained(&backend.name));
+        known.usable.push(DeclaredBackend { config, origin: Origin::Config, is_drained });
     }
     for stored in backends {
         let checked =
@@ -82,9 +72,9 @@ pub fn known_backends(config: &Config, declared: Declared) -> KnownBackends {
             Some(reason) => Err(reason),
         };
         match checked.map_err(|problem| problem.to_string()).and_then(taken) {
-            Ok(backend) => {
-                let is_drained = is_drained(&backend.name);
-                known.usable.push(KnownBackend { backend, origin: Origin::Store, is_drained });
+            Ok(config) => {
+                let is_drained = is_drained(&config.name);
+                known.usable.push(DeclaredBackend { config, origin: Origin::Store, is_drained });
             }
             Err(reason) => known.left_out.push(LeftOut {
                 name: stored.name,
@@ -95,20 +85,20 @@ pub fn known_backends(config: &Config, declared: Declared) -> KnownBackends {
             }),
         }
     }
-    let is_unknown = |name: &String| !known.usable.iter().any(|known| known.backend.name == *name);
+    let is_unknown = |name: &String| !known.usable.iter().any(|known| known.config.name == *name);
     known.drained_unknown = drained.into_iter().filter(is_unknown).collect();
     known
 }
 
 /// Why a backend can't stand beside these.
-pub(crate) fn conflict(usable: &[KnownBackend], backend: &Backend) -> Option<String> {
-    let other = usable.iter().find(|known| known.backend.name == backend.name || known.backend.url == backend.url)?;
-    let what = if other.backend.name == backend.name { "name" } else { "URL" };
+pub(crate) fn conflict(usable: &[DeclaredBackend], backend: &Backend) -> Option<String> {
+    let other = usable.iter().find(|known| known.config.name == backend.name || known.config.url == backend.url)?;
+    let what = if other.config.name == backend.name { "name" } else { "URL" };
     let (of, way_out) = match other.origin {
         Origin::Config => ("of the configuration", "choose another, or edit the configuration"),
         Origin::Store => ("that was added", "choose another, or remove that one with `tollgate backends remove`"),
     };
-    Some(format!("backend '{}' {of} has this {what} already: {way_out}", other.backend.name))
+    Some(format!("backend '{}' {of} has this {what} already: {way_out}", other.config.name))
 }
 
 #[cfg(test)]
@@ -127,8 +117,8 @@ mod tests {
         Config { backends: vec![main], ..Config::defaults_in(Path::new("/")) }
     }
 
-    fn names(known: &KnownBackends) -> Vec<(&str, Origin, bool)> {
-        known.usable.iter().map(|known| (known.backend.name.as_str(), known.origin, known.is_drained)).collect()
+    fn names(known: &AllBackends) -> Vec<(&str, Origin, bool)> {
+        known.usable.iter().map(|known| (known.config.name.as_str(), known.origin, known.is_drained)).collect()
     }
 
     #[test]
@@ -137,7 +127,7 @@ mod tests {
             backends: vec![stored("z", "http://b", "ollama"), stored("b", "http://c", "openai")],
             drained: vec!["b".into(), "gone".into(), "main".into()],
         };
-        let known = known_backends(&config(), declared);
+        let known = all_backends(&config(), declared);
         assert_eq!(
             names(&known),
             [("main", Origin::Config, true), ("z", Origin::Store, false), ("b", Origin::Store, true)]
@@ -150,7 +140,7 @@ mod tests {
         let check = |backend: StoredBackend, words: &str| {
             let declared =
                 Declared { backends: vec![backend, stored("good", "http://good", "ollama")], drained: Vec::new() };
-            let known = known_backends(&config(), declared);
+            let known = all_backends(&config(), declared);
             assert_eq!(names(&known).len(), 2, "the other one serves");
             let [left_out] = &known.left_out[..] else { panic!("{known:?}") };
             assert!(left_out.reason.contains(words), "{left_out:?}");

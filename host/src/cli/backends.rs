@@ -10,7 +10,7 @@ use super::{
     output::{self, Failure},
 };
 use crate::{
-    app::declared::{KnownBackends, conflict, known_backends},
+    app::declared::{AllBackends, Origin, all_backends, conflict},
     clock::Clock,
     config::{Backend, Config},
     ports::store::{Declared, Store, StoreError, StoredBackend},
@@ -104,7 +104,7 @@ async fn run(command: BackendsCommand, config: &Config, store: &dyn Store, forma
 async fn add_one(add: Add, config: &Config, store: &dyn Store) -> Result<String, Failure> {
     let backend = Backend::declared(&add.which.name, &add.url, &add.kind, add.weight, config.upstream.allow_link_local)
         .map_err(|problem| Failure::usage(format!("the backend can't be added: {problem}")))?;
-    if let Some(conflict) = conflict(&known_backends(config, Declared::default()).usable, &backend) {
+    if let Some(conflict) = conflict(&all_backends(config, Declared::default()).usable, &backend) {
         return Err(Failure::failed(conflict));
     }
     let stored = StoredBackend {
@@ -146,8 +146,8 @@ async fn remove(name: &str, config: &Config, store: &dyn Store, format: Format) 
     }
 }
 
-async fn known(config: &Config, store: &dyn Store) -> Result<KnownBackends, Failure> {
-    Ok(known_backends(config, store.declared_backends().await.map_err(|error| refused(&error))?))
+async fn known(config: &Config, store: &dyn Store) -> Result<AllBackends, Failure> {
+    Ok(all_backends(config, store.declared_backends().await.map_err(|error| refused(&error))?))
 }
 
 async fn list(config: &Config, store: &dyn Store, format: Format) -> Result<(), Failure> {
@@ -155,7 +155,7 @@ async fn list(config: &Config, store: &dyn Store, format: Format) -> Result<(), 
 }
 
 /// Prints all backends, with how they do where a running gate has said so.
-fn print(known: &KnownBackends, live: Option<&[Live]>, format: Format) -> Result<(), Failure> {
+fn print(known: &AllBackends, live: Option<&[Live]>, format: Format) -> Result<(), Failure> {
     let shown = shown(known, live);
     if format == Format::Json {
         return output::json(&shown);
@@ -201,27 +201,35 @@ fn print(known: &KnownBackends, live: Option<&[Live]>, format: Format) -> Result
     Ok(())
 }
 
-fn shown<'a>(known: &'a KnownBackends, live: Option<&'a [Live]>) -> Vec<Shown<'a>> {
+fn shown<'a>(known: &'a AllBackends, live: Option<&'a [Live]>) -> Vec<Shown<'a>> {
     let live_of = |name: &str| live.unwrap_or_default().iter().find(|live| live.name == name);
     let usable = known.usable.iter().map(|known| Shown {
-        name: &known.backend.name,
-        url: known.backend.url.to_string(),
-        kind: known.backend.kind.as_str(),
-        weight: known.backend.weight,
-        source: known.origin.as_str(),
+        name: &known.config.name,
+        url: known.config.url.to_string(),
+        kind: known.config.kind.as_str(),
+        weight: known.config.weight,
+        source: source(known.origin),
         drained: known.is_drained,
         problem: None,
-        live: live_of(&known.backend.name),
+        live: live_of(&known.config.name),
     });
     let left_out = known.left_out.iter().map(|left_out| Shown {
         name: &left_out.name,
         url: left_out.url.clone(),
         kind: &left_out.kind,
         weight: left_out.weight,
-        source: "store",
+        source: source(Origin::Store),
         drained: false,
         problem: Some(&left_out.reason),
         live: None,
     });
     usable.chain(left_out).collect()
+}
+
+/// The word for where a backend was declared.
+fn source(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Config => "config",
+        Origin::Store => "store",
+    }
 }

@@ -154,6 +154,7 @@ fn upstream(keys: &mut Section<'_>) -> Upstream {
         probe_timeout: duration("probe_timeout", 2),
         refresh_interval: duration("refresh_interval", 60),
         allow_link_local: keys.or("allow_link_local", false, values::boolean),
+        ca: keys.optional("ca", values::path).map(|path| keys.resolve("ca", &path)),
     }
 }
 

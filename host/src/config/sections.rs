@@ -85,7 +85,7 @@ pub struct Models {
 /// How backends are talked to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
-    /// Time to connect to a backend. Default `5s`.
+    /// Time until a connection to a backend can be used: resolving its name, connecting and shaking hands. Default `5s`.
     pub connect_timeout: Duration,
     /// Time from sending a request, connecting included, to the first byte of the answer: a model may have to be loaded. Default `300s`.
     pub first_byte_timeout: Duration,
@@ -101,8 +101,10 @@ pub struct Upstream {
     /// Time between two readings of a backend's list of models. Default `60s`.
     pub refresh_interval: Duration,
     /// Whether backends may have link-local and instance-metadata addresses. Unsafe: clouds serve machine credentials
-    /// there. Default false.
+    /// there. Holds for what their names lead to as well. Default false.
     pub allow_link_local: bool,
+    /// PEM file with the authorities that certify backends on TLS, besides those of the public web. Default: none.
+    pub ca: Option<PathBuf>,
 }
 
 /// One LLM server.

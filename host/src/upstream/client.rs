@@ -4,16 +4,18 @@ use std::{io, pin::pin, sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{self, Client, connect::HttpConnector},
+    client::legacy::{self, Client},
     rt::{TokioExecutor, TokioTimer},
 };
 use rustix::io::Errno;
 use tokio::time::timeout;
 
-use super::backend::Backend;
-use crate::wire::{body::Outgoing, bounded::ReadError};
+use super::{backend::Backend, connector::Connector, resolver::Resolver};
+use crate::{
+    config,
+    wire::{body::Outgoing, bounded::ReadError},
+};
 
 /// Connections without a call are kept this long.
 const POOL_IDLE: Duration = Duration::from_secs(60);
@@ -24,7 +26,7 @@ const MAX_HEAD_BYTES: usize = 64 << 10;
 /// The data plane's client; pools connections by backend.
 #[derive(Clone, Debug)]
 pub struct Upstream {
-    client: Client<HttpsConnector<HttpConnector>, Outgoing>,
+    client: Client<Connector, Outgoing>,
     first_byte: Duration,
 }
 
@@ -101,23 +103,15 @@ impl SendError {
 }
 
 impl Upstream {
-    /// A client with these deadlines: to connect, and from the request to the answer's first byte.
-    pub fn new(tls: &Arc<rustls::ClientConfig>, connect: Duration, first_byte: Duration) -> Self {
-        let mut http = HttpConnector::new();
-        http.set_connect_timeout(Some(connect));
-        http.set_nodelay(true);
-        http.enforce_http(false);
-        let https = HttpsConnectorBuilder::new()
-            .with_tls_config(rustls::ClientConfig::clone(tls))
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(http);
+    /// A client with the deadlines of this configuration.
+    pub fn new(tls: &Arc<rustls::ClientConfig>, resolver: Resolver, config: &config::Upstream) -> Self {
+        let connector = Connector::new(tls, resolver, config.connect_timeout, config.idle_timeout);
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
             .http1_max_buf_size(MAX_HEAD_BYTES)
-            .build(https);
-        Self { client, first_byte }
+            .build(connector);
+        Self { client, first_byte: config.first_byte_timeout }
     }
 
     /// The same client, whose pool they share, with another time to the answer's first byte.

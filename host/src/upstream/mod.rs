@@ -6,10 +6,16 @@
 mod ability;
 pub mod backend;
 pub mod client;
+pub mod connector;
 pub mod control;
 pub mod declared;
 pub mod fleet;
 pub mod once_more;
 pub mod probe;
 pub mod recent;
+pub mod resolver;
 pub mod single_flight;
+pub mod trust;
+
+#[cfg(test)]
+mod tests;
