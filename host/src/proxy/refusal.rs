@@ -117,10 +117,10 @@ impl Refusal {
         let (code, message) = if presented {
             (
                 "invalid_api_key",
-                "the credential is not known here: send a key of this gate as `Authorization: Bearer op_…`",
+                "the credential is not known here: send a key of this gate as `Authorization: Bearer op_…` or `x-api-key: op_…`",
             )
         } else {
-            ("missing_api_key", "a key is needed: send it as `Authorization: Bearer op_…`")
+            ("missing_api_key", "a key is needed: send it as `Authorization: Bearer op_…` or `x-api-key: op_…`")
         };
         Self::client(StatusCode::UNAUTHORIZED, code, message)
     }

@@ -51,7 +51,8 @@ fn upstream_config(change: impl FnOnce(&mut config::Upstream)) -> config::Upstre
 
 fn backend(url: &str) -> Backend {
     let url = BackendUrl::parse(url, false).unwrap();
-    let config = config::Backend { name: "gpu-1".to_owned(), url, kind: BackendKind::Ollama, weight: 1 };
+    let (name, kind) = ("gpu-1".to_owned(), BackendKind::Ollama);
+    let config = config::Backend { name, url, kind, weight: 1, anthropic: false };
     Backend::new(0, &DeclaredBackend::of_config(&config))
 }
 
