@@ -14,6 +14,7 @@ use rustix::process::geteuid;
 
 /// What others may do, as bits of a mode.
 const OPEN_TO_OTHERS: u32 = 0o077;
+const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// Why a file or a folder is not this user's alone.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +26,12 @@ pub enum Exposed {
         path: PathBuf,
         /// The mode that it should have.
         mode: u32,
+    },
+    /// Its mode lets others put something else in place of what lies in it.
+    #[error("other users can write to '{}', and so replace what lies there: run `chmod go-w {}`", path.display(), word(path))]
+    Writable {
+        /// Which one.
+        path: PathBuf,
     },
     /// Another user owns it, who could change it at any time; or whom what is made here would be kept from.
     #[error(
@@ -55,6 +62,18 @@ pub fn make_folder(path: &Path) -> io::Result<()> {
 /// Why not, and what to run.
 pub fn check_folder(path: &Path, found: &Metadata) -> Result<(), Exposed> {
     check(path, found.mode(), 0o700, (found.uid(), geteuid().as_raw()))
+}
+
+/// Whether only this user can change what a folder holds. Others may see what is there: the files guard themselves.
+///
+/// # Errors
+/// Why not, and what to run.
+pub fn check_place(path: &Path, found: &Metadata) -> Result<(), Exposed> {
+    let kept = found.mode() & WRITABLE_BY_OTHERS;
+    match check(path, kept, 0o700, (found.uid(), geteuid().as_raw())) {
+        Err(Exposed::Open { path, .. }) => Err(Exposed::Writable { path }),
+        other => other,
+    }
 }
 
 /// Whether a file is this user's alone (mode 0600 or less).
@@ -104,14 +123,21 @@ mod tests {
         let mode = |mode: u32| {
             fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
             let found = fs::metadata(&folder).unwrap();
-            (check_folder(&folder, &found).is_ok(), check_file(&folder, &found).is_ok())
+            let alone = (check_folder(&folder, &found).is_ok(), check_file(&folder, &found).is_ok());
+            (alone, check_place(&folder, &found).is_ok())
         };
         for good in [0o700, 0o600, 0o500, 0o400, 0o000] {
-            assert_eq!(mode(good), (true, true), "{good:o}");
+            assert_eq!(mode(good), ((true, true), true), "{good:o}");
         }
-        for bad in [0o710, 0o701, 0o740, 0o704, 0o720, 0o702, 0o755, 0o1777] {
-            assert_eq!(mode(bad), (false, false), "{bad:o}");
+        for seen in [0o710, 0o701, 0o740, 0o704, 0o755] {
+            assert_eq!(mode(seen), ((false, false), true), "{seen:o}");
         }
+        for bad in [0o720, 0o702, 0o770, 0o777, 0o1777] {
+            assert_eq!(mode(bad), ((false, false), false), "{bad:o}");
+        }
+        mode(0o775);
+        let refused = check_place(&folder, &fs::metadata(&folder).unwrap()).unwrap_err().to_string();
+        assert!(refused.contains(&format!("chmod go-w {}", folder.display())), "{refused}");
         mode(0o700);
     }
 

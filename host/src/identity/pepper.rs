@@ -98,7 +98,7 @@ impl fmt::Debug for Pepper {
 fn check_folder(folder: &Path) -> Result<(), PepperError> {
     files::make_folder(folder).map_err(|error| file_error(folder, error))?;
     let found = fs::metadata(folder).map_err(|error| file_error(folder, error))?;
-    Ok(files::check_folder(folder, &found)?)
+    Ok(files::check_place(folder, &found)?)
 }
 
 /// None when there is no such file.
@@ -251,15 +251,13 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_others_can_look_into_is_refused() {
-        for mode in [0o770, 0o755, 0o701] {
-            let folder = tempdir().unwrap();
-            fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).unwrap();
-            let error = Pepper::load_or_create(folder.path()).unwrap_err();
-            let PepperError::Exposed(exposed) = error else { panic!("{mode:o}: {error}") };
-            assert!(exposed.to_string().contains(&format!("chmod 700 {}", folder.path().display())), "{exposed}");
-            assert!(names(folder.path()).is_empty());
-        }
+    fn a_folder_that_others_can_write_to_is_refused() {
+        let folder = tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o770)).unwrap();
+        let error = Pepper::load_or_create(folder.path()).unwrap_err();
+        let PepperError::Exposed(exposed) = error else { panic!("{error}") };
+        assert!(exposed.to_string().contains(&format!("chmod go-w {}", folder.path().display())), "{exposed}");
+        assert!(names(folder.path()).is_empty());
     }
 
     #[test]

@@ -65,7 +65,7 @@ impl Place {
 
 fn check_folder(folder: &Path, opened: &File) -> Result<(), StoreError> {
     let found = opened.metadata().map_err(|error| failed(folder, error))?;
-    files::check_folder(folder, &found).map_err(refused)?;
+    files::check_place(folder, &found).map_err(refused)?;
     let statistics = fstatfs(opened).map_err(|error| failed(folder, error.into()))?;
     match FileSystem::of(statistics.f_type) {
         FileSystem::Local => Ok(()),
@@ -209,15 +209,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_folder_that_others_can_look_into_is_refused() {
+    async fn a_folder_that_others_can_write_to_is_refused() {
         let root = tempfile::tempdir().unwrap();
-        let command = format!("chmod 700 {}", root.path().display());
-        for bits in [0o770, 0o707, 0o720, 0o755, 0o1777] {
+        let command = format!("chmod go-w {}", root.path().display());
+        for bits in [0o770, 0o707, 0o720, 0o1777] {
             chmod(root.path(), bits);
             let text = refusal(&root.path().join("tollgate.db")).await;
             assert!(text.contains(&command), "{bits:o}: {text}");
         }
-        chmod(root.path(), 0o700);
+        chmod(root.path(), 0o755);
         Place::prepare(&root.path().join("tollgate.db")).await.unwrap();
     }
 

@@ -12,7 +12,7 @@ mod users;
 use super::SqliteStore;
 use crate::ports::{
     keys::{KeyState, Scope},
-    store::{NewAttributes, NewKey, Store, StoreError},
+    store::{NewAttributes, NewKey, Rotation, Store, StoreError},
 };
 
 /// A folder, a path in it, and a store opened there.
@@ -219,20 +219,30 @@ async fn twenty_writers_through_two_stores_lose_nothing() {
     let (_folder, path, one) = store().await;
     let stores = [Arc::new(one), Arc::new(SqliteStore::open(&path).await.unwrap())];
     let mut writers = tokio::task::JoinSet::new();
-    for number in 0..20 {
-        let store = Arc::clone(&stores[number % 2]);
+    for number in 0..20_u8 {
+        let store = Arc::clone(&stores[usize::from(number % 2)]);
         writers.spawn(async move {
             let id = format!("k{number:02}");
             store.create_key(key(&id, &format!("n{number}"), Some("ann"))).await?;
-            store.set_key_state(&id, KeyState::Disabled).await
+            let rotation = Rotation { id: id.clone(), hash: [number; 32], now_ms: 0, former_until_ms: Some(9) };
+            store.rotate_key(rotation).await?;
+            store.set_user_attributes("ann", vec![(id.clone(), vec!["x".to_owned()])]).await?;
+            store.keys().await?;
+            store.set_key_state(&id, KeyState::Revoked).await
         });
     }
     while let Some(answer) = writers.join_next().await {
         answer.unwrap().unwrap();
     }
+    let keys = stores[1].keys().await.unwrap();
     assert_eq!(ids(&stores[0]).await.len(), 20);
-    assert!(stores[1].keys().await.unwrap().iter().all(|key| key.record.state == KeyState::Disabled));
-    assert_eq!(stores[1].revision().await.unwrap(), 40);
+    for (number, key) in keys.iter().enumerate() {
+        let former = key.former.map(|former| former.hash);
+        assert_eq!((usize::from(key.hash[0]), former, key.record.state), (number, Some([7; 32]), KeyState::Revoked));
+    }
+    let ann = stores[0].users().await.unwrap().remove(0).user;
+    assert_eq!(ann.attributes.len(), 20, "no change of her attributes undid another");
+    assert_eq!(stores[1].revision().await.unwrap(), 80);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
