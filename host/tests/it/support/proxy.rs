@@ -20,6 +20,7 @@ use tollgate::{
         store::{NewKey, Store},
     },
     store::SqliteStore,
+    upstream::fleet::Fleet,
 };
 
 use super::{Answer, LlmServer, until};
@@ -68,6 +69,11 @@ impl TestProxy {
 
     pub fn address(&self) -> SocketAddr {
         self.app.data_plane()
+    }
+
+    /// The gate's backends.
+    pub fn fleet(&self) -> &Fleet {
+        self.app.fleet()
     }
 
     pub fn url(&self, path: &str) -> String {
