@@ -33,7 +33,7 @@ pub(super) fn follow_keys(
             ticks.tick().await;
             let refreshed = timeout(STORE_PATIENCE, identity::refresh(store.as_ref(), &keys, &mut revision)).await;
             let failure = match refreshed {
-                Ok(Ok(())) => None,
+                Ok(Ok(_)) => None,
                 Ok(Err(error)) => Some(causes(&error)),
                 Err(_) => Some("it does not answer".to_owned()),
             };

@@ -4,7 +4,6 @@ use std::{
     io,
     net::SocketAddr,
     num::NonZeroUsize,
-    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -20,6 +19,7 @@ use crate::{
     admin::{Admin, Operations},
     clock::Clock,
     config::Config,
+    files,
     identity::{self, KeyTable, Pepper, PepperError, key_table::DEFAULT_TRUST},
     ports::store::{Store, StoreError},
     proxy::{Parts, Proxy, RequestBounds},
@@ -90,15 +90,12 @@ impl StartError {
 /// Makes the state folder, for its owner alone.
 ///
 /// # Errors
-/// When it can't be made, or others can write to it.
+/// When it can't be made, or isn't this user's alone.
 fn state_folder(path: &Path) -> Result<(), StartError> {
     let refused = |reason: String| StartError::StateFolder { path: path.to_owned(), reason };
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| refused(error.to_string()))?;
-    let mode = std::fs::metadata(path).map_err(|error| refused(error.to_string()))?.mode();
-    if mode & 0o022 != 0 {
-        return Err(refused(format!("others can write to it; run: chmod go-w {}", path.display())));
-    }
-    Ok(())
+    files::make_folder(path).map_err(|error| refused(error.to_string()))?;
+    let found = std::fs::metadata(path).map_err(|error| refused(error.to_string()))?;
+    files::check_folder(path, &found).map_err(|exposed| refused(exposed.to_string()))
 }
 
 /// Opens the store of a configuration.
@@ -173,9 +170,13 @@ impl CheckedParts {
 }
 
 /// A new pepper would make every key of the store worthless, without a word.
-async fn refuse_lost_pepper(config: &Config, store: &dyn Store) -> Result<(), StartError> {
-    let is_lost = !config.state_dir.join("pepper").exists() && !store.keys().await?.is_empty();
-    if is_lost {
+///
+/// # Errors
+/// When there are keys, and no pepper to prove them.
+pub(crate) async fn refuse_lost_pepper(config: &Config, store: &dyn Store) -> Result<(), StartError> {
+    // In this order: another process makes the pepper before the first key.
+    let has_keys = !store.keys().await?.is_empty();
+    if has_keys && !config.state_dir.join("pepper").exists() {
         let reason = "it holds keys, but the file `pepper` that proves them is gone: put it back from a backup, or remove \
                       the store and create new keys";
         return Err(StartError::StateFolder { path: config.state_dir.clone(), reason: reason.to_owned() });

@@ -137,6 +137,7 @@ async fn create_key(config: &Config, state: &Path, clock: &Clock) -> Result<Fres
         user: None,
         requests_per_minute: None,
         scope: Scope::AllModels,
+        may_manage: false,
         attributes: Vec::new(),
         expires_at_ms: None,
         created_at_ms: clock.unix_ms(),

@@ -4,6 +4,7 @@
 
 mod background;
 mod build;
+pub mod declared;
 pub mod demo;
 mod folder;
 pub mod policies;
@@ -15,8 +16,8 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use build::open_store;
 pub use build::{CheckedParts, StartError};
+pub(crate) use build::{open_store, refuse_lost_pepper};
 pub use simulated::SimulatedOllama;
 
 use crate::{clock::Clock, config::Config, upstream::fleet::Fleet};

@@ -25,9 +25,10 @@ use super::values::{self, Checked};
 const DURATIONS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 60 * 60);
 const CPU_BUDGETS: RangeInclusive<Duration> = Duration::from_micros(100)..=Duration::from_millis(100);
 const BACKENDS_MAX: usize = 1024;
+pub(super) const WEIGHTS: RangeInclusive<u64> = 1..=1000;
 const MASKED_HEADERS_MAX: usize = 64;
 
-const KINDS: &[(&str, BackendKind)] = &[("ollama", BackendKind::Ollama), ("openai", BackendKind::OpenAi)];
+pub(super) const KINDS: &[(&str, BackendKind)] = &[("ollama", BackendKind::Ollama), ("openai", BackendKind::OpenAi)];
 const FORMATS: &[(&str, LogFormat)] =
     &[("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
 const LEVELS: &[(&str, &str)] =
@@ -162,13 +163,13 @@ fn backends(root: &mut Section<'_>, allow_link_local: bool) -> Vec<Backend> {
         let name = keys.required("name", |value| names.first(index, backend_name(value)?, "name"));
         let url = keys.required("url", |value| urls.first(index, backend_url(value, allow_link_local)?, "URL"));
         let kind = keys.or("kind", BackendKind::default(), values::choice(KINDS));
-        let weight = keys.or("weight", 1, values::whole(1..=1000));
+        let weight = keys.or("weight", 1, values::whole(WEIGHTS));
         index += 1;
         Some(Backend { name: name?, url: url?, kind, weight })
     })
 }
 
-fn backend_name(value: &Value) -> Checked<String> {
+pub(super) fn backend_name(value: &Value) -> Checked<String> {
     let name = values::text(value)?;
     let is_plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
     if is_plain && !name.starts_with('-') && name.len() <= 32 {
@@ -178,7 +179,7 @@ fn backend_name(value: &Value) -> Checked<String> {
     Err(complaint.with_hint("choose a name like \"gpu-1\""))
 }
 
-fn backend_url(value: &Value, allow_link_local: bool) -> Checked<BackendUrl> {
+pub(super) fn backend_url(value: &Value, allow_link_local: bool) -> Checked<BackendUrl> {
     BackendUrl::parse(&values::text(value)?, allow_link_local).map_err(|error| {
         let hint = match error {
             BackendUrlError::LinkLocal => "set upstream.allow_link_local = true if this is meant",

@@ -79,7 +79,7 @@ fn canonical_path(row: &Row, parameter: Option<&str>) -> Box<str> {
 fn caller(exchange: &Exchange, subject: String, policy: &str) -> Caller {
     match exchange.proof() {
         Proof::Proven(key) if *key.id == *subject => Caller {
-            principal: Principal { subject: subject.into(), user: key.user.clone() },
+            principal: Principal { subject: subject.into(), user: key.user_name().map(Into::into) },
             key: Some(Arc::clone(key)),
         },
         Proof::Proven(_) | Proof::NotAKey | Proof::Unproven | Proof::Stale => {

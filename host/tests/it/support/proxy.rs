@@ -264,6 +264,7 @@ impl Builder {
             user: None,
             requests_per_minute: None,
             scope: Scope::AllModels,
+            may_manage: false,
             attributes: Vec::new(),
             expires_at_ms: None,
             created_at_ms: START_UNIX_MS,
