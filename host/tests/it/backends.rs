@@ -12,10 +12,12 @@ use tokio::{net::TcpListener, sync::Notify};
 use tollgate::{
     config::{self, BackendKind, BackendUrl},
     llm::listing,
+    ports::store::{Store, StoredBackend},
+    store::SqliteStore,
     upstream::declared::{DeclaredBackend, Origin},
 };
 
-use crate::support::{Answer, LlmServer, Script, TestProxy, soon, until};
+use crate::support::{Answer, LlmServer, Script, TestProxy, binary, soon, until};
 
 const CHAT: &str = "/api/chat";
 
@@ -265,6 +267,48 @@ async fn a_backend_that_falls_silent_in_its_handshake_is_passed_over_in_time() {
         assert_eq!((answer.status, answer.backend()), (200, Some("gpu-2")), "{answer:?}");
     }
     assert!(!backend.is_up(), "it was tried, and found silent");
+}
+
+/// The command line, on the gate's own configuration.
+async fn backends(gate: &TestProxy, arguments: &[&str]) {
+    let folder = gate.folder().to_owned();
+    let arguments: Vec<String> = ["backends"].iter().chain(arguments).map(|&word| word.to_owned()).collect();
+    let running = tokio::task::spawn_blocking(move || {
+        binary::run(&folder, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    });
+    let outcome = running.await.unwrap();
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+}
+
+#[tokio::test]
+async fn commands_add_drain_and_remove_backends_of_a_gate_that_serves() {
+    let (one, two) = two().await;
+    let gate = TestProxy::before(&[&one]).await;
+    backends(&gate, &["add", "gpu-2", &two.url()]).await;
+    until("its models", || async { gate.post(CHAT, &ask("only-2")).await.status == 200 }).await;
+    backends(&gate, &["drain", "gpu-1"]).await;
+    until("its draining", || async { gate.post(CHAT, &ask("only-1")).await.status == 503 }).await;
+    assert_eq!(answered_by(&gate, 3).await, ["gpu-2"; 3]);
+    backends(&gate, &["undrain", "gpu-1"]).await;
+    until("its return", || async { gate.post(CHAT, &ask("only-1")).await.status == 200 }).await;
+    backends(&gate, &["remove", "gpu-2"]).await;
+    until("its leaving", || async { gate.fleet().named("gpu-2").is_none() }).await;
+    assert_eq!(gate.post(CHAT, &ask("only-2")).await.status, 404);
+}
+
+#[tokio::test]
+async fn what_was_declared_before_the_start_is_there_from_the_first_call_on() {
+    let (one, two) = two().await;
+    let mut builder = TestProxy::builder().backend(&one);
+    builder = builder.set("upstream.probe_interval = \"1h\"");
+    let store = SqliteStore::open(&builder.config().store.path).await.unwrap();
+    let (name, url, kind) = (two.name().to_owned(), two.url(), "ollama".to_owned());
+    store.add_backend(StoredBackend { name, url, kind, weight: 1, created_at_ms: 1 }).await.unwrap();
+    store.set_backend_drained("gpu-1", true, &["gpu-1".to_owned()]).await.unwrap();
+    store.close().await;
+    let gate = builder.start().await;
+    assert_eq!(answered_by(&gate, 2).await, ["gpu-2"; 2]);
+    assert_eq!(gate.post(CHAT, &ask("only-1")).await.status, 503);
 }
 
 #[tokio::test]
