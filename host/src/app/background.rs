@@ -5,11 +5,14 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::build::KEY_POLL;
+use super::{
+    build::KEY_POLL,
+    declared::{LeftOut, all_backends},
+};
 use crate::{
-    config,
+    config::{self, Config},
     identity::{self, KeyTable},
-    ports::store::Store,
+    ports::store::{Store, StoreError},
     upstream::{backend::Backend, fleet::Fleet, probe},
     usage::{backend_gauges::BackendNumbers, metrics::Metrics},
     wire::causes::causes,
@@ -18,28 +21,59 @@ use crate::{
 /// A store that takes longer than this to answer counts as failed for now: what it says later is old.
 const STORE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Keeps the key table up to date. While the store can't be read the last table serves, until it is too old to trust.
-pub(super) fn follow_keys(
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
+/// What follows the store, and what it needs for that.
+#[derive(Debug)]
+pub(super) struct StoreFollower {
     store: Arc<dyn Store>,
     keys: Arc<KeyTable>,
-    mut revision: Option<i64>,
-) {
+    fleet: Arc<Fleet>,
+    config: Config,
+    revision: Option<i64>,
+    /// The store has changed, and its backends were not read since.
+    are_backends_due: bool,
+}
+
+impl StoreFollower {
+    pub(super) fn new(store: Arc<dyn Store>, keys: Arc<KeyTable>, fleet: Arc<Fleet>, config: Config) -> Self {
+        Self { store, keys, fleet, config, revision: None, are_backends_due: true }
+    }
+
+    /// Takes over what has changed since the last time.
+    ///
+    /// # Errors
+    /// As the store's: what could not be read stays as it was, and is read again the next time.
+    pub(super) async fn step(&mut self) -> Result<(), StoreError> {
+        self.are_backends_due |= identity::refresh(self.store.as_ref(), &self.keys, &mut self.revision).await?;
+        if self.are_backends_due {
+            let all = all_backends(&self.config, self.store.declared_backends().await?);
+            for LeftOut { name, reason, .. } in &all.left_out {
+                tracing::warn!(backend = name, reason, "a backend that was added can't be used");
+            }
+            self.fleet.apply(&all.usable);
+            self.are_backends_due = false;
+        }
+        Ok(())
+    }
+}
+
+/// Keeps keys and backends up to date. While the store can't be read the last ones serve; keys, until they are too old to
+/// trust.
+pub(super) fn follow_store(tasks: &TaskTracker, stop: &CancellationToken, mut follower: StoreFollower) {
     let work = async move {
         let mut is_failing = false;
         let mut ticks = ticks(KEY_POLL);
         loop {
             ticks.tick().await;
-            let refreshed = timeout(STORE_PATIENCE, identity::refresh(store.as_ref(), &keys, &mut revision)).await;
-            let failure = match refreshed {
-                Ok(Ok(_)) => None,
+            let failure = match timeout(STORE_PATIENCE, follower.step()).await {
+                Ok(Ok(())) => None,
                 Ok(Err(error)) => Some(causes(&error)),
                 Err(_) => Some("it does not answer".to_owned()),
             };
             // Once for each change: a store that is down for an hour writes one line, not 3,600.
             match (&failure, is_failing) {
-                (Some(failure), false) => tracing::error!(failure, "the store can't be read; the last keys serve"),
+                (Some(failure), false) => {
+                    tracing::error!(failure, "the store can't be read; the last keys and backends serve");
+                }
                 (None, true) => tracing::info!("the store can be read again"),
                 _ => {}
             }

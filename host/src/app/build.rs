@@ -13,7 +13,8 @@ use rustix::process::{Resource, getrlimit};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    App, background,
+    App,
+    background::{self, StoreFollower},
     policies::{Policies, PolicyProblems},
 };
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
     clock::Clock,
     config::Config,
     files,
-    identity::{self, KeyTable, Pepper, PepperError, key_table::DEFAULT_TRUST},
+    identity::{KeyTable, Pepper, PepperError, key_table::DEFAULT_TRUST},
     ports::store::{Store, StoreError},
     proxy::{Parts, Proxy, RequestBounds},
     quota::{Quota, QuotaBounds},
@@ -198,10 +199,9 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
     let store: Arc<dyn Store> = Arc::new(open_store(&config).await?);
     refuse_lost_pepper(&config, store.as_ref()).await?;
     let keys = Arc::new(KeyTable::new(Pepper::load_or_create(&config.state_dir)?, clock.clone(), DEFAULT_TRUST));
-    let mut revision = None;
-    identity::refresh(store.as_ref(), &keys, &mut revision).await?;
-
     let fleet = fleet(&config, &clock, &serving)?;
+    let mut follower = StoreFollower::new(Arc::clone(&store), Arc::clone(&keys), Arc::clone(&fleet), config.clone());
+    follower.step().await?;
     background::measure_backends(&fleet, &metrics);
     background::look_at_all(&fleet).await;
     let policies = Policies::load(runtime(&config, &clock, &fleet)?, &config.policies, &clock, &metrics)?;
@@ -232,7 +232,7 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
     let admin = listen(config.admin.listen, Admin::bind(config.admin.listen, operations)).await?;
     let (data_plane_address, admin_address) = (server.address(), admin.address());
 
-    background::follow_keys(&serving, &stop, store, keys, revision);
+    background::follow_store(&serving, &stop, follower);
     background::follow_backends(&serving, &stop, &config.upstream, &fleet);
     super::watch::follow_policies(&serving, &stop, policies);
     if let Some(certificates) = certificates {

@@ -3,30 +3,11 @@
 //! The configuration goes first. What the store holds was right when it was added; it is checked again here, because
 //! the configuration may have changed since. Nothing here asks a backend how it is.
 
+pub use crate::upstream::declared::{DeclaredBackend, Origin};
 use crate::{
     config::{Backend, Config},
     ports::store::Declared,
 };
-
-/// Where a backend was declared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// In the configuration.
-    Config,
-    /// By command, in the store.
-    Store,
-}
-
-/// A backend as calls shall find it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeclaredBackend {
-    /// What it is.
-    pub config: Backend,
-    /// Where it was declared.
-    pub origin: Origin,
-    /// Whether no new calls go to it.
-    pub is_drained: bool,
-}
 
 /// A backend of the store that can't be used.
 #[derive(Clone, Debug, PartialEq, Eq)]

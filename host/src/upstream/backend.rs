@@ -158,9 +158,12 @@ impl Backend {
     }
 
     /// Takes over what may change while it stays itself.
-    pub(super) fn follow(&self, weight: u32, is_drained: bool) {
-        self.weight.store(weight, Ordering::Relaxed);
-        self.is_drained.store(is_drained, Ordering::Relaxed);
+    pub(super) fn follow(&self, declared: &DeclaredBackend) {
+        self.weight.store(declared.config.weight, Ordering::Relaxed);
+        if self.is_drained.swap(declared.is_drained, Ordering::Relaxed) != declared.is_drained {
+            let told = if declared.is_drained { "the backend is drained" } else { "the backend is drained no more" };
+            tracing::info!(backend = &*self.name, "{told}");
+        }
     }
 
     /// Whether it gets no new calls; those that it serves go on.

@@ -89,9 +89,12 @@ impl Fleet {
     pub fn new(config: &Config, control: Control, clock: Clock, tasks: &TaskTracker) -> Self {
         let flight = |apart| SingleFlight::new(clock.clone(), apart, tasks.clone());
         let (on_miss, on_running) = (flight(MISS_APART), flight(RUNNING_APART));
-        let fleet = Self {
-            backends: ArcSwap::default(),
-            ids: Mutex::new(0..=u32::MAX),
+        let mut ids = 0..=u32::MAX;
+        let configured: Vec<_> = config.backends.iter().map(DeclaredBackend::of_config).collect();
+        let backends = declared::next(&[], &configured, &mut ids).into_iter().map(|(backend, _)| backend).collect();
+        Self {
+            backends: ArcSwap::from_pointee(backends),
+            ids: Mutex::new(ids),
             changed: watch::Sender::new(()),
             control: Arc::new(control),
             clock,
@@ -99,9 +102,7 @@ impl Fleet {
             lists_cloud: config.models.allow_cloud,
             on_miss,
             on_running,
-        };
-        fleet.apply(&config.backends.iter().map(DeclaredBackend::of_config).collect::<Vec<_>>());
-        fleet
+        }
     }
 
     /// Makes the backends those that are declared. Whose name, address and kind stay keeps all that is known of it. A new
@@ -111,16 +112,21 @@ impl Fleet {
         let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
         let present = self.backends.load_full();
         let next = declared::next(&present, declared, &mut ids);
-        for (backend, declared) in &next {
-            backend.follow(declared.config.weight, declared.is_drained);
-        }
-        let next: Backends = next.into_iter().map(|(backend, _)| backend).collect();
         let is_among = |backend: &Backend, set: &Backends| set.iter().any(|other| other.id() == backend.id());
-        let is_change = next.len() != present.len() || next.iter().any(|backend| !is_among(backend, &present));
-        let next = Arc::new(next);
+        let mut is_change = false;
+        for (backend, declared) in &next {
+            backend.follow(declared);
+            if !is_among(backend, &present) {
+                is_change = true;
+                tracing::info!(backend = &**backend.name(), url = %backend.url(), "a backend has come");
+            }
+        }
+        let next: Arc<Backends> = Arc::new(next.into_iter().map(|(backend, _)| backend).collect());
         self.backends.store(Arc::clone(&next));
         for gone in present.iter().filter(|backend| !is_among(backend, &next)) {
             gone.retire();
+            is_change = true;
+            tracing::info!(backend = &**gone.name(), url = %gone.url(), "a backend has gone");
         }
         drop(ids);
         if is_change {

@@ -12,6 +12,7 @@ mod support;
 
 mod admit;
 mod authenticate;
+mod backends;
 mod bad_input;
 mod blobs;
 mod client_disconnect;

@@ -20,6 +20,7 @@ use tollgate::{
         store::{NewKey, Store},
     },
     store::SqliteStore,
+    upstream::fleet::Fleet,
 };
 
 use super::{Answer, LlmServer, until};
@@ -72,6 +73,11 @@ impl TestProxy {
 
     pub(crate) fn admin_address(&self) -> SocketAddr {
         self.app.admin()
+    }
+
+    /// The gate's backends.
+    pub fn fleet(&self) -> &Fleet {
+        self.app.fleet()
     }
 
     pub fn url(&self, path: &str) -> String {
