@@ -15,12 +15,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     App, background,
     policies::{Policies, PolicyProblems},
+    steering::Steering,
 };
 use crate::{
     admin::{Admin, Operations},
     clock::Clock,
     config::Config,
-    identity::{self, KeyTable, Pepper, PepperError, key_table::DEFAULT_TRUST},
+    identity::{self, AdminToken, AdminTokenError, KeyTable, Pepper, PepperError, key_table::DEFAULT_TRUST},
     ports::store::{Store, StoreError},
     proxy::{Parts, Proxy, RequestBounds},
     quota::{Quota, QuotaBounds},
@@ -49,6 +50,9 @@ pub enum StartError {
     /// The pepper can't be used.
     #[error("the pepper of the keys can't be used")]
     Pepper(#[from] PepperError),
+    /// The admin token can't be used.
+    #[error("the admin token can't be used")]
+    AdminToken(#[from] AdminTokenError),
     /// The policy runtime can't start.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
@@ -72,7 +76,7 @@ impl StartError {
     /// Whether what is wrong is in what the operator wrote, rather than in the machine.
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Policies(_) | Self::StateFolder { .. } | Self::Pepper(_) => true,
+            Self::Policies(_) | Self::StateFolder { .. } | Self::Pepper(_) | Self::AdminToken(_) => true,
             Self::Store(_) | Self::Runtime(_) | Self::Listen { .. } | Self::Client(_) => false,
         }
     }
@@ -101,20 +105,34 @@ pub(crate) async fn open_store(config: &Config) -> Result<SqliteStore, StartErro
     Ok(SqliteStore::open(&config.store.path).await?)
 }
 
+/// The folder in which compiled policies are kept.
+///
+/// # Errors
+/// When it, or the state folder, can't be used.
+pub(super) fn compiled_folder(config: &Config) -> Result<PathBuf, StartError> {
+    state_folder(&config.state_dir)?;
+    let folder = config.state_dir.join("compiled");
+    state_folder(&folder)?;
+    Ok(folder)
+}
+
 /// The policy runtime of a configuration.
 ///
 /// # Errors
 /// When it can't start.
-fn runtime(config: &Config, clock: &Clock, fleet: &Arc<Fleet>) -> Result<Runtime, StartError> {
-    let cache = config.state_dir.join("compiled");
-    state_folder(&cache)?;
+pub(super) fn runtime(
+    config: &Config,
+    clock: &Clock,
+    fleet: &Arc<Fleet>,
+    cache: Option<PathBuf>,
+) -> Result<Runtime, StartError> {
     let runtime = RuntimeConfig {
         cpu_budget: config.policies.cpu_budget,
         memory_bytes: usize::try_from(config.policies.memory).unwrap_or(usize::MAX),
         masked_headers: config.policies.masked_headers.clone(),
         default_requests_per_minute: config.limits.requests_per_minute.get(),
         ready_instances: workers(config),
-        cache: Some(cache),
+        cache,
     };
     Ok(Runtime::start(runtime, clock.clone(), Arc::<Fleet>::clone(fleet))?)
 }
@@ -129,7 +147,7 @@ fn workers(config: &Config) -> usize {
 ///
 /// # Errors
 /// When the client that asks them can't be made.
-fn fleet(config: &Config, clock: &Clock, tasks: &TaskTracker) -> Result<Arc<Fleet>, StartError> {
+pub(super) fn fleet(config: &Config, clock: &Clock, tasks: &TaskTracker) -> Result<Arc<Fleet>, StartError> {
     let control = Control::new(&client_tls()?, config.upstream.probe_timeout)
         .map_err(|error| StartError::Client(causes(&error)))?;
     Ok(Arc::new(Fleet::new(config, control, clock.clone(), tasks)))
@@ -147,31 +165,8 @@ fn client_tls() -> Result<Arc<rustls::ClientConfig>, StartError> {
     Ok(Arc::new(tls))
 }
 
-/// What a check builds: everything but listeners and tasks.
-#[derive(Debug)]
-pub struct CheckedParts {
-    /// The policy runtime.
-    pub runtime: Runtime,
-    /// The backends, not probed.
-    pub fleet: Arc<Fleet>,
-}
-
-impl CheckedParts {
-    /// Opens the store, reads the pepper and starts the policy runtime.
-    ///
-    /// # Errors
-    /// What can't be used.
-    pub async fn build(config: &Config, clock: &Clock, tasks: &TaskTracker) -> Result<Self, StartError> {
-        let store = open_store(config).await?;
-        store.close().await;
-        Pepper::load_or_create(&config.state_dir)?;
-        let fleet = fleet(config, clock, tasks)?;
-        Ok(Self { runtime: runtime(config, clock, &fleet)?, fleet })
-    }
-}
-
 /// A new pepper would make every key of the store worthless, without a word.
-async fn refuse_lost_pepper(config: &Config, store: &dyn Store) -> Result<(), StartError> {
+pub(super) async fn refuse_lost_pepper(config: &Config, store: &dyn Store) -> Result<(), StartError> {
     let is_lost = !config.state_dir.join("pepper").exists() && !store.keys().await?.is_empty();
     if is_lost {
         let reason = "it holds keys, but the file `pepper` that proves them is gone: put it back from a backup, or remove \
@@ -182,19 +177,26 @@ async fn refuse_lost_pepper(config: &Config, store: &dyn Store) -> Result<(), St
 }
 
 pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartError> {
-    let (stop, stop_admin, cut_admin) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
+    let (stop_admin, cut_admin) = (CancellationToken::new(), CancellationToken::new());
     let (serving, admin_serving) = (TaskTracker::new(), TaskTracker::new());
     let metrics = Arc::new(Metrics::default());
 
     let store: Arc<dyn Store> = Arc::new(open_store(&config).await?);
     refuse_lost_pepper(&config, store.as_ref()).await?;
     let keys = Arc::new(KeyTable::new(Pepper::load_or_create(&config.state_dir)?, clock.clone(), DEFAULT_TRUST));
+    AdminToken::load_or_create(&config.state_dir)?;
     let mut revision = None;
     identity::refresh(store.as_ref(), &keys, &mut revision).await?;
 
     let fleet = fleet(&config, &clock, &serving)?;
     background::look_at_all(&fleet, &metrics).await;
-    let policies = Policies::load(runtime(&config, &clock, &fleet)?, &config.policies, &clock, &metrics)?;
+    let policies = Policies::load(
+        runtime(&config, &clock, &fleet, Some(compiled_folder(&config)?))?,
+        &config.policies,
+        &clock,
+        &metrics,
+    )?;
 
     let proxy = Arc::new(Proxy::new(Parts {
         chains: policies.chains(),
@@ -214,10 +216,15 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         drain: config.server.drain_timeout,
     };
     let server = listen(config.server.listen, Server::bind(config.server.listen, proxy, bounds)).await?;
+    let policies = super::watch::follow_policies(&serving, &stop, policies);
     let operations = Operations {
         metrics: Arc::clone(&metrics),
         keys: Arc::clone(&keys),
         fleet: Arc::clone(&fleet),
+        policies: Arc::<Steering>::clone(&policies),
+        clock: clock.clone(),
+        state_dir: config.state_dir.clone(),
+        hosts: config.admin.hosts.clone(),
         stop: stop.clone(),
     };
     let admin = listen(config.admin.listen, Admin::bind(config.admin.listen, operations)).await?;
@@ -225,19 +232,15 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
 
     background::follow_keys(&serving, &stop, store, keys, revision);
     background::follow_backends(&serving, &stop, &config.upstream, &fleet, &metrics);
-    super::watch::follow_policies(&serving, &stop, policies);
-    serving.spawn(server.serve(stop.clone()));
-    let (until, cut) = (stop_admin.clone(), cut_admin.clone());
-    admin_serving.spawn(async move {
-        if let Some(Err(error)) = cut.run_until_cancelled(admin.serve(until)).await {
-            tracing::error!(%error, "the operations listener failed");
-        }
-    });
+    serving.spawn(server.serve(stop.clone(), cut.clone()));
+    admin_serving.spawn(admin.serve(stop_admin.clone(), cut_admin.clone()));
     tracing::info!(data_plane = %data_plane_address, admin = %admin_address, backends = config.backends.len(), "serving");
     Ok(App {
         data_plane: data_plane_address,
         admin: admin_address,
+        policies,
         stop,
+        cut,
         stop_admin,
         cut_admin,
         serving,

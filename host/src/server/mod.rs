@@ -54,10 +54,10 @@ impl Server {
         self.address
     }
 
-    /// Accepts until `stop`; then lets running calls finish, for as long as the drain lasts, and cuts the rest.
-    pub async fn serve(self, stop: CancellationToken) {
+    /// Accepts until `stop`; then lets running calls finish, for as long as the drain lasts or until `cut`, and cuts the
+    /// rest.
+    pub async fn serve(self, stop: CancellationToken, cut: CancellationToken) {
         let connections = TaskTracker::new();
-        let cut = CancellationToken::new();
         let room = Arc::new(Semaphore::new(self.bounds.connections));
         loop {
             let accepted = tokio::select! {

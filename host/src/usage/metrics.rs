@@ -12,6 +12,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use super::admin::AdminNumbers;
 use crate::{
     llm::{Operation, Surface},
     policy::{FaultKind, Hook, Observer},
@@ -77,6 +78,7 @@ pub struct Metrics {
     policy_faults: Family<FaultLabels, Counter>,
     backend_up: Family<BackendLabels, Gauge>,
     policy_meters: Mutex<Vec<Arc<PolicyMeters>>>,
+    admin: AdminNumbers,
 }
 
 impl Default for Metrics {
@@ -97,7 +99,8 @@ impl Default for Metrics {
         let backend_up = Family::<BackendLabels, Gauge>::default();
         registry.register("backend_up", "Whether a backend answers its probe (1) or not (0)", backend_up.clone());
         let policy_meters = Mutex::default();
-        Self { registry, requests, in_flight, policy_seconds, policy_faults, backend_up, policy_meters }
+        let admin = AdminNumbers::register(&mut registry);
+        Self { registry, requests, in_flight, policy_seconds, policy_faults, backend_up, policy_meters, admin }
     }
 }
 
@@ -118,6 +121,11 @@ impl Metrics {
     pub fn backend_is(&self, name: &Arc<str>, is_up: bool) {
         let labels = BackendLabels { backend: Arc::clone(name) };
         self.backend_up.get_or_create(&labels).set(i64::from(is_up));
+    }
+
+    /// The numbers of the admin listener.
+    pub fn admin(&self) -> &AdminNumbers {
+        &self.admin
     }
 
     /// The metrics as OpenMetrics text.
