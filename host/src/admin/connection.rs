@@ -12,7 +12,7 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::usage::{admin::AdminRefusal, metrics::Metrics};
+use crate::usage::metrics::Metrics;
 
 /// Time for a request's head, and for the first byte of the next one: who is slower holds a place for nothing, and a new
 /// connection costs a client on this machine next to nothing.
@@ -48,7 +48,7 @@ pub(super) async fn serve(stream: TcpStream, router: Router, metrics: &Metrics, 
     };
     if let Err(error) = ended {
         if error.is_timeout() {
-            metrics.admin().refused(AdminRefusal::HeadTime);
+            metrics.admin().timed_out();
         }
         tracing::debug!(%error, "a connection to the admin listener ended early");
     }

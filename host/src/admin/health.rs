@@ -53,7 +53,7 @@ impl Readiness {
             Self { draining: true, .. } => "it is stopping, and lets running calls finish".to_owned(),
             Self { backends_up: 0, backends: 0, .. } => "no backends are configured: add [[backends]]".to_owned(),
             Self { backends_up: 0, backends, .. } => {
-                format!("none of its {backends} backends answers: look at them, and at `url` in [[backends]]")
+                format!("no backend answers (0 of {backends} are up): look at them, and at `url` in [[backends]]")
             }
             Self { .. } => format!("its keys are {}: the store can't be read, and the log says why", self.keys),
         })

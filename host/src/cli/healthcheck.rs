@@ -20,7 +20,7 @@ pub(super) struct Healthcheck {
 pub(super) async fn answer(asked: &Healthcheck, config: &Config, format: Format) -> Result<(), Failure> {
     let said = if asked.live { live(config, format).await } else { ready(config, format).await };
     // Who checks health knows two answers.
-    said.map_err(Failure::as_no)
+    said.map_err(Failure::into_no)
 }
 
 async fn live(config: &Config, format: Format) -> Result<(), Failure> {

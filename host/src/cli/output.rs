@@ -37,7 +37,7 @@ impl Failure {
     }
 
     /// The same as a plain no (1), for who knows nothing else.
-    pub(super) fn as_no(self) -> Self {
+    pub(super) fn into_no(self) -> Self {
         Self { code: 1, ..self }
     }
 

@@ -122,7 +122,7 @@ impl AdminToken {
         let mut text = String::new();
         let most = u64::try_from(LENGTH + 2).unwrap_or(u64::MAX);
         match file.take(most).read_to_string(&mut text) {
-            Err(error) if error.kind() != io::ErrorKind::InvalidData => return Err(failed(error)),
+            Err(error) if error.kind() != io::ErrorKind::InvalidData => Err(failed(error)),
             _ => Self::parse(&text).ok_or(AdminTokenError::Malformed { path }),
         }
     }
@@ -234,12 +234,14 @@ mod tests {
     fn only_the_whole_token_is_the_token() {
         let token = AdminToken::load_or_create(folder().path()).unwrap();
         let text = token.expose();
-        let flipped = format!("{}{}", &text[..67], if text.ends_with('0') { '1' } else { '0' });
-        for wrong in ["", "tga_", &text[..67], &text[4..], &format!("{text}0"), &text.to_uppercase(), &flipped] {
+        let (most, last) = text.split_at(67);
+        let digits = text.trim_start_matches(PREFIX);
+        let flipped = format!("{most}{}", if last == "0" { '1' } else { '0' });
+        for wrong in ["", PREFIX, most, digits, &format!("{text}0"), &text.to_uppercase(), &flipped] {
             assert!(!token.is(wrong.as_bytes()), "{wrong}");
         }
         assert!(token.is(text.as_bytes()));
-        assert!(!format!("{token:?}").contains(&text[4..]), "it shows itself");
+        assert!(!format!("{token:?}").contains(digits), "it shows itself");
     }
 
     #[test]
@@ -247,10 +249,11 @@ mod tests {
         let folder = folder();
         let file = folder.path().join(FILE);
         AdminToken::load_or_create(folder.path()).unwrap();
-        let other = format!("tga_{}", "0a".repeat(32));
+        let digits = "0a".repeat(32);
+        let other = format!("{PREFIX}{digits}");
         fs::write(&file, &other).unwrap();
         assert!(AdminToken::load(folder.path()).unwrap().is(other.as_bytes()), "without a line end as well");
-        for text in ["", "tga_", &other[4..], &format!("{other}\n\n"), &format!("{other}0"), &other.to_uppercase()] {
+        for text in ["", PREFIX, &digits, &format!("{other}\n\n"), &format!("{other}0"), &other.to_uppercase()] {
             fs::write(&file, text).unwrap();
             let refused = AdminToken::load_or_create(folder.path()).unwrap_err();
             assert!(matches!(refused, AdminTokenError::Malformed { .. }), "{text:?}: {refused:?}");

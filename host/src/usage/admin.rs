@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// Why the admin listener refused a request, or ended a connection.
+/// Why the admin listener refused a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdminRefusal {
     /// It was asked by a name that is not its own.
@@ -23,20 +23,11 @@ pub enum AdminRefusal {
     BodySize,
     /// The request's body took too long.
     BodyTime,
-    /// The request's head took too long, or none came.
-    HeadTime,
 }
 
 impl AdminRefusal {
-    const ALL: [Self; 7] = [
-        Self::Host,
-        Self::NoToken,
-        Self::WrongToken,
-        Self::TooManyAttempts,
-        Self::BodySize,
-        Self::BodyTime,
-        Self::HeadTime,
-    ];
+    const ALL: [Self; 6] =
+        [Self::Host, Self::NoToken, Self::WrongToken, Self::TooManyAttempts, Self::BodySize, Self::BodyTime];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -46,7 +37,6 @@ impl AdminRefusal {
             Self::TooManyAttempts => "too_many_attempts",
             Self::BodySize => "body_size",
             Self::BodyTime => "body_time",
-            Self::HeadTime => "head_time",
         }
     }
 }
@@ -60,6 +50,7 @@ struct RefusalLabels {
 #[derive(Debug)]
 pub struct AdminNumbers {
     open: Gauge<i64, AtomicI64>,
+    timed_out: Counter,
     refused: Family<RefusalLabels, Counter>,
 }
 
@@ -67,14 +58,17 @@ impl AdminNumbers {
     pub(super) fn register(registry: &mut Registry) -> Self {
         let open = Gauge::default();
         registry.register("admin_connections_open", "Connections of the admin listener that are open", open.clone());
+        let timed_out = Counter::default();
+        let help = "Connections of the admin listener on which no whole request came in time, idle ones included";
+        registry.register("admin_connections_timed_out", help, timed_out.clone());
         let refused = Family::<RefusalLabels, Counter>::default();
         for reason in AdminRefusal::ALL {
             // Each is there before it counts, so that an alert can be written on it.
             drop(refused.get_or_create(&RefusalLabels { reason: reason.as_str() }));
         }
-        let help = "Requests that the admin listener refused or gave up, by reason";
+        let help = "Requests that the admin listener refused, by reason";
         registry.register("admin_refusals", help, refused.clone());
-        Self { open, refused }
+        Self { open, timed_out, refused }
     }
 
     /// A connection was accepted.
@@ -85,6 +79,11 @@ impl AdminNumbers {
     /// An accepted connection is closed.
     pub fn closed(&self) {
         self.open.dec();
+    }
+
+    /// A connection was closed because no whole head came in time.
+    pub fn timed_out(&self) {
+        self.timed_out.inc();
     }
 
     /// A request was refused.

@@ -6,12 +6,13 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
+use tollgate::clock::Clock;
 
 use crate::support::{
     LlmServer, Script,
@@ -181,7 +182,7 @@ async fn a_health_check_tells_no_gate_from_one_that_is_ready_or_not_or_stops() {
     // A backend that nobody is behind: the gate is alive, and of no use.
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let gate = Gate::start(&format!("http://{nobody}"));
-    assert_ended(&gate.run(&["healthcheck"]), 1, &["not ready", "none of its 1 backends answers"]);
+    assert_ended(&gate.run(&["healthcheck"]), 1, &["not ready", "no backend answers"]);
     assert_ended(&gate.run(&["healthcheck", "--live"]), 0, &[]);
 }
 
@@ -244,12 +245,12 @@ async fn a_second_signal_cuts_what_the_first_waits_for() {
         gate.running.on_stderr(|line| logged(line, "stopping: running calls may finish"));
         // It waits: the call has a minute.
         assert_eq!(gate.run(&["healthcheck", "--live"]).code, Some(0));
-        let began = Instant::now();
+        let clock = Clock::system();
         gate.running.signal(second);
         let ended = gate.running.wait();
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
         assert!(
-            ended.stderr.contains("running calls are cut") && began.elapsed() < Duration::from_secs(10),
+            ended.stderr.contains("running calls are cut") && clock.monotonic() < Duration::from_secs(10),
             "{ended:?}"
         );
         let cut = soon("the call's end", stream.chunk()).await;
