@@ -1,22 +1,36 @@
-//! The operations listener: is the gate alive, is it ready, what are its numbers? On loopback, without a key.
+//! The admin listener: is the gate alive, is it ready, what are its numbers, and the API that steers it.
+//!
+//! On loopback. `/healthz`, `/readyz` and `/metrics` need no token, all of `/api` does. Every request must be addressed to
+//! this listener by a name of its own, and everything about a connection is bounded.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+mod api;
+mod connection;
+mod guard;
+mod health;
+mod problem;
 
-use axum::{
-    Json, Router,
-    extract::State,
-    http::{HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
-    routing::get,
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use axum::{Router, middleware::from_fn_with_state, routing::get};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::sleep,
 };
-use serde::Serialize;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{identity::KeyTable, upstream::fleet::Fleet, usage::metrics::Metrics};
+pub use health::Readiness;
 
-/// Keys that were not read for this long are `degraded`: they serve, but a change would not be seen.
-const DEGRADED_AFTER: Duration = Duration::from_secs(5);
+use self::guard::Attempts;
+use crate::{
+    clock::Clock, identity::KeyTable, ports::control::PolicyControl, upstream::fleet::Fleet, usage::metrics::Metrics,
+};
+
+/// Most connections at a time: operators, their scripts and a few scrapers. More wait in the system's queue.
+const MAX_CONNECTIONS: usize = 64;
+
+/// After a failed `accept` (no more file descriptors, most often) this long is waited: trying at once would burn a core.
+const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
 
 /// What the answers come from.
 #[derive(Clone, Debug)]
@@ -27,18 +41,31 @@ pub struct Operations {
     pub keys: Arc<KeyTable>,
     /// Whether anybody can serve.
     pub fleet: Arc<Fleet>,
+    /// What decides, and how it is reloaded.
+    pub policies: Arc<dyn PolicyControl>,
+    /// The time.
+    pub clock: Clock,
+    /// Where the admin token lies.
+    pub state_dir: PathBuf,
+    /// Names of this listener besides those of the loopback.
+    pub hosts: Vec<String>,
     /// Whether the gate is stopping.
     pub stop: CancellationToken,
 }
 
-/// What `/readyz` says.
-#[derive(Debug, Serialize)]
-struct Readiness {
-    ready: bool,
-    keys: &'static str,
-    backends_up: usize,
-    backends: usize,
-    draining: bool,
+/// What all requests share.
+#[derive(Debug)]
+struct Shared {
+    operations: Operations,
+    attempts: Attempts,
+    started: Started,
+}
+
+/// When the gate began to listen.
+#[derive(Clone, Copy, Debug)]
+struct Started {
+    unix_ms: u64,
+    monotonic: Duration,
 }
 
 /// A bound listener that doesn't accept yet.
@@ -46,7 +73,7 @@ struct Readiness {
 pub struct Admin {
     listener: TcpListener,
     address: SocketAddr,
-    operations: Operations,
+    shared: Arc<Shared>,
 }
 
 impl Admin {
@@ -57,7 +84,9 @@ impl Admin {
     pub async fn bind(address: SocketAddr, operations: Operations) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        Ok(Self { listener, address, operations })
+        let started = Started { unix_ms: operations.clock.unix_ms(), monotonic: operations.clock.monotonic() };
+        let shared = Arc::new(Shared { operations, attempts: Attempts::default(), started });
+        Ok(Self { listener, address, shared })
     }
 
     /// Where it listens.
@@ -65,41 +94,54 @@ impl Admin {
         self.address
     }
 
-    /// Answers until `stop`. While the data plane drains it still answers: it must be seen to be unready.
-    ///
-    /// # Errors
-    /// When the listener fails.
-    pub async fn serve(self, stop: CancellationToken) -> io::Result<()> {
-        let router = Router::new()
-            .route("/healthz", get(healthz))
-            .route("/readyz", get(readyz))
-            .route("/metrics", get(metrics))
-            .with_state(self.operations);
-        axum::serve(self.listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+    /// Answers until `stop`, then lets what is being answered finish, and cuts it at `cut`. While the data plane drains this
+    /// still answers: the gate must be seen to be unready.
+    pub async fn serve(self, stop: CancellationToken, cut: CancellationToken) {
+        let (connections, room) = (TaskTracker::new(), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
+        let router = router(&self.shared);
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = accept(&self.listener, &room) => accepted,
+            };
+            match accepted {
+                Ok((stream, place)) => {
+                    let (router, metrics) = (router.clone(), Arc::clone(&self.shared.operations.metrics));
+                    let (stop, cut) = (stop.clone(), cut.clone());
+                    connections.spawn(async move {
+                        metrics.admin().opened();
+                        cut.run_until_cancelled(connection::serve(stream, router, &metrics, &stop)).await;
+                        metrics.admin().closed();
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection to the admin listener could not be accepted");
+                    sleep(ACCEPT_BACK_OFF).await;
+                }
+            }
+        }
+        drop(self.listener);
+        connections.close();
+        connections.wait().await;
     }
 }
 
-async fn healthz() -> &'static str {
-    "ok\n"
+/// A place first, a connection then: what finds no place waits in the system's queue.
+async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let place = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, place))
 }
 
-async fn readyz(State(operations): State<Operations>) -> Response {
-    let backends = operations.fleet.backends();
-    let backends_up = backends.iter().filter(|backend| backend.is_up()).count();
-    let (keys, is_trusted) = match operations.keys.age() {
-        Some(age) if age < DEGRADED_AFTER => ("fresh", true),
-        _ if operations.keys.is_fresh() => ("degraded", true),
-        _ => ("stale", false),
-    };
-    let draining = operations.stop.is_cancelled();
-    let ready = is_trusted && backends_up > 0 && !draining;
-    let body = Json(Readiness { ready, keys, backends_up, backends: backends.len(), draining });
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, body).into_response()
-}
-
-async fn metrics(State(operations): State<Operations>) -> Response {
-    const OPEN_METRICS: HeaderValue =
-        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-    ([(header::CONTENT_TYPE, OPEN_METRICS)], operations.metrics.render()).into_response()
+fn router(shared: &Arc<Shared>) -> Router {
+    Router::new()
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
+        .nest("/api", api::router(shared))
+        .fallback(problem::no_such_path)
+        .method_not_allowed_fallback(problem::wrong_method)
+        .layer(from_fn_with_state(Arc::clone(shared), guard::addressed))
+        .with_state(Arc::clone(shared))
 }

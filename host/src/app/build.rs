@@ -16,13 +16,14 @@ use super::{
     App,
     background::{self, StoreFollower},
     policies::{Policies, PolicyProblems},
+    steering::Steering,
 };
 use crate::{
     admin::{Admin, Operations},
     clock::Clock,
     config::Config,
     files,
-    identity::{KeyTable, Pepper, PepperError, key_table::DEFAULT_TRUST},
+    identity::{AdminToken, AdminTokenError, KeyTable, Pepper, PepperError, key_table::DEFAULT_TRUST},
     ports::store::{Store, StoreError},
     proxy::{Parts, Proxy, RequestBounds},
     quota::{Quota, QuotaBounds},
@@ -57,6 +58,9 @@ pub enum StartError {
     /// The pepper can't be used.
     #[error("the pepper of the keys can't be used")]
     Pepper(#[from] PepperError),
+    /// The admin token can't be used.
+    #[error("the admin token can't be used")]
+    AdminToken(#[from] AdminTokenError),
     /// The policy runtime can't start.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
@@ -86,7 +90,12 @@ impl StartError {
     /// Whether what is wrong is in what the operator wrote, rather than in the machine.
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Policies(_) | Self::StateFolder { .. } | Self::Pepper(_) | Self::Tls(_) | Self::Trust(_) => true,
+            Self::Policies(_)
+            | Self::StateFolder { .. }
+            | Self::Pepper(_)
+            | Self::AdminToken(_)
+            | Self::Tls(_)
+            | Self::Trust(_) => true,
             Self::Store(_) | Self::Runtime(_) | Self::Listen { .. } | Self::Client(_) => false,
         }
     }
@@ -112,20 +121,34 @@ pub(crate) async fn open_store(config: &Config) -> Result<SqliteStore, StartErro
     Ok(SqliteStore::open(&config.store.path).await?)
 }
 
+/// The folder in which compiled policies are kept.
+///
+/// # Errors
+/// When it, or the state folder, can't be used.
+pub(super) fn compiled_folder(config: &Config) -> Result<PathBuf, StartError> {
+    state_folder(&config.state_dir)?;
+    let folder = config.state_dir.join("compiled");
+    state_folder(&folder)?;
+    Ok(folder)
+}
+
 /// The policy runtime of a configuration.
 ///
 /// # Errors
 /// When it can't start.
-fn runtime(config: &Config, clock: &Clock, fleet: &Arc<Fleet>) -> Result<Runtime, StartError> {
-    let cache = config.state_dir.join("compiled");
-    state_folder(&cache)?;
+pub(super) fn runtime(
+    config: &Config,
+    clock: &Clock,
+    fleet: &Arc<Fleet>,
+    cache: Option<PathBuf>,
+) -> Result<Runtime, StartError> {
     let runtime = RuntimeConfig {
         cpu_budget: config.policies.cpu_budget,
         memory_bytes: usize::try_from(config.policies.memory).unwrap_or(usize::MAX),
         masked_headers: config.policies.masked_headers.clone(),
         default_requests_per_minute: config.limits.requests_per_minute.get(),
         ready_instances: workers(config),
-        cache: Some(cache),
+        cache,
     };
     Ok(Runtime::start(runtime, clock.clone(), Arc::<Fleet>::clone(fleet))?)
 }
@@ -140,7 +163,7 @@ fn workers(config: &Config) -> usize {
 ///
 /// # Errors
 /// When the client that asks them can't be made.
-fn fleet(config: &Config, clock: &Clock, tasks: &TaskTracker) -> Result<Arc<Fleet>, StartError> {
+pub(super) fn fleet(config: &Config, clock: &Clock, tasks: &TaskTracker) -> Result<Arc<Fleet>, StartError> {
     let control =
         Control::new(&client_tls(config.upstream.ca.as_deref())?, resolver(config), config.upstream.probe_timeout)
             .map_err(|error| StartError::Client(causes(&error)))?;
@@ -149,30 +172,6 @@ fn fleet(config: &Config, clock: &Clock, tasks: &TaskTracker) -> Result<Arc<Flee
 
 fn resolver(config: &Config) -> Resolver {
     Resolver::system(config.upstream.allow_link_local)
-}
-
-/// What a check builds: everything but listeners and tasks.
-#[derive(Debug)]
-pub struct CheckedParts {
-    /// The policy runtime.
-    pub runtime: Runtime,
-    /// The backends, not probed.
-    pub fleet: Arc<Fleet>,
-}
-
-impl CheckedParts {
-    /// Opens the store, reads the pepper and starts the policy runtime.
-    ///
-    /// # Errors
-    /// What can't be used.
-    pub async fn build(config: &Config, clock: &Clock, tasks: &TaskTracker) -> Result<Self, StartError> {
-        let store = open_store(config).await?;
-        store.close().await;
-        Pepper::load_or_create(&config.state_dir)?;
-        certificates(config, clock)?;
-        let fleet = fleet(config, clock, tasks)?;
-        Ok(Self { runtime: runtime(config, clock, &fleet)?, fleet })
-    }
 }
 
 /// A new pepper would make every key of the store worthless, without a word.
@@ -199,12 +198,18 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
     let store: Arc<dyn Store> = Arc::new(open_store(&config).await?);
     refuse_lost_pepper(&config, store.as_ref()).await?;
     let keys = Arc::new(KeyTable::new(Pepper::load_or_create(&config.state_dir)?, clock.clone(), DEFAULT_TRUST));
+    AdminToken::load_or_create(&config.state_dir)?;
     let fleet = fleet(&config, &clock, &serving)?;
     let mut follower = StoreFollower::new(Arc::clone(&store), Arc::clone(&keys), Arc::clone(&fleet), config.clone());
     follower.step().await?;
     background::measure_backends(&fleet, &metrics);
     background::look_at_all(&fleet).await;
-    let policies = Policies::load(runtime(&config, &clock, &fleet)?, &config.policies, &clock, &metrics)?;
+    let policies = Policies::load(
+        runtime(&config, &clock, &fleet, Some(compiled_folder(&config)?))?,
+        &config.policies,
+        &clock,
+        &metrics,
+    )?;
 
     let buffers = BufferBudget::new(config.server.max_buffered);
     metrics.edges().follow_buffers(buffers.clone());
@@ -223,10 +228,15 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
     let server =
         Server::bind(config.server.listen, proxy, Arc::clone(&metrics), edge_bounds(&config), certificates.as_ref());
     let server = listen(config.server.listen, server).await?;
+    let policies = super::watch::follow_policies(&serving, &stop, policies);
     let operations = Operations {
         metrics: Arc::clone(&metrics),
         keys: Arc::clone(&keys),
         fleet: Arc::clone(&fleet),
+        policies: Arc::<Steering>::clone(&policies),
+        clock: clock.clone(),
+        state_dir: config.state_dir.clone(),
+        hosts: config.admin.hosts.clone(),
         stop: stop.clone(),
     };
     let admin = listen(config.admin.listen, Admin::bind(config.admin.listen, operations)).await?;
@@ -234,23 +244,19 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
 
     background::follow_store(&serving, &stop, follower);
     background::follow_backends(&serving, &stop, &config.upstream, &fleet);
-    super::watch::follow_policies(&serving, &stop, policies);
     if let Some(certificates) = certificates {
         super::certificates::follow_certificates(&serving, &stop, certificates, &clock, &metrics);
     }
     serving.spawn(server.serve(stop.clone(), cut.clone()));
-    let (until, cut_off) = (stop_admin.clone(), cut_admin.clone());
-    admin_serving.spawn(async move {
-        if let Some(Err(error)) = cut_off.run_until_cancelled(admin.serve(until)).await {
-            tracing::error!(%error, "the operations listener failed");
-        }
-    });
+    admin_serving.spawn(admin.serve(stop_admin.clone(), cut_admin.clone()));
     tracing::info!(data_plane = %data_plane_address, admin = %admin_address, backends = config.backends.len(), "serving");
     Ok(App {
         data_plane: data_plane_address,
         admin: admin_address,
         fleet,
+        policies,
         stop,
+        cut,
         stop_admin,
         cut_admin,
         serving,
@@ -266,7 +272,7 @@ async fn listen<T>(address: SocketAddr, bind: impl Future<Output = io::Result<T>
 ///
 /// # Errors
 /// When it can't be used. The gate never speaks plain HTTP instead.
-fn certificates(config: &Config, clock: &Clock) -> Result<Option<Arc<Certificates>>, StartError> {
+pub(super) fn certificates(config: &Config, clock: &Clock) -> Result<Option<Arc<Certificates>>, StartError> {
     let Some(files) = &config.server.tls else { return Ok(None) };
     Ok(Some(Certificates::load(&files.cert, &files.key, clock.unix_ms())?))
 }

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aws_lc_rs::digest;
+use aws_lc_rs::digest::{self, SHA256_OUTPUT_LEN};
 use rustix::fs::OFlags;
 
 use crate::wasm::MAX_COMPONENT_BYTES;
@@ -88,9 +88,24 @@ fn content(path: &Path) -> Result<Content, String> {
     let most = u64::try_from(MAX_COMPONENT_BYTES).unwrap_or(u64::MAX);
     let mut bytes = Vec::new();
     file.by_ref().take(most + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    let digest = digest::digest(&digest::SHA256, &bytes);
-    let digest = Digest::try_from(digest.as_ref()).map_err(|_| "it can't be hashed".to_owned())?;
+    let digest = digest(&bytes);
     Ok(Content { bytes, digest })
+}
+
+/// The hash that tells a component from any other.
+pub(super) fn digest(bytes: &[u8]) -> Digest {
+    let mut digest = Digest::default();
+    const { assert!(size_of::<Digest>() == SHA256_OUTPUT_LEN) };
+    digest.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    digest
+}
+
+/// A digest as text.
+pub(super) fn version(digest: &Digest) -> String {
+    digest.iter().fold("sha256:".to_owned(), |mut text, byte| {
+        text.push_str(&format!("{byte:02x}"));
+        text
+    })
 }
 
 /// Who can write a policy decides who may pass the gate.
@@ -106,6 +121,12 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn a_version_is_the_hash_as_everybody_writes_it() {
+        let text = version(&digest(b"abc"));
+        assert_eq!(text, "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    }
 
     fn names(folder: &Path) -> Vec<(String, bool)> {
         scan(folder)

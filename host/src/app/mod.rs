@@ -5,26 +5,35 @@
 mod background;
 mod build;
 mod certificates;
+mod check;
 pub mod declared;
 pub mod demo;
 mod folder;
 pub mod policies;
+mod signals;
 mod simulated;
+mod steering;
 mod watch;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use build::{CheckedParts, StartError};
+pub use build::StartError;
 pub(crate) use build::{open_store, refuse_lost_pepper};
+pub use check::Checked;
+pub use signals::{Asked, Signals};
 pub use simulated::SimulatedOllama;
 
-use crate::{clock::Clock, config::Config, upstream::fleet::Fleet};
+use self::steering::Steering;
+use crate::{clock::Clock, config::Config, ports::control::PolicyControl, upstream::fleet::Fleet};
 
 /// Time that answers of the operations listener get to finish when the gate stops.
 const ADMIN_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Time in which everything that is cut must end.
+const CUT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A gate that serves.
 #[derive(Debug)]
@@ -32,7 +41,9 @@ pub struct App {
     data_plane: SocketAddr,
     admin: SocketAddr,
     fleet: Arc<Fleet>,
+    policies: Arc<Steering>,
     stop: CancellationToken,
+    cut: CancellationToken,
     stop_admin: CancellationToken,
     cut_admin: CancellationToken,
     serving: TaskTracker,
@@ -63,11 +74,36 @@ impl App {
         &self.fleet
     }
 
+    /// Serves until a signal asks to stop, and stops. A second one cuts what still runs. SIGHUP has the policy folder looked
+    /// at.
+    pub async fn run(&self, signals: &mut Signals) {
+        while signals.next().await == Asked::Reload {
+            self.reload_policies();
+        }
+        tracing::info!("stopping: running calls may finish; a second signal cuts them");
+        let mut stopping = pin!(self.stop());
+        loop {
+            tokio::select! {
+                () = stopping.as_mut() => return,
+                asked = signals.next() => match asked {
+                    Asked::Stop => {
+                        tracing::warn!("stopping at once: running calls are cut");
+                        self.stop_now();
+                    }
+                    Asked::Reload => {}
+                },
+            }
+        }
+    }
+
     /// Stops accepting, lets running calls finish within the drain time, and ends every task.
-    pub async fn stop(self) {
+    pub async fn stop(&self) {
         self.stop.cancel();
         self.serving.close();
-        self.serving.wait().await;
+        if self.cut.run_until_cancelled(self.serving.wait()).await.is_none() {
+            // What is cut ends at its next step; what doesn't come to one ends with the process.
+            drop(timeout(CUT_PATIENCE, self.serving.wait()).await);
+        }
         self.stop_admin.cancel();
         self.admin_serving.close();
         // A connection there that never ends its request is not waited for.
@@ -76,16 +112,31 @@ impl App {
             self.admin_serving.wait().await;
         }
     }
-}
 
-/// Waits until the process is asked to stop: SIGTERM or ctrl-c.
-///
-/// # Errors
-/// When the system doesn't let the process listen for signals.
-pub async fn asked_to_stop() -> io::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        interrupted = tokio::signal::ctrl_c() => interrupted,
+    /// Cuts what still runs, so that a [`stop`](Self::stop) that waits for it ends at once.
+    pub fn stop_now(&self) {
+        self.stop.cancel();
+        self.cut.cancel();
+        self.stop_admin.cancel();
+        self.cut_admin.cancel();
+    }
+
+    /// Looks at the policy folder, and logs what came of it.
+    fn reload_policies(&self) {
+        let policies = Arc::clone(&self.policies);
+        self.serving.spawn(async move {
+            match policies.reload().await {
+                Ok(reloaded) => {
+                    let changes: Vec<String> = reloaded
+                        .changes
+                        .iter()
+                        .map(|change| format!("{} {}", change.policy, change.change.as_str()))
+                        .collect();
+                    let (generation, complaints) = (reloaded.generation, reloaded.complaints.len());
+                    tracing::info!(generation, changes = changes.join(", "), complaints, "policies reloaded on SIGHUP");
+                }
+                Err(error) => tracing::warn!(%error, "policies not reloaded on SIGHUP"),
+            }
+        });
     }
 }

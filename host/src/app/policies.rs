@@ -15,6 +15,7 @@ use crate::{
     clock::Clock,
     config,
     policy::{Chains, Hook, Observer, Policy},
+    ports::control::{PolicyList, PolicySource, PolicyState, PolicyStatus},
     usage::metrics::Metrics,
     wasm::{BUILT_IN, GuestPolicy, LoadError, Runtime},
 };
@@ -26,6 +27,13 @@ const NO_SETTINGS: &str = "{}";
 #[derive(Debug)]
 pub struct PolicyProblems(Vec<String>);
 
+impl PolicyProblems {
+    /// Each of them, and why.
+    pub fn list(&self) -> &[String] {
+        &self.0
+    }
+}
+
 impl Display for PolicyProblems {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> FmtResult {
         write!(formatter, "{}", self.0.join("\n"))
@@ -34,11 +42,13 @@ impl Display for PolicyProblems {
 
 impl std::error::Error for PolicyProblems {}
 
-/// One policy from the folder, in force.
+/// One version of a policy, in force.
 #[derive(Debug)]
-struct FromFolder {
+struct Loaded {
     digest: Digest,
     policy: Arc<GuestPolicy>,
+    /// The set with which it came into force.
+    generation: u64,
 }
 
 /// All policies, and the set that calls use.
@@ -49,8 +59,8 @@ pub struct Policies {
     observer: Arc<dyn Observer>,
     chains: Arc<ArcSwap<Chains>>,
     folder: Option<PathBuf>,
-    built_in: Vec<Arc<GuestPolicy>>,
-    from_folder: BTreeMap<String, FromFolder>,
+    built_in: Vec<Loaded>,
+    from_folder: BTreeMap<String, Loaded>,
     /// The last complaint about each file, so that it is made once.
     complaints: BTreeMap<String, String>,
     generation: u64,
@@ -144,7 +154,8 @@ impl Policies {
                 let hooks: Vec<&str> = policy.inspection().hooks.iter().map(|hook| hook.as_str()).collect();
                 tracing::info!(policy = name, hooks = hooks.join(","), "the policy is loaded");
                 self.complaints.remove(&name);
-                self.from_folder.insert(name, FromFolder { digest: content.digest, policy: Arc::new(policy) });
+                let generation = self.generation + 1;
+                self.from_folder.insert(name, Loaded { digest: content.digest, policy: Arc::new(policy), generation });
                 true
             }
             Err(error) => {
@@ -160,7 +171,7 @@ impl Policies {
     /// would pass.
     fn load_file(&self, name: &str, bytes: &[u8]) -> Result<GuestPolicy, String> {
         let policy = self.runtime.load(&name.into(), bytes, NO_SETTINGS).map_err(|error| error.to_string())?;
-        let replaced = self.built_in.iter().find(|built_in| **built_in.name() == *name);
+        let replaced = self.built_in.iter().map(|built_in| &built_in.policy).find(|policy| **policy.name() == *name);
         let missing = replaced
             .and_then(|built_in| Hook::ALL.into_iter().find(|hook| built_in.decides(*hook) && !policy.decides(*hook)));
         match missing {
@@ -204,24 +215,64 @@ impl Policies {
         }
     }
 
-    /// Puts a new set in force: the folder's own policies by name, then the built-in ones or what replaces them.
+    /// Puts a new set in force.
     fn swap(&mut self) {
-        let is_built_in = |name: &str| BUILT_IN.iter().any(|built_in| built_in.name == name);
-        let joining = self.from_folder.iter().filter(|(name, _)| !is_built_in(name)).map(|(_, loaded)| &loaded.policy);
-        let replaced = |policy: &Arc<GuestPolicy>| {
-            let replacement = self.from_folder.get(&**policy.name()).map(|loaded| &loaded.policy);
-            Arc::clone(replacement.unwrap_or(policy))
-        };
-        let order = joining.cloned().chain(self.built_in.iter().map(replaced));
-        let policies = order.map(|policy| policy as Arc<dyn Policy>).collect();
+        let policies = self.order().map(|(loaded, _)| Arc::clone(&loaded.policy) as Arc<dyn Policy>).collect();
         self.generation += 1;
         let chains = Chains::new(self.generation, policies, self.clock.clone(), Arc::clone(&self.observer));
         self.chains.store(Arc::new(chains));
     }
+
+    /// The folder's own policies by name, then the built-in ones or what replaces them.
+    fn order(&self) -> impl Iterator<Item = (&Loaded, PolicySource)> {
+        let is_built_in = |name: &str| BUILT_IN.iter().any(|built_in| built_in.name == name);
+        let joining = self.from_folder.iter().filter(move |(name, _)| !is_built_in(name)).map(|(_, loaded)| loaded);
+        let rest = self.built_in.iter().map(|built_in| match self.from_folder.get(&**built_in.policy.name()) {
+            Some(loaded) => (loaded, PolicySource::File),
+            None => (built_in, PolicySource::BuiltIn),
+        });
+        joining.map(|loaded| (loaded, PolicySource::File)).chain(rest)
+    }
+
+    /// What an operator sees of them.
+    pub fn list(&self) -> PolicyList {
+        let in_force = self.order().map(|(loaded, source)| {
+            let name = loaded.policy.name();
+            // A file that was never used is listed on its own, beside the built-in that it would replace.
+            let complaint = self.complaints.get(&**name).filter(|_| source == PolicySource::File).cloned();
+            let state = if complaint.is_some() { PolicyState::Outdated } else { PolicyState::InForce };
+            PolicyStatus {
+                name: name.to_string(),
+                source,
+                state,
+                hooks: loaded.policy.inspection().hooks.iter().map(|hook| hook.as_str().to_owned()).collect(),
+                version: Some(folder::version(&loaded.digest)),
+                generation: Some(loaded.generation),
+                complaint,
+            }
+        });
+        let is_loaded = |name: &str| name.is_empty() || self.from_folder.contains_key(name);
+        let refused =
+            self.complaints.iter().filter(|(name, _)| !is_loaded(name)).map(|(name, complaint)| PolicyStatus {
+                name: name.clone(),
+                source: PolicySource::File,
+                state: PolicyState::Refused,
+                hooks: Vec::new(),
+                version: None,
+                generation: None,
+                complaint: Some(complaint.clone()),
+            });
+        PolicyList {
+            generation: self.generation,
+            folder: self.folder.as_ref().map(|folder| folder.display().to_string()),
+            complaint: self.complaints.get("").cloned(),
+            policies: in_force.chain(refused).collect(),
+        }
+    }
 }
 
 /// All at once: they are compiled from scratch when the cache is cold.
-fn load_built_in(runtime: &Runtime) -> Result<Vec<Arc<GuestPolicy>>, PolicyProblems> {
+fn load_built_in(runtime: &Runtime) -> Result<Vec<Loaded>, PolicyProblems> {
     let loaded: Vec<Result<GuestPolicy, LoadError>> = thread::scope(|scope| {
         let loading = BUILT_IN
             .map(|built_in| scope.spawn(move || runtime.load(&built_in.name.into(), built_in.bytes, NO_SETTINGS)));
@@ -232,7 +283,8 @@ fn load_built_in(runtime: &Runtime) -> Result<Vec<Arc<GuestPolicy>>, PolicyProbl
     named
         .map(|(policy, built_in)| {
             let problem = |error| PolicyProblems(vec![format!("built-in policy '{}': {error}", built_in.name)]);
-            policy.map(Arc::new).map_err(problem)
+            let digest = folder::digest(built_in.bytes);
+            policy.map(|policy| Loaded { digest, policy: Arc::new(policy), generation: 1 }).map_err(problem)
         })
         .collect()
 }

@@ -1,6 +1,6 @@
 //! Following the policy folder: events when they come, a slow look as a belt, and everything heavy on a thread of its own.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
@@ -14,7 +14,10 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::policies::Policies;
+use super::{
+    policies::Policies,
+    steering::{Steering, Waiting},
+};
 
 /// Changes are taken once the folder has been quiet this long, so that a file is read when it is whole.
 const QUIET: Duration = Duration::from_millis(200);
@@ -25,47 +28,63 @@ const AT_MOST_QUIETS: u32 = 5;
 /// The folder is looked at this often without an event: some file systems send none.
 const BELT: Duration = Duration::from_secs(10);
 
-/// Follows the folder until `stop`. Without a folder it only keeps the runtime alive, which the policies need.
-pub(super) fn follow_policies(tasks: &TaskTracker, stop: &CancellationToken, policies: Policies) {
-    let stop = stop.clone();
+/// Follows the folder until `stop`; looks at it as well when somebody asks. Without a folder it only keeps the runtime
+/// alive, which the policies need. The handle is how the policies are listed and a look is asked for.
+pub(super) fn follow_policies(tasks: &TaskTracker, stop: &CancellationToken, policies: Policies) -> Arc<Steering> {
+    let (steering, asked) = Steering::new(policies.list());
+    let (stop, handle) = (stop.clone(), Arc::clone(&steering));
     tasks.spawn(async move {
-        let Some(folder) = policies.folder().map(Path::to_owned) else {
-            stop.cancelled().await;
-            drop(policies);
-            return;
-        };
-        let (changed, mut changes) = channel(1);
-        let mut watcher = watch(&folder, move || {
-            // Full: a look is due already. Closed: nobody follows any more.
-            let (Ok(()) | Err(_)) = changed.try_send(());
-        });
-        if let Err(error) = &watcher {
-            let every = BELT.as_secs();
-            tracing::warn!(%error, every, "the policy folder can't be watched; it is looked at every few seconds");
-        }
-        let mut policies = policies;
-        while stop.run_until_cancelled(quiet(&mut changes)).await.is_some() {
-            // Another folder may have this name now; it must be watched before it is read.
-            if let Ok(watcher) = &mut watcher
-                && let Err(error) = watcher.watch(&folder, RecursiveMode::NonRecursive)
-            {
-                tracing::debug!(%error, "the policy folder can't be watched now");
-            }
-            // Compiling takes long: never on a worker.
-            let followed = spawn_blocking(move || {
-                policies.follow();
-                policies
-            });
-            policies = match followed.await {
-                Ok(policies) => policies,
-                Err(error) => {
-                    tracing::error!(%error, "following the policy folder has ended; the policies in force serve on");
-                    stop.cancelled().await;
-                    return;
-                }
-            };
-        }
+        stop.run_until_cancelled(follow(policies, &steering, asked)).await;
     });
+    handle
+}
+
+async fn follow(mut policies: Policies, steering: &Steering, mut asked: Receiver<Waiting>) {
+    let Some(folder) = policies.folder().map(Path::to_owned) else {
+        return std::future::pending().await;
+    };
+    let (changed, mut changes) = channel(1);
+    let mut watcher = watch(&folder, move || {
+        // Full: a look is due already. Closed: nobody follows any more.
+        let (Ok(()) | Err(_)) = changed.try_send(());
+    });
+    if let Err(error) = &watcher {
+        let every = BELT.as_secs();
+        tracing::warn!(%error, every, "the policy folder can't be watched; it is looked at every few seconds");
+    }
+    loop {
+        let first = tokio::select! {
+            () = quiet(&mut changes) => None,
+            waiting = asked.recv() => waiting,
+        };
+        // All who have asked by now share this look; who asks later gets the next.
+        let waiting: Vec<Waiting> = first.into_iter().chain(std::iter::from_fn(|| asked.try_recv().ok())).collect();
+        // Another folder may have this name now; it must be watched before it is read.
+        if let Ok(watcher) = &mut watcher
+            && let Err(error) = watcher.watch(&folder, RecursiveMode::NonRecursive)
+        {
+            tracing::debug!(%error, "the policy folder can't be watched now");
+        }
+        // Compiling takes long: never on a worker.
+        let followed = spawn_blocking(move || {
+            policies.follow();
+            policies
+        });
+        policies = match followed.await {
+            Ok(policies) => policies,
+            Err(error) => {
+                tracing::error!(%error, "following the policy folder has ended; the policies in force serve on");
+                // Who asks from now on is told at once.
+                drop((waiting, asked));
+                return std::future::pending().await;
+            }
+        };
+        let reloaded = steering.publish(policies.list());
+        for waiting in waiting {
+            // Who has left needs no answer.
+            drop(waiting.send(reloaded.clone()));
+        }
+    }
 }
 
 /// The folder, and its parent: a folder may be swapped as a whole.

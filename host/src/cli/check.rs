@@ -1,35 +1,139 @@
-//! `tollgate check`: everything that `serve` would need, without serving. Makes what `serve` would make in the state folder.
+//! `tollgate check`: everything that `serve` would need, without serving; all that is wrong at once. Makes what `serve`
+//! would make in the state folder.
 
-use std::sync::Arc;
-
+use serde::Serialize;
 use tokio_util::task::TaskTracker;
 
 use super::{
+    Format,
     output::{self, Failure},
-    serve::failure,
 };
 use crate::{
-    app::{self, policies::Policies},
+    app::{Checked, StartError, policies::Policies},
     clock::Clock,
-    config::Config,
+    config::{Config, ConfigErrors},
     policy::Hook,
-    usage::metrics::Metrics,
+    upstream::fleet::Fleet,
+    wire::causes::causes,
 };
 
-pub(super) async fn check(config: &Config) -> Result<(), Failure> {
-    let clock = Clock::system();
-    let parts = app::CheckedParts::build(config, &clock, &TaskTracker::new()).await.map_err(|error| failure(&error))?;
-    let policies = Policies::load(parts.runtime, &config.policies, &clock, &Arc::new(Metrics::default()))
-        .map_err(|problems| Failure::configuration(problems.to_string()))?;
-    let chains = policies.chains().load_full();
-    for hook in Hook::ALL {
-        let names: Vec<&str> =
-            chains.policies().iter().filter(|policy| policy.decides(hook)).map(|policy| &**policy.name()).collect();
-        output::result(&format!("{}: {}", hook.as_str(), names.join(", ")));
+/// What was found, as a script reads it.
+#[derive(Debug, Default, Serialize)]
+struct Findings {
+    /// Whether a gate would start.
+    ok: bool,
+    hooks: Vec<HookChain>,
+    backends: Vec<Backend>,
+    warnings: Vec<String>,
+    problems: Vec<Problem>,
+}
+
+/// Which policies decide at a hook, in order.
+#[derive(Debug, Serialize)]
+struct HookChain {
+    hook: &'static str,
+    policies: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Backend {
+    name: String,
+    url: String,
+}
+
+/// What keeps a gate from starting; `key` and `source` where it is one key of the configuration.
+#[derive(Debug, Serialize)]
+struct Problem {
+    key: Option<String>,
+    source: Option<String>,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Problem {
+    fn of(message: String) -> Self {
+        Self { key: None, source: None, message, hint: None }
     }
-    for backend in parts.fleet.backends() {
-        output::result(&format!("backend {}: {}", backend.name(), backend.url()));
+}
+
+/// A configuration that can't be read: its own problems are all that is known.
+pub(super) fn unreadable(errors: &ConfigErrors, format: Format) -> Failure {
+    if format == Format::Table {
+        return Failure::configuration(errors.to_string());
+    }
+    let problems = errors.problems().iter().map(|problem| Problem {
+        key: (!problem.key.is_empty()).then(|| problem.key.clone()),
+        source: Some(problem.source.clone()),
+        message: problem.message.clone(),
+        hint: problem.hint.clone(),
+    });
+    let findings = Findings { problems: problems.collect(), ..Findings::default() };
+    let count = format!("{} in the configuration", problems_text(findings.problems.len()));
+    output::json(&findings).err().unwrap_or_else(|| Failure::configuration(count))
+}
+
+pub(super) async fn check(config: &Config, format: Format) -> Result<(), Failure> {
+    let checked = Checked::of(config, &Clock::system(), &TaskTracker::new()).await;
+    let problems: Vec<Problem> = checked.problems.iter().flat_map(texts).map(Problem::of).collect();
+    let findings = Findings {
+        ok: problems.is_empty(),
+        hooks: checked.policies.as_ref().map(hooks).unwrap_or_default(),
+        backends: checked.fleet.as_deref().map(backends).unwrap_or_default(),
+        warnings: config.warnings(),
+        problems,
+    };
+    match format {
+        Format::Json => output::json(&findings)?,
+        Format::Table if findings.ok => print(&findings),
+        Format::Table => {}
+    }
+    if findings.ok {
+        return Ok(());
+    }
+    let count = problems_text(findings.problems.len());
+    let text = match (format, findings.problems.as_slice()) {
+        (Format::Json, _) => count,
+        (Format::Table, [problem]) => problem.message.clone(),
+        (Format::Table, problems) => {
+            let lines: Vec<&str> = problems.iter().map(|problem| problem.message.as_str()).collect();
+            format!("{}\n{count}", lines.join("\n"))
+        }
+    };
+    let is_configuration = checked.problems.iter().any(StartError::is_configuration);
+    Err(if is_configuration { Failure::configuration(text) } else { Failure::failed(text) })
+}
+
+fn texts(error: &StartError) -> Vec<String> {
+    match error {
+        StartError::Policies(problems) => problems.list().to_vec(),
+        other => vec![causes(other)],
+    }
+}
+
+fn hooks(policies: &Policies) -> Vec<HookChain> {
+    let chains = policies.chains().load_full();
+    let chain = |hook: Hook| {
+        let deciding = chains.policies().iter().filter(|policy| policy.decides(hook));
+        HookChain { hook: hook.as_str(), policies: deciding.map(|policy| policy.name().to_string()).collect() }
+    };
+    Hook::ALL.map(chain).into()
+}
+
+fn backends(fleet: &Fleet) -> Vec<Backend> {
+    let shown = fleet.backends().iter();
+    shown.map(|backend| Backend { name: backend.name().to_string(), url: backend.url().to_string() }).collect()
+}
+
+fn print(findings: &Findings) {
+    for chain in &findings.hooks {
+        output::result(&format!("{}: {}", chain.hook, chain.policies.join(", ")));
+    }
+    for backend in &findings.backends {
+        output::result(&format!("backend {}: {}", backend.name, backend.url));
     }
     output::result("the configuration can be used");
-    Ok(())
+}
+
+fn problems_text(count: usize) -> String {
+    if count == 1 { "1 problem".to_owned() } else { format!("{count} problems") }
 }

@@ -2,13 +2,10 @@
 
 use super::{
     output::{self, Failure},
-    serve::failure,
+    serve::{failure, signals},
 };
 use crate::{
-    app::{
-        self,
-        demo::{Demo, DemoError},
-    },
+    app::demo::{Demo, DemoError},
     clock::Clock,
     config::Config,
     wire::causes::causes,
@@ -28,7 +25,7 @@ pub(super) async fn demo(config: Config) -> Result<(), Failure> {
          Numbers: http://{}/metrics. Stop with ctrl-c; the key and its state go with the demo.\n",
         demo.app().admin(),
     ));
-    app::asked_to_stop().await.map_err(|error| Failure::failed(format!("no signals can be received: {error}")))?;
+    demo.app().run(&mut signals()?).await;
     demo.stop().await;
     Ok(())
 }

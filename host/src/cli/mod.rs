@@ -1,22 +1,26 @@
 //! The command line: what is asked for, and how it is answered. Results go to stdout, everything else to stderr.
 
+mod admin_client;
 mod backends;
 mod check;
+mod completions;
 mod declared;
 mod demo;
+mod healthcheck;
 mod keys;
 mod logging;
 mod output;
+mod policies;
 mod policy;
 mod serve;
 mod users;
 
-use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode};
+use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
 use self::output::Failure;
-use crate::config::{Config, Sources};
+use crate::config::{Config, ConfigErrors, Sources};
 
 /// A gate in front of Ollama and other LLM servers.
 ///
@@ -65,9 +69,16 @@ enum Command {
     /// Backends beside those of the configuration, and draining
     #[command(subcommand)]
     Backends(backends::BackendsCommand),
+    /// Policies of the running gate
+    #[command(subcommand)]
+    Policies(policies::PoliciesCommand),
     /// Policy files
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// Ask the running gate whether it is ready; exit code 0 if it is, 1 if not
+    Healthcheck(healthcheck::Healthcheck),
+    /// Print what completes commands in a shell
+    Completions(completions::Completions),
 }
 
 /// Runs what the command line asks for. `environment` are the process's variables.
@@ -87,40 +98,63 @@ pub fn run(environment: Vec<(String, String)>) -> ExitCode {
     }
 }
 
+/// Time in which threads must end when the gate has: what they still compile is of no use to anybody.
+const THREADS_PATIENCE: Duration = Duration::from_secs(1);
+
 fn answer(cli: Cli, environment: Vec<(String, String)>) -> Result<(), Failure> {
-    if let Command::Policy(command) = cli.command {
-        return policy::answer(command, cli.output);
+    let Cli { config, set, output: format, command } = cli;
+    // What needs no configuration must not fail over one.
+    match command {
+        Command::Policy(command) => return policy::answer(command, format),
+        Command::Completions(completions) => return completions::print(&completions),
+        _ => {}
     }
-    let config = config(cli.config, cli.set, environment)?;
-    // The demo brings its own backends, and commands on the store go to none.
-    if matches!(cli.command, Command::Serve | Command::Check) {
+    let config = match load(config, set, environment)? {
+        Ok(config) => config,
+        Err(errors) if matches!(command, Command::Check) => return Err(check::unreadable(&errors, format)),
+        Err(errors) => return Err(Failure::configuration(errors.to_string())),
+    };
+    // The demo brings its own backends, commands on the store go to none, and a health check is asked every few seconds.
+    if matches!(command, Command::Serve | Command::Check) {
         config.warnings().iter().for_each(|warning| output::note(&format!("note: {warning}")));
     }
     let threads = config.server.threads;
-    match cli.command {
+    match command {
         Command::Serve => {
             let _log = logging::start(&config.log)?;
-            runtime(threads)?.block_on(serve::serve(config))
+            let runtime = runtime(threads)?;
+            let served = runtime.block_on(serve::serve(config));
+            runtime.shutdown_timeout(THREADS_PATIENCE);
+            served
         }
         Command::Demo => {
             let _log = logging::start(&config.log)?;
             runtime(threads)?.block_on(demo::demo(config))
         }
-        Command::Check => runtime(threads)?.block_on(check::check(&config)),
-        Command::Keys(command) => runtime(NonZeroUsize::new(1))?.block_on(keys::answer(command, &config, cli.output)),
-        Command::Users(command) => runtime(NonZeroUsize::new(1))?.block_on(users::answer(command, &config, cli.output)),
-        Command::Backends(command) => {
-            runtime(NonZeroUsize::new(1))?.block_on(backends::answer(command, &config, cli.output))
-        }
-        Command::Policy(_) => Ok(()),
+        Command::Check => runtime(threads)?.block_on(check::check(&config, format)),
+        Command::Keys(command) => small_runtime()?.block_on(keys::answer(command, &config, format)),
+        Command::Users(command) => small_runtime()?.block_on(users::answer(command, &config, format)),
+        Command::Backends(command) => small_runtime()?.block_on(backends::answer(command, &config, format)),
+        Command::Policies(command) => small_runtime()?.block_on(policies::answer(command, &config, format)),
+        Command::Healthcheck(asked) => small_runtime()?.block_on(healthcheck::answer(&asked, &config, format)),
+        Command::Policy(_) | Command::Completions(_) => Ok(()),
     }
 }
 
-fn config(file: Option<PathBuf>, sets: Vec<String>, environment: Vec<(String, String)>) -> Result<Config, Failure> {
+fn load(
+    file: Option<PathBuf>,
+    sets: Vec<String>,
+    environment: Vec<(String, String)>,
+) -> Result<Result<Config, ConfigErrors>, Failure> {
     let directory =
         std::env::current_dir().map_err(|error| Failure::failed(format!("there is no current folder: {error}")))?;
-    let sources = Sources { file, sets, environment, directory };
-    Config::load(&sources).map_err(|problems| Failure::configuration(problems.to_string()))
+    Ok(Config::load(&Sources { file, sets, environment, directory }))
+}
+
+/// For a command that asks a question and ends.
+fn small_runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().map_err(|error| Failure::failed(format!("the command can't start: {error}")))
 }
 
 fn runtime(threads: Option<NonZeroUsize>) -> Result<tokio::runtime::Runtime, Failure> {

@@ -36,6 +36,11 @@ impl Failure {
         Self { code: 78, message: message.into() }
     }
 
+    /// The same as a plain no (1), for who knows nothing else.
+    pub(super) fn into_no(self) -> Self {
+        Self { code: 1, ..self }
+    }
+
     /// Prints it, and answers its exit code.
     pub(super) fn report(self) -> ExitCode {
         note(&format!("tollgate: {}", self.message));

@@ -4,7 +4,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::output::Failure;
 use crate::{
-    app::{self, App, StartError},
+    app::{App, Signals, StartError},
     clock::Clock,
     config::Config,
     wire::causes::causes,
@@ -13,10 +13,13 @@ use crate::{
 pub(super) async fn serve(config: Config) -> Result<(), Failure> {
     allow_more_sockets();
     let app = App::start(config, Clock::system()).await.map_err(|error| failure(&error))?;
-    app::asked_to_stop().await.map_err(|error| Failure::failed(format!("no signals can be received: {error}")))?;
-    tracing::info!("stopping: running calls may finish");
-    app.stop().await;
+    app.run(&mut signals()?).await;
     Ok(())
+}
+
+/// The signals that end or steer a gate.
+pub(super) fn signals() -> Result<Signals, Failure> {
+    Signals::listen().map_err(|error| Failure::failed(format!("no signals can be received: {error}")))
 }
 
 /// As many open sockets as the system lets this process have: the usual soft limit of 1,024 is for other programs.

@@ -33,6 +33,7 @@ const MAX_HEADERS: NonZeroUsize = NonZeroUsize::new(100).expect("not zero");
 const BACKENDS_MAX: usize = 1024;
 pub(super) const WEIGHTS: RangeInclusive<u64> = 1..=1000;
 const MASKED_HEADERS_MAX: usize = 64;
+const ADMIN_HOSTS_MAX: usize = 16;
 
 pub(super) const KINDS: &[(&str, BackendKind)] = &[("ollama", BackendKind::Ollama), ("openai", BackendKind::OpenAi)];
 const FORMATS: &[(&str, LogFormat)] =
@@ -125,7 +126,7 @@ fn admin(keys: &mut Section<'_>) -> Admin {
         let complaint = Complaint::new("must be a loopback address: this listener has no TLS yet");
         Err(complaint.with_hint("listen on 127.0.0.1 and reach it through an SSH tunnel or a proxy with TLS"))
     });
-    Admin { listen }
+    Admin { listen, hosts: keys.list("hosts", ADMIN_HOSTS_MAX, values::host_name) }
 }
 
 fn store(keys: &mut Section<'_>, state_dir: &Path) -> Store {

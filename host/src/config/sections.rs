@@ -86,6 +86,10 @@ pub struct Admin {
     /// Address and port to listen on: a loopback address, because this listener has no TLS, and one that doesn't
     /// collide with `server.listen`. Default `127.0.0.1:8081`.
     pub listen: SocketAddr,
+    /// Names, without a port, by which this listener may be asked besides `localhost` and loopback addresses, at most
+    /// 16: those of a tunnel or a proxy before it. Anything else in a request's `host` is refused, because a web page
+    /// may have its own name point here (DNS rebinding). Default: none.
+    pub hosts: Vec<String>,
 }
 
 /// Where keys, users and usage are kept.

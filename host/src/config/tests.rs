@@ -104,6 +104,7 @@ fn a_full_file_is_read_key_by_key() {
         drain_timeout = "1m 5s"
         [admin]
         listen = "[::1]:0"
+        hosts = ["Gate.Example.com", "10.0.0.7"]
         [store]
         url = "sqlite:///srv/keys.db"
         [policies]
@@ -150,6 +151,7 @@ fn a_full_file_is_read_key_by_key() {
     assert_eq!(config.policies.folder, Some(setup.path("policies.d")));
     assert_eq!((config.policies.cpu_budget, config.policies.memory), (Duration::from_micros(500), 1_572_864));
     assert_eq!(config.policies.masked_headers, ["x-internal"]);
+    assert_eq!(config.admin.hosts, ["gate.example.com", "10.0.0.7"]);
     assert_eq!(config.limits.requests_per_minute.get(), 1_000_000_000);
     assert_eq!(config.upstream.first_byte_timeout, Duration::from_secs(86_400));
     let backends: Vec<String> =
@@ -157,6 +159,14 @@ fn a_full_file_is_read_key_by_key() {
     assert_eq!(backends, ["gpu-1 http://169.254.0.1:11434 Ollama 1", "cloud https://llm.example/openai OpenAi 1000"]);
     assert_eq!((config.log.level.as_str(), config.log.format), ("debug", LogFormat::Json));
     assert!(config.warnings().is_empty());
+}
+
+#[test]
+fn a_name_of_the_admin_listener_has_no_scheme_port_or_wildcard() {
+    for name in ["http://gate", "gate:8081", "*.example.com", "gate..com", "-gate", "gate/", "[::1]", "a b"] {
+        let setup = Setup::with_file(&format!("[admin]\nhosts = [\"{name}\"]\n"));
+        assert_eq!(setup.blamed(), ["admin.hosts[0] (tollgate.toml)"], "{name}");
+    }
 }
 
 #[test]

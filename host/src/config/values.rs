@@ -121,6 +121,21 @@ pub(super) fn header_name(value: &Value) -> Checked<HeaderName> {
     HeaderName::try_from(text(value)?).map_err(|_| Complaint::new("not the name of a header"))
 }
 
+/// A host's name as a URL has it, without scheme and port, in small letters.
+pub(super) fn host_name(value: &Value) -> Checked<String> {
+    const NAME_LENGTH_MAX: usize = 253;
+    let name = text(value)?.to_ascii_lowercase();
+    let label = |label: &str| {
+        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(fits)
+    };
+    if name.len() <= NAME_LENGTH_MAX && name.split('.').all(label) {
+        return Ok(name);
+    }
+    Err(Complaint::new("not the name of a host")
+        .with_hint("write it without scheme and port, like \"gate.example.com\""))
+}
+
 /// One of `options`, by its name.
 pub(super) fn choice<T: Copy>(options: &'static [(&'static str, T)]) -> impl Fn(&Value) -> Checked<T> {
     move |value| {

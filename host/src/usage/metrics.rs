@@ -12,8 +12,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
-
 use super::{
+    admin::AdminNumbers,
     backend_gauges::{BackendGauges, BackendNumbers},
     edges::Edges,
 };
@@ -78,6 +78,7 @@ pub struct Metrics {
     backends: BackendGauges,
     policy_meters: Mutex<Vec<Arc<PolicyMeters>>>,
     edges: Edges,
+    admin: AdminNumbers,
 }
 
 impl Default for Metrics {
@@ -98,8 +99,8 @@ impl Default for Metrics {
         let backends = BackendGauges::default();
         registry.register_collector(Box::new(backends.clone()));
         let policy_meters = Mutex::default();
-        let edges = Edges::register(&mut registry);
-        Self { registry, requests, in_flight, policy_seconds, policy_faults, backends, policy_meters, edges }
+        let (edges, admin) = (Edges::register(&mut registry), AdminNumbers::register(&mut registry));
+        Self { registry, requests, in_flight, policy_seconds, policy_faults, backends, policy_meters, edges, admin }
     }
 }
 
@@ -125,6 +126,11 @@ impl Metrics {
     /// counts.
     pub fn backends_from(&self, source: impl Fn() -> Vec<BackendNumbers> + Send + Sync + 'static) {
         self.backends.read_from(source);
+    }
+
+    /// The numbers of the admin listener.
+    pub fn admin(&self) -> &AdminNumbers {
+        &self.admin
     }
 
     /// The metrics as OpenMetrics text.

@@ -1,5 +1,6 @@
 //! What happened: the numbers for operators and one log line for each call. Never a key, a prompt or an answer.
 
+pub mod admin;
 pub mod backend_gauges;
 pub mod bound;
 pub mod edges;

@@ -240,6 +240,51 @@ fn all_mistakes_of_a_configuration_are_told_at_once_with_key_and_way_out() {
 }
 
 #[test]
+fn everything_that_keeps_a_gate_from_starting_is_told_at_once_to_people_and_scripts() {
+    let folder = folder_with("[policies]\nfolder = \"policies.d\"\n");
+    let folder = folder.path();
+    fs::DirBuilder::new().mode(0o700).create(folder.join("policies.d")).unwrap();
+    create(folder, &["--name", "laptop"]);
+    let state = folder.join("tollgate-state");
+    // Three mistakes in three places: the keys' pepper is lost, others can read the token, and a policy is broken.
+    fs::remove_file(state.join("pepper")).unwrap();
+    fs::write(state.join("admin.token"), "tga_").unwrap();
+    fs::set_permissions(state.join("admin.token"), fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(folder.join("policies.d/broken.wasm"), "no component").unwrap();
+    let words = ["`pepper`", "chmod 600", "policy 'broken' is not used", "3 problems"];
+    assert_fails(&run(folder, &["check"]), 78, &words);
+    assert!(!state.join("pepper").exists(), "a new pepper would hide that the keys' own is lost");
+    let json = run(folder, &["check", "-o", "json"]);
+    assert_eq!((json.code, &json.json()["ok"]), (Some(78), &json!(false)), "{json:?}");
+    let problems = json.json()["problems"].as_array().unwrap().clone();
+    for (problem, word) in problems.iter().zip(words) {
+        assert!(problem["message"].as_str().unwrap().contains(word), "{word}: {problem}");
+    }
+    assert_eq!(problems.len(), 3);
+    // What others can write to is no place for any of it; the policies are still looked at.
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o777)).unwrap();
+    assert_fails(&run(folder, &["check"]), 78, &["chmod go-w", "policy 'broken' is not used", "2 problems"]);
+}
+
+#[test]
+fn a_check_for_scripts_says_what_would_serve_or_which_keys_are_wrong() {
+    let folder = folder_with("[[backends]]\nname = \"gpu-1\"\nurl = \"http://127.0.0.1:1\"\n");
+    let good = run(folder.path(), &["check", "-o", "json"]);
+    let json = good.json();
+    assert_eq!((good.code, &json["ok"], &json["problems"]), (Some(0), &json!(true), &json!([])), "{good:?}");
+    assert_eq!(json["hooks"][0], json!({ "hook": "authenticate", "policies": ["api-key"] }));
+    assert_eq!((&json["backends"][0]["name"], json["hooks"].as_array().unwrap().len()), (&json!("gpu-1"), 3));
+    let bad = run(folder.path(), &["check", "-o", "json", "--set", "server.lisen=x", "--set", "log.level=loud"]);
+    assert_eq!((bad.code, &bad.json()["ok"]), (Some(78), &json!(false)), "{bad:?}");
+    let problem = json!({
+        "key": "server.lisen", "source": "--set", "message": "unknown key", "hint": "did you mean `listen`?",
+    });
+    let problems = bad.json()["problems"].as_array().unwrap().clone();
+    assert!(problems.contains(&problem) && problems.len() == 2, "{problems:#?}");
+    assert!(bad.stderr.contains("2 problems in the configuration"), "{bad:?}");
+}
+
+#[test]
 fn the_environment_wins_over_the_file_and_the_command_line_over_both() {
     let folder = folder_with("[limits]\nrequests_per_minute = 0\n");
     let folder = folder.path();

@@ -10,6 +10,8 @@
 
 mod support;
 
+mod admin;
+mod admin_commands;
 mod admit;
 mod authenticate;
 mod backends;

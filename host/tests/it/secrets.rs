@@ -114,6 +114,27 @@ async fn plant(gate: &Gate, server: &LlmServer) {
     assert!(answer.starts_with(b"HTTP/1.1 400 "), "{}", String::from_utf8_lossy(&answer));
 }
 
+fn admin_token(folder: &Path) -> String {
+    fs::read_to_string(folder.join("state/admin.token")).unwrap().trim().to_owned()
+}
+
+/// The admin token right, and wrong in the ways in which people get it wrong.
+async fn plant_admin_token(gate: &Gate, token: &str) {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    for (path, authorization, status) in [
+        ("/api/v1/status".to_owned(), format!("Bearer {token}"), 200),
+        ("/api/v1/status".to_owned(), format!("Bearer {token}0"), 401),
+        ("/api/v1/status".to_owned(), format!("Basic {token}"), 401),
+        (format!("/api/v1/{token}?token={token}"), format!("Bearer {token}"), 404),
+        (format!("/{token}"), token.to_owned(), 404),
+    ] {
+        let request = client.get(format!("{}{path}", gate.admin)).header("authorization", authorization);
+        assert_eq!(request.send().await.unwrap().status(), status, "{path}");
+    }
+    let rebound = client.get(format!("{}/healthz", gate.admin)).header("host", token);
+    assert_eq!(rebound.send().await.unwrap().status(), 421);
+}
+
 /// All bytes of all files in a folder.
 fn contents(folder: &Path) -> Vec<u8> {
     let mut all = Vec::new();
@@ -130,12 +151,14 @@ async fn no_secret_is_written_to_the_log_the_metrics_or_the_disk() {
     let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
     let gate = start(folder.path(), &server);
     plant(&gate, &server).await;
+    plant_admin_token(&gate, &admin_token(folder.path())).await;
     let metrics = Answer::of(reqwest::get(format!("{}/metrics", gate.admin)).await.unwrap()).await.body;
     let stopped = gate.running.stop();
     assert_eq!((stopped.code, stopped.stdout.as_str()), (Some(0), ""), "{}", stopped.stderr);
 
     let parsed = ParsedKey::parse(&gate.key).unwrap();
     let pepper = fs::read_to_string(folder.path().join("state/pepper")).unwrap();
+    let admin_token = admin_token(folder.path());
     let log = &stopped.stderr;
     for line in log.lines() {
         assert!(serde_json::from_str::<Value>(line).is_ok_and(|line| line.is_object()), "{line}");
@@ -145,6 +168,7 @@ async fn no_secret_is_written_to_the_log_the_metrics_or_the_disk() {
     for (what, needle) in [
         ("the key", secret),
         ("the pepper", pepper.trim()),
+        ("the admin token", admin_token.get(..40).unwrap()),
         ("the prompt", PROMPT),
         ("the answer", ANSWER),
         ("the cookie", COOKIE),

@@ -80,9 +80,19 @@ impl Running {
         peak.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
     /// Asks it to stop with SIGTERM, and waits until it has.
-    pub(crate) fn stop(mut self) -> Outcome {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+    pub(crate) fn stop(self) -> Outcome {
+        self.signal(Signal::TERM);
+        self.wait()
+    }
+
+    /// Waits until it has ended.
+    pub(crate) fn wait(mut self) -> Outcome {
         // Both streams end with the process.
         let (stdout, stderr) = (self.stdout.rest(), self.stderr.rest());
         Outcome { code: self.child.wait().unwrap().code(), stdout, stderr }

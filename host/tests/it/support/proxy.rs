@@ -116,10 +116,31 @@ impl TestProxy {
         Answer::of(self.request(Method::POST, path).body(body).send().await.unwrap()).await
     }
 
-    /// An answer of the operations listener.
+    /// An answer of the admin listener, without a token.
     pub async fn admin(&self, path: &str) -> Answer {
         let url = format!("http://{}{path}", self.app.admin());
         Answer::of(self.client.get(url).send().await.unwrap()).await
+    }
+
+    /// An answer of the admin API, with the token.
+    pub(crate) async fn api(&self, method: Method, path: &str) -> Answer {
+        let url = format!("http://{}{path}", self.app.admin());
+        Answer::of(self.client.request(method, url).bearer_auth(self.admin_token()).send().await.unwrap()).await
+    }
+
+    /// Where the admin listener is.
+    pub(crate) fn admin_address(&self) -> SocketAddr {
+        self.app.admin()
+    }
+
+    /// What proves an operator.
+    pub(crate) fn admin_token(&self) -> String {
+        std::fs::read_to_string(self.admin_token_file()).unwrap().trim_end().to_owned()
+    }
+
+    /// Where that stands.
+    pub(crate) fn admin_token_file(&self) -> PathBuf {
+        self.folder.path().join("state/admin.token")
     }
 
     /// A number in the metrics, by all that stands before it in its line; 0 while there is no such line.

@@ -1,5 +1,7 @@
 //! Requests on a raw socket: what no client library would send.
 
+use std::net::SocketAddr;
+
 use http::{HeaderMap, HeaderName};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -13,12 +15,28 @@ pub(crate) struct Raw(TcpStream);
 
 impl Raw {
     pub(crate) async fn connect(gate: &TestProxy) -> Self {
-        Self(TcpStream::connect(gate.address()).await.unwrap())
+        Self::connect_to(gate.address()).await
+    }
+
+    pub(crate) async fn connect_to(address: SocketAddr) -> Self {
+        Self(TcpStream::connect(address).await.unwrap())
     }
 
     /// Sends these bytes. A gate that has closed already is no failure of the test: its answer tells.
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         drop(self.0.write_all(bytes.as_ref()).await);
+    }
+
+    /// The next that the gate says; what it has said by then, however little.
+    pub(crate) async fn next(&mut self) -> String {
+        let mut bytes = vec![0; 64 << 10];
+        let length = soon("the next bytes", self.0.read(&mut bytes)).await.unwrap();
+        String::from_utf8_lossy(&bytes[..length]).into_owned()
+    }
+
+    /// Whether the gate has said nothing so far.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        self.0.try_read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
     }
 
     /// All that the gate says until it closes the connection.

@@ -1,0 +1,54 @@
+//! `GET /api/v1/backends`: what is known of each backend now.
+
+use std::sync::Arc;
+
+use axum::{Json, Router, extract::State, routing::get};
+use serde::Serialize;
+
+use super::super::Shared;
+use crate::{config::BackendKind, upstream::backend::Backend};
+
+#[derive(Debug, Serialize)]
+struct Backends {
+    backends: Vec<Shown>,
+}
+
+#[derive(Debug, Serialize)]
+struct Shown {
+    name: String,
+    url: String,
+    kind: &'static str,
+    up: bool,
+    version: Option<String>,
+    /// Names of its models, as it spells them, in order.
+    models: Vec<String>,
+    /// Those of them that are loaded.
+    running: Vec<String>,
+}
+
+impl Shown {
+    fn of(backend: &Backend) -> Self {
+        let mut models: Vec<String> = backend.models().values().map(|model| model.entry.name.clone()).collect();
+        models.sort();
+        Self {
+            name: backend.name().to_string(),
+            url: backend.url().to_string(),
+            kind: match backend.kind() {
+                BackendKind::Ollama => "ollama",
+                BackendKind::OpenAi => "openai",
+            },
+            up: backend.is_up(),
+            version: (*backend.version()).clone(),
+            models,
+            running: backend.running().iter().map(|entry| entry.name.clone()).collect(),
+        }
+    }
+}
+
+pub(super) fn routes() -> Router<Arc<Shared>> {
+    Router::new().route("/backends", get(list))
+}
+
+async fn list(State(shared): State<Arc<Shared>>) -> Json<Backends> {
+    Json(Backends { backends: shared.operations.fleet.backends().iter().map(|backend| Shown::of(backend)).collect() })
+}

@@ -1,0 +1,21 @@
+//! The JSON API of version 1, one file for each thing it is about. Nothing here is reached without the admin token.
+
+mod backends;
+mod policies;
+mod status;
+
+use std::sync::Arc;
+
+use axum::{Router, middleware::from_fn_with_state};
+
+use super::{Shared, guard, problem};
+
+/// Everything under `/api`.
+pub(super) fn router(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
+    let v1 = Router::new().merge(status::routes()).merge(policies::routes()).merge(backends::routes());
+    Router::new()
+        .nest("/v1", v1)
+        .fallback(problem::no_such_path)
+        .method_not_allowed_fallback(problem::wrong_method)
+        .layer(from_fn_with_state(Arc::clone(shared), guard::operator))
+}

@@ -1,0 +1,139 @@
+//! What an operator sees of a running gate's policies, and asks of them.
+//!
+//! The data here are also the shapes of the JSON API, and what the command line reads from it: their names are stable.
+
+use std::{fmt::Debug, pin::Pin, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+/// All policies of a gate at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyList {
+    /// Number of the set in force; a later set has a higher one.
+    pub generation: u64,
+    /// The folder that is followed, if one is configured.
+    pub folder: Option<String>,
+    /// Why the folder itself can't be used now.
+    pub complaint: Option<String>,
+    /// The policies in the order in which they are asked, then those that are not in force.
+    pub policies: Vec<PolicyStatus>,
+}
+
+/// One policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    /// The file's name without `.wasm`.
+    pub name: String,
+    /// Where it comes from.
+    pub source: PolicySource,
+    /// Whether it decides.
+    pub state: PolicyState,
+    /// The hooks at which it decides; none when it is not in force.
+    pub hooks: Vec<String>,
+    /// What is in force, as `sha256:` and the component's hash in hex.
+    pub version: Option<String>,
+    /// The generation that brought this version into force.
+    pub generation: Option<u64>,
+    /// What is wrong with its file, and what to do.
+    pub complaint: Option<String>,
+}
+
+/// Where a policy comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PolicySource {
+    /// Inside the binary.
+    BuiltIn,
+    /// A file of the policy folder.
+    File,
+}
+
+/// Whether a policy decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PolicyState {
+    /// In force, and what its source has.
+    InForce,
+    /// In force, but no longer what its file has: that is gone or can't be used, and the complaint says why.
+    Outdated,
+    /// Not in force: its file was never one that can be used.
+    Refused,
+}
+
+/// What a look at the folder came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Number of the set in force now.
+    pub generation: u64,
+    /// What this look brought into force or took out of it.
+    pub changes: Vec<PolicyChange>,
+    /// What is not as it should be, whether new or not.
+    pub complaints: Vec<PolicyComplaint>,
+}
+
+/// A policy that is another than before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyChange {
+    /// Which policy.
+    pub policy: String,
+    /// What became of it.
+    pub change: Change,
+}
+
+/// What became of a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// It is asked from now on.
+    Added,
+    /// Another version is asked.
+    Replaced,
+    /// It is no longer asked.
+    Removed,
+}
+
+impl Change {
+    /// As the JSON has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Added => "added",
+            Self::Replaced => "replaced",
+            Self::Removed => "removed",
+        }
+    }
+}
+
+/// What is wrong with a policy's file, or with the folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyComplaint {
+    /// Which policy; none when it is the folder.
+    pub policy: Option<String>,
+    /// What is wrong, and what to do.
+    pub complaint: String,
+}
+
+/// Why the folder was not looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReloadError {
+    /// No folder is configured.
+    #[error("there is no policy folder, only the built-in policies: set policies.folder and restart the gate")]
+    NoFolder,
+    /// Too many wait for a look already.
+    #[error("many wait for a reload already: try again")]
+    Busy,
+    /// Nobody looks any more.
+    #[error("the policy folder is no longer followed: the gate stops, or must be restarted; its log says why")]
+    Ended,
+}
+
+/// A promise of a reload's outcome. Dropping it cancels nothing: the look goes on.
+pub type Reloading<'a> = Pin<Box<dyn Future<Output = Result<Reloaded, ReloadError>> + Send + 'a>>;
+
+/// Steers the policies of a running gate.
+pub trait PolicyControl: Debug + Send + Sync {
+    /// The policies now; never waits.
+    fn list(&self) -> Arc<PolicyList>;
+    /// Looks at the folder now. Those who ask while a look is under way share the one after it, so that each sees what
+    /// was in the folder when it asked.
+    fn reload(&self) -> Reloading<'_>;
+}
