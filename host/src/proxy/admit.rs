@@ -28,6 +28,9 @@ pub(super) fn admit(
     if !charges.is_empty() {
         reserve(parts, &charges, settlement)?;
     }
+    if read.row.charged {
+        settlement.expects(read.call.input_tokens);
+    }
     // The model is final now: the key's scope is asked once. Out of scope looks like unknown, so that nobody can list
     // by trying what they may not see; nothing was sent, so what was reserved is given back.
     if let Some(model) = &read.model

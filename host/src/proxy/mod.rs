@@ -9,6 +9,7 @@ mod authenticate;
 mod body;
 mod credential;
 mod forward;
+mod meter;
 mod read;
 mod receive;
 mod refusal;

@@ -42,6 +42,22 @@ struct RequestLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TokenLabels {
+    surface: &'static str,
+    direction: &'static str,
+    estimated: &'static str,
+}
+
+/// Which way tokens went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// To the model.
+    Input,
+    /// From the model.
+    Output,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PolicyLabels {
     policy: Arc<str>,
     hook: &'static str,
@@ -73,6 +89,7 @@ pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     in_flight: Gauge<i64, AtomicI64>,
+    tokens: Family<TokenLabels, Counter>,
     policy_seconds: Seconds,
     policy_faults: Family<FaultLabels, Counter>,
     backend_up: Family<BackendLabels, Gauge>,
@@ -86,6 +103,8 @@ impl Default for Metrics {
         registry.register("requests", "Calls that ended, by surface, operation and status class", requests.clone());
         let in_flight = Gauge::default();
         registry.register("requests_in_flight", "Calls in progress", in_flight.clone());
+        let tokens = Family::<TokenLabels, Counter>::default();
+        registry.register("tokens", "Tokens that models read and wrote, counted by them or estimated", tokens.clone());
         let policy_seconds = Seconds::new_with_constructor(|| Histogram::new(POLICY_BUCKETS));
         registry.register(
             "policy_call_duration_seconds",
@@ -97,7 +116,7 @@ impl Default for Metrics {
         let backend_up = Family::<BackendLabels, Gauge>::default();
         registry.register("backend_up", "Whether a backend answers its probe (1) or not (0)", backend_up.clone());
         let policy_meters = Mutex::default();
-        Self { registry, requests, in_flight, policy_seconds, policy_faults, backend_up, policy_meters }
+        Self { registry, requests, in_flight, tokens, policy_seconds, policy_faults, backend_up, policy_meters }
     }
 }
 
@@ -112,6 +131,16 @@ impl Metrics {
         self.in_flight.dec();
         let (surface, operation, status) = (surface.as_str(), operation.as_str(), status_class(status));
         self.requests.get_or_create(&RequestLabels { surface, operation, status }).inc();
+    }
+
+    /// A call took so many tokens.
+    pub fn tokens_took(&self, surface: Surface, direction: Direction, tokens: u64, is_estimated: bool) {
+        if tokens == 0 {
+            return;
+        }
+        let (surface, direction) = (surface.as_str(), direction.as_str());
+        let estimated = if is_estimated { "true" } else { "false" };
+        self.tokens.get_or_create(&TokenLabels { surface, direction, estimated }).inc_by(tokens);
     }
 
     /// A backend's health is known.
@@ -161,6 +190,15 @@ impl Debug for Metrics {
     }
 }
 
+impl Direction {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Input => "input",
+            Self::Output => "output",
+        }
+    }
+}
+
 fn status_class(status: u16) -> &'static str {
     match status {
         100..200 => "1xx",
@@ -181,12 +219,15 @@ mod tests {
         metrics.call_began();
         metrics.call_began();
         metrics.call_ended(Surface::OpenAi, Operation::Chat, 429);
+        metrics.tokens_took(Surface::Ollama, Direction::Input, 7, true);
+        metrics.tokens_took(Surface::Ollama, Direction::Output, 0, false);
         metrics.backend_is(&"gpu-1".into(), true);
         metrics.asked("api-key", Hook::Authenticate, Duration::from_micros(3), Some(FaultKind::Budget));
         let text = metrics.render();
         for line in [
             r#"tollgate_requests_total{surface="openai",operation="chat",status="4xx"} 1"#,
             "tollgate_requests_in_flight 1",
+            r#"tollgate_tokens_total{surface="ollama",direction="input",estimated="true"} 7"#,
             r#"tollgate_backend_up{backend="gpu-1"} 1"#,
             r#"tollgate_policy_faults_total{policy="api-key",hook="authenticate",kind="budget"} 1"#,
             r#"tollgate_policy_call_duration_seconds_bucket{le="0.000005",policy="api-key",hook="authenticate"} 1"#,
@@ -194,5 +235,6 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing in:\n{text}");
         }
+        assert!(!text.contains("output"), "nothing was written:\n{text}");
     }
 }

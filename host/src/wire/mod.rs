@@ -1,6 +1,10 @@
-//! Bytes on their way: bodies, bounded reading, errors with their causes, and which headers pass.
+//! Bytes on their way: bodies, bounded reading, streams of lines and events, errors with their causes, and which headers
+//! pass.
 
 pub mod body;
 pub mod bounded;
 pub mod causes;
 pub mod headers;
+pub mod ndjson;
+pub mod sse;
+pub mod tail;

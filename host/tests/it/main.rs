@@ -28,3 +28,4 @@ mod secrets;
 mod seed_defects;
 mod streaming;
 mod upstream_failure;
+mod usage;
