@@ -1,3 +1,5 @@
+//! What is read of whole streams, of broken ones, and of any cut of them.
+
 use proptest::prelude::{any, prop, prop_assert_eq, proptest};
 
 use super::{Counted, Framing, KEPT_BYTES, Reading, Usage};

@@ -1,3 +1,5 @@
+//! Events of streams as the standard has them, and of any cut of them.
+
 use std::borrow::Cow;
 
 use proptest::prelude::{Strategy, any, prop, prop_assert_eq, proptest};
