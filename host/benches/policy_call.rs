@@ -19,7 +19,7 @@ use tollgate::{
     },
     ports::{
         catalogue::NoBackends,
-        keys::{KeyRecord, KeyState, Proof, Scope},
+        keys::{KeyRecord, KeyState, Proof, Scope, User, UserState},
     },
     usage::metrics::Metrics,
     wasm::{BUILT_IN, Runtime, RuntimeConfig},
@@ -55,7 +55,7 @@ impl Subject {
         let start = Instant::now();
         let verdict = self.chains.authenticate(&exchange, &self.head, Some(&self.presented));
         let Ok(AuthenticateVerdict::Allow { subject, .. }) = verdict else { unreachable!("{verdict:?}") };
-        let principal = Principal { subject: subject.into(), user: self.key.user.clone() };
+        let principal = Principal { subject: subject.into(), user: self.key.user_name().map(Into::into) };
         let caller = exchange.note_caller(Caller { principal, key: Some(Arc::clone(&self.key)) });
         let verdict = self.chains.admit(&exchange, &self.call, &caller.principal);
         assert!(matches!(&verdict, Ok(AdmitVerdict::Admit(charges)) if charges.len() == 1), "{verdict:?}");
@@ -106,11 +106,17 @@ fn subject() -> Subject {
         key: Arc::new(KeyRecord {
             id: "kQ3v9ZpL0a".into(),
             name: "bench".into(),
-            user: Some("ann".into()),
+            user: Some(Arc::new(User {
+                name: "ann".into(),
+                state: UserState::Active,
+                attributes: Box::default(),
+                created_at_ms: 0,
+            })),
             state: KeyState::Active,
             expires_at_ms: None,
             requests_per_minute: None,
             scope: Scope::AllModels,
+            may_manage: false,
             attributes: Box::default(),
             created_at_ms: 0,
         }),

@@ -26,5 +26,6 @@ pub mod policy;
 pub mod ports;
 // 0: vocabulary
 pub mod clock;
+pub mod files;
 pub mod llm;
 pub mod wire;

@@ -1,6 +1,6 @@
 //! What goes on beside the calls: following the store, and asking backends how they are.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -11,7 +11,7 @@ use crate::{
     identity::{self, KeyTable},
     ports::store::Store,
     upstream::{backend::Backend, fleet::Fleet, probe},
-    usage::metrics::Metrics,
+    usage::{backend_gauges::BackendNumbers, metrics::Metrics},
     wire::causes::causes,
 };
 
@@ -33,7 +33,7 @@ pub(super) fn follow_keys(
             ticks.tick().await;
             let refreshed = timeout(STORE_PATIENCE, identity::refresh(store.as_ref(), &keys, &mut revision)).await;
             let failure = match refreshed {
-                Ok(Ok(())) => None,
+                Ok(Ok(_)) => None,
                 Ok(Err(error)) => Some(causes(&error)),
                 Err(_) => Some("it does not answer".to_owned()),
             };
@@ -49,58 +49,94 @@ pub(super) fn follow_keys(
     spawn_until(tasks, stop, work);
 }
 
+/// Lets the metrics see the backends.
+pub(super) fn measure_backends(fleet: &Arc<Fleet>, metrics: &Metrics) {
+    let fleet = Arc::clone(fleet);
+    metrics.backends_from(move || {
+        let numbers = |backend: Arc<Backend>| BackendNumbers {
+            name: Arc::clone(backend.name()),
+            is_up: backend.is_up(),
+            is_drained: backend.is_drained(),
+            in_flight: backend.in_flight(),
+        };
+        fleet.backends().into_iter().map(numbers).collect()
+    });
+}
+
 /// Asks every backend for the first time, all at once.
-pub(super) async fn look_at_all(fleet: &Arc<Fleet>, metrics: &Metrics) {
+pub(super) async fn look_at_all(fleet: &Arc<Fleet>) {
     let mut looking = tokio::task::JoinSet::new();
     for backend in fleet.backends() {
-        let (fleet, backend) = (Arc::clone(fleet), Arc::clone(backend));
-        looking.spawn(async move {
-            if probe::check(fleet.control(), &backend).await {
-                refresh(&fleet, &backend).await;
-            }
-        });
+        let fleet = Arc::clone(fleet);
+        looking.spawn(async move { first_look(&fleet, &backend).await });
     }
     looking.join_all().await;
-    for backend in fleet.backends() {
-        metrics.backend_is(backend.name(), backend.is_up());
-        if !backend.is_up() {
-            tracing::warn!(backend = &**backend.name(), url = %backend.url(), "the backend does not answer yet");
-        }
+}
+
+async fn first_look(fleet: &Fleet, backend: &Arc<Backend>) {
+    probe::check(fleet.control(), backend).await;
+    if backend.is_up() {
+        probe::refresh(fleet.control(), backend).await;
     }
 }
 
-/// Probes every backend on its own, and reads its lists when it comes back and every so often.
+/// Probes every backend on its own, and reads its lists when it comes back and every so often. Those that come later are
+/// looked at as soon as they are there; those that go are left alone from then on.
 pub(super) fn follow_backends(
     tasks: &TaskTracker,
     stop: &CancellationToken,
     config: &config::Upstream,
     fleet: &Arc<Fleet>,
-    metrics: &Arc<Metrics>,
 ) {
     let probes_a_refresh = config.refresh_interval.as_millis() / config.probe_interval.as_millis().max(1);
-    for backend in fleet.backends() {
-        let (fleet, backend, metrics) = (Arc::clone(fleet), Arc::clone(backend), Arc::clone(metrics));
-        let every = config.probe_interval;
-        spawn_until(tasks, stop, async move {
-            let mut ticks = ticks(every);
-            let mut since_refresh = 0;
-            loop {
-                ticks.tick().await;
-                let is_news = probe::check(fleet.control(), &backend).await;
-                metrics.backend_is(backend.name(), backend.is_up());
-                since_refresh += 1;
-                if backend.is_up() && (is_news || since_refresh >= probes_a_refresh) {
-                    refresh(&fleet, &backend).await;
-                    since_refresh = 0;
+    let rhythm = Rhythm { every: config.probe_interval, probes_a_refresh };
+    let (probes, until) = (tasks.clone(), stop.clone());
+    let fleet = Arc::clone(fleet);
+    spawn_until(tasks, stop, async move {
+        let mut changes = fleet.changes();
+        let mut followed = HashSet::new();
+        loop {
+            // From here on: what changes while this goes on is seen in the next round.
+            changes.mark_unchanged();
+            let present = fleet.backends();
+            followed.retain(|id| present.iter().any(|backend| backend.id() == *id));
+            for backend in present {
+                if followed.insert(backend.id()) {
+                    let (fleet, retired) = (Arc::clone(&fleet), backend.retired().clone());
+                    spawn_until(&probes, &until, async move {
+                        retired.run_until_cancelled(probe_for_ever(&fleet, &backend, rhythm)).await;
+                    });
                 }
             }
-        });
-    }
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    });
 }
 
-async fn refresh(fleet: &Fleet, backend: &Arc<Backend>) {
-    probe::refresh_models(Arc::clone(fleet.control()), Arc::clone(backend)).await;
-    probe::refresh_running(Arc::clone(fleet.control()), Arc::clone(backend)).await;
+/// How often a backend is asked.
+#[derive(Clone, Copy, Debug)]
+struct Rhythm {
+    every: Duration,
+    probes_a_refresh: u128,
+}
+
+async fn probe_for_ever(fleet: &Fleet, backend: &Arc<Backend>, rhythm: Rhythm) {
+    if !backend.was_probed() {
+        first_look(fleet, backend).await;
+    }
+    let mut ticks = ticks(rhythm.every);
+    let mut since_refresh = 0;
+    loop {
+        ticks.tick().await;
+        let is_news = probe::check(fleet.control(), backend).await;
+        since_refresh += 1;
+        if backend.is_up() && (is_news || since_refresh >= rhythm.probes_a_refresh) {
+            probe::refresh(fleet.control(), backend).await;
+            since_refresh = 0;
+        }
+    }
 }
 
 /// Ticks that don't bunch up after a pause; the first comes after one period.

@@ -4,7 +4,6 @@ use std::{
     io,
     net::SocketAddr,
     num::NonZeroUsize,
-    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -20,13 +19,20 @@ use crate::{
     admin::{Admin, Operations},
     clock::Clock,
     config::Config,
+    files,
     identity::{self, KeyTable, Pepper, PepperError, key_table::DEFAULT_TRUST},
     ports::store::{Store, StoreError},
     proxy::{Parts, Proxy, RequestBounds},
     quota::{Quota, QuotaBounds},
     server::{Bounds, Server},
     store::SqliteStore,
-    upstream::{client::Upstream, control::Control, fleet::Fleet},
+    upstream::{
+        client::Upstream,
+        control::Control,
+        fleet::Fleet,
+        resolver::Resolver,
+        trust::{TrustError, client_tls},
+    },
     usage::metrics::Metrics,
     wasm::{Runtime, RuntimeConfig, RuntimeError},
     wire::{bounded::BufferBudget, causes::causes},
@@ -63,6 +69,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// TLS towards backends can't be set up.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// The client for backends can't be made.
     #[error("the client for backends can't be made: {0}")]
     Client(String),
@@ -72,7 +81,7 @@ impl StartError {
     /// Whether what is wrong is in what the operator wrote, rather than in the machine.
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Policies(_) | Self::StateFolder { .. } | Self::Pepper(_) => true,
+            Self::Policies(_) | Self::StateFolder { .. } | Self::Pepper(_) | Self::Trust(_) => true,
             Self::Store(_) | Self::Runtime(_) | Self::Listen { .. } | Self::Client(_) => false,
         }
     }
@@ -81,15 +90,12 @@ impl StartError {
 /// Makes the state folder, for its owner alone.
 ///
 /// # Errors
-/// When it can't be made, or others can write to it.
+/// When it can't be made, or isn't this user's alone.
 fn state_folder(path: &Path) -> Result<(), StartError> {
     let refused = |reason: String| StartError::StateFolder { path: path.to_owned(), reason };
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| refused(error.to_string()))?;
-    let mode = std::fs::metadata(path).map_err(|error| refused(error.to_string()))?.mode();
-    if mode & 0o022 != 0 {
-        return Err(refused(format!("others can write to it; run: chmod go-w {}", path.display())));
-    }
-    Ok(())
+    files::make_folder(path).map_err(|error| refused(error.to_string()))?;
+    let found = std::fs::metadata(path).map_err(|error| refused(error.to_string()))?;
+    files::check_folder(path, &found).map_err(|exposed| refused(exposed.to_string()))
 }
 
 /// Opens the store of a configuration.
@@ -130,21 +136,14 @@ fn workers(config: &Config) -> usize {
 /// # Errors
 /// When the client that asks them can't be made.
 fn fleet(config: &Config, clock: &Clock, tasks: &TaskTracker) -> Result<Arc<Fleet>, StartError> {
-    let control = Control::new(&client_tls()?, config.upstream.probe_timeout)
-        .map_err(|error| StartError::Client(causes(&error)))?;
+    let control =
+        Control::new(&client_tls(config.upstream.ca.as_deref())?, resolver(config), config.upstream.probe_timeout)
+            .map_err(|error| StartError::Client(causes(&error)))?;
     Ok(Arc::new(Fleet::new(config, control, clock.clone(), tasks)))
 }
 
-/// TLS towards backends: the public web's certificate authorities.
-fn client_tls() -> Result<Arc<rustls::ClientConfig>, StartError> {
-    let roots = rustls::RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| StartError::Client(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(tls))
+fn resolver(config: &Config) -> Resolver {
+    Resolver::system(config.upstream.allow_link_local)
 }
 
 /// What a check builds: everything but listeners and tasks.
@@ -171,9 +170,13 @@ impl CheckedParts {
 }
 
 /// A new pepper would make every key of the store worthless, without a word.
-async fn refuse_lost_pepper(config: &Config, store: &dyn Store) -> Result<(), StartError> {
-    let is_lost = !config.state_dir.join("pepper").exists() && !store.keys().await?.is_empty();
-    if is_lost {
+///
+/// # Errors
+/// When there are keys, and no pepper to prove them.
+pub(crate) async fn refuse_lost_pepper(config: &Config, store: &dyn Store) -> Result<(), StartError> {
+    // In this order: another process makes the pepper before the first key.
+    let has_keys = !store.keys().await?.is_empty();
+    if has_keys && !config.state_dir.join("pepper").exists() {
         let reason = "it holds keys, but the file `pepper` that proves them is gone: put it back from a backup, or remove \
                       the store and create new keys";
         return Err(StartError::StateFolder { path: config.state_dir.clone(), reason: reason.to_owned() });
@@ -193,7 +196,8 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
     identity::refresh(store.as_ref(), &keys, &mut revision).await?;
 
     let fleet = fleet(&config, &clock, &serving)?;
-    background::look_at_all(&fleet, &metrics).await;
+    background::measure_backends(&fleet, &metrics);
+    background::look_at_all(&fleet).await;
     let policies = Policies::load(runtime(&config, &clock, &fleet)?, &config.policies, &clock, &metrics)?;
 
     let proxy = Arc::new(Proxy::new(Parts {
@@ -201,7 +205,7 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         keys: Arc::clone(&keys),
         quota: Arc::new(Quota::new(QuotaBounds::default())),
         fleet: Arc::clone(&fleet),
-        upstream: Upstream::new(&client_tls()?, config.upstream.connect_timeout, config.upstream.first_byte_timeout),
+        upstream: Upstream::new(&client_tls(config.upstream.ca.as_deref())?, resolver(&config), &config.upstream),
         metrics: Arc::clone(&metrics),
         buffers: BufferBudget::new(config.server.max_buffered),
         bounds: request_bounds(&config),
@@ -224,7 +228,7 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
     let (data_plane_address, admin_address) = (server.address(), admin.address());
 
     background::follow_keys(&serving, &stop, store, keys, revision);
-    background::follow_backends(&serving, &stop, &config.upstream, &fleet, &metrics);
+    background::follow_backends(&serving, &stop, &config.upstream, &fleet);
     super::watch::follow_policies(&serving, &stop, policies);
     serving.spawn(server.serve(stop.clone()));
     let (until, cut) = (stop_admin.clone(), cut_admin.clone());
@@ -237,6 +241,7 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
     Ok(App {
         data_plane: data_plane_address,
         admin: admin_address,
+        fleet,
         stop,
         stop_admin,
         cut_admin,
@@ -253,7 +258,9 @@ fn request_bounds(config: &Config) -> RequestBounds {
     RequestBounds {
         max_body: usize::try_from(config.server.max_body).unwrap_or(usize::MAX),
         body_idle: config.server.body_idle_timeout,
+        max_blob: config.server.max_blob,
         upstream_idle: config.upstream.idle_timeout,
+        management: config.upstream.management_timeout,
         allow_cloud: config.models.allow_cloud,
         expose_backend: config.server.expose_backend,
     }

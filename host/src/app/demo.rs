@@ -101,7 +101,8 @@ impl Demo {
             let server = SimulatedOllama::start(name, &models, &tasks, &stop).await?;
             let url = BackendUrl::parse(&format!("http://{}", server.address()), false)
                 .map_err(|error| io::Error::other(error.to_string()))?;
-            config.backends.push(config::Backend { name: name.to_owned(), url, kind: BackendKind::Ollama, weight: 1 });
+            let (name, kind) = (name.to_owned(), BackendKind::Ollama);
+            config.backends.push(config::Backend { name, url, kind, weight: 1, anthropic: false });
         }
         let key = create_key(&config, &state.0, &clock).await?;
         let app = App::start(config, clock).await?;
@@ -137,6 +138,7 @@ async fn create_key(config: &Config, state: &Path, clock: &Clock) -> Result<Fres
         user: None,
         requests_per_minute: None,
         scope: Scope::AllModels,
+        may_manage: false,
         attributes: Vec::new(),
         expires_at_ms: None,
         created_at_ms: clock.unix_ms(),

@@ -4,22 +4,23 @@
 
 mod background;
 mod build;
+pub mod declared;
 pub mod demo;
 mod folder;
 pub mod policies;
 mod simulated;
 mod watch;
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use build::open_store;
 pub use build::{CheckedParts, StartError};
+pub(crate) use build::{open_store, refuse_lost_pepper};
 pub use simulated::SimulatedOllama;
 
-use crate::{clock::Clock, config::Config};
+use crate::{clock::Clock, config::Config, upstream::fleet::Fleet};
 
 /// Time that answers of the operations listener get to finish when the gate stops.
 const ADMIN_PATIENCE: Duration = Duration::from_secs(1);
@@ -29,6 +30,7 @@ const ADMIN_PATIENCE: Duration = Duration::from_secs(1);
 pub struct App {
     data_plane: SocketAddr,
     admin: SocketAddr,
+    fleet: Arc<Fleet>,
     stop: CancellationToken,
     stop_admin: CancellationToken,
     cut_admin: CancellationToken,
@@ -53,6 +55,11 @@ impl App {
     /// Where operators look.
     pub fn admin(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// The backends, which may be changed while the gate serves.
+    pub fn fleet(&self) -> &Arc<Fleet> {
+        &self.fleet
     }
 
     /// Stops accepting, lets running calls finish within the drain time, and ends every task.

@@ -1,31 +1,28 @@
 //! `tollgate keys`: keys of callers, written to the store. A running gate takes a change within two seconds.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use clap::{Args, Subcommand};
-use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
     Format,
+    declared::{after, attribute, attributes, by_name, done, fits, moment, open, pepper, refused},
     output::{self, Failure},
-    serve::failure,
 };
 use crate::{
-    app,
-    clock::{Clock, saturating_ms},
+    clock::Clock,
     config::Config,
-    identity::{FreshKey, Pepper},
+    identity::FreshKey,
     llm::model_name::ModelName,
     ports::{
-        keys::{KeyRecord, KeyState, Scope},
-        store::{NewKey, Store, StoreError},
+        keys::{KeyRecord, KeyState, Scope, Standing},
+        store::{NewKey, Rotation, Store, StoredKey},
     },
-    wire::causes::causes,
 };
 
-/// Longest name of a key or a user, in characters: what the store takes.
-const MAX_NAME: usize = 200;
+/// How long two secrets may prove one key: a secret that nobody withdraws is what rotating is against.
+const OVERLAP_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeysCommand {
@@ -33,6 +30,8 @@ pub(super) enum KeysCommand {
     Create(Create),
     /// List keys; secrets are not known to anybody
     List,
+    /// Give a key a new secret and print it; name, limits, models and counters stay
+    Rotate(Rotate),
     /// Switch a key off; it can be enabled again
     Disable(Which),
     /// Switch a key on again
@@ -58,6 +57,9 @@ pub(super) struct Create {
     /// How long it is valid, e.g. 30d or 12h; without it for ever
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     expires: Option<Duration>,
+    /// Let it pull, delete, copy, create and push models, which changes backends
+    #[arg(long)]
+    manage: bool,
     /// A value that policies may ask for, e.g. groups=staff; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = attribute)]
     attribute: Vec<(String, String)>,
@@ -69,6 +71,15 @@ pub(super) struct Which {
     key: String,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct Rotate {
+    #[command(flatten)]
+    which: Which,
+    /// How long the present secret works beside the new one, at most 30d; 0s ends it at once
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = overlap)]
+    overlap: Duration,
+}
+
 /// A key as a list shows it.
 #[derive(Debug, Serialize)]
 struct Shown<'a> {
@@ -78,18 +89,23 @@ struct Shown<'a> {
     state: &'static str,
     requests_per_minute: Option<u64>,
     models: Option<Vec<&'a str>>,
+    may_manage: bool,
+    attributes: BTreeMap<&'a str, &'a [Box<str>]>,
+    /// Until when the secret before the last rotation works; none: it doesn't.
+    former_secret_until: Option<String>,
     expires_at: Option<String>,
     created_at: String,
 }
 
 pub(super) async fn answer(command: KeysCommand, config: &Config, format: Format) -> Result<(), Failure> {
-    let store = app::open_store(config).await.map_err(|error| failure(&error))?;
+    let store = open(config).await?;
     let answered = match command {
         KeysCommand::Create(create) => make(create, config, &store, format).await,
         KeysCommand::List => list(&store, format).await,
-        KeysCommand::Disable(which) => set(&store, &which, KeyState::Disabled).await,
-        KeysCommand::Enable(which) => set(&store, &which, KeyState::Active).await,
-        KeysCommand::Revoke(which) => set(&store, &which, KeyState::Revoked).await,
+        KeysCommand::Rotate(rotate) => renew(rotate, config, &store, format).await,
+        KeysCommand::Disable(which) => set(&store, &which, KeyState::Disabled, format).await,
+        KeysCommand::Enable(which) => set(&store, &which, KeyState::Active, format).await,
+        KeysCommand::Revoke(which) => set(&store, &which, KeyState::Revoked, format).await,
     };
     store.close().await;
     answered
@@ -103,35 +119,82 @@ async fn make(create: Create, config: &Config, store: &dyn Store, format: Format
     let now_ms = Clock::system().unix_ms();
     let expires_at_ms = match create.expires {
         Some(Duration::ZERO) => return Err(Failure::usage("--expires must be longer than no time; write 30d or 12h")),
-        Some(valid) => Some(end(now_ms, valid)?),
+        Some(valid) => Some(after(now_ms, valid).ok_or_else(|| {
+            Failure::usage("--expires leads past the year 9999; leave it out for a key without an end")
+        })?),
         None => None,
     };
-    let pepper = Pepper::load_or_create(&config.state_dir).map_err(|error| Failure::configuration(causes(&error)))?;
+    let scope = scope(&create.models)?;
+    let pepper = pepper(config, store).await?;
     let key = FreshKey::generate().map_err(|error| Failure::failed(error.to_string()))?;
     let new = NewKey {
         id: key.id().to_owned(),
         name: create.name,
         user: create.user,
         requests_per_minute: create.rpm,
-        scope: scope(&create.models)?,
+        scope,
+        may_manage: create.manage,
         attributes: attributes(create.attribute),
         expires_at_ms,
         created_at_ms: now_ms,
         hash: pepper.hash(key.id(), key.secret()),
     };
-    store.create_key(new).await.map_err(|error| store_failure(&error))?;
+    store.create_key(new).await.map_err(|error| refused(&error))?;
     if format == Format::Json {
         return output::json(&serde_json::json!({ "id": key.id(), "key": key.text() }));
     }
+    print_key(&key);
+    Ok(())
+}
+
+async fn renew(rotate: Rotate, config: &Config, store: &dyn Store, format: Format) -> Result<(), Failure> {
+    let now_ms = Clock::system().unix_ms();
+    let former_until_ms = match rotate.overlap {
+        Duration::ZERO => None,
+        overlap => after(now_ms, overlap),
+    };
+    let record = store.key(&rotate.which.key).await.map_err(|error| refused(&error))?.record;
+    let pepper = pepper(config, store).await?;
+    let key = FreshKey::renew(&record.id).map_err(|error| Failure::failed(error.to_string()))?.ok_or_else(|| {
+        Failure::failed(format!("the id '{}' can't be part of a key: create a new key instead", record.id))
+    })?;
+    let rotation =
+        Rotation { id: key.id().to_owned(), hash: pepper.hash(key.id(), key.secret()), now_ms, former_until_ms };
+    let rotated = store.rotate_key(rotation).await.map_err(|error| refused(&error))?;
+    let former_secret_until = former_until_ms.map(moment);
+    if format == Format::Json {
+        return output::json(&serde_json::json!({
+            "id": key.id(),
+            "key": key.text(),
+            "former_secret_until": former_secret_until,
+            "ended_earlier_secret": rotated.has_ended_former,
+        }));
+    }
+    if rotated.has_ended_former {
+        output::note("The key was rotated a short while ago: the secret before that one ends now.");
+    }
+    match record.standing(now_ms) {
+        Standing::Active => {}
+        other => output::note(&format!("The key is {}, and stays so with its new secret.", other.as_str())),
+    }
+    match former_secret_until {
+        Some(until) => done(&format!("The secret that it has had until now works until {until}, beside the new one")),
+        None => done("The secret that it has had until now ends at once"),
+    }
+    print_key(&key);
+    Ok(())
+}
+
+/// The one place that prints a secret: alone on its line.
+fn print_key(key: &FreshKey) {
     output::note("This key is shown once; keep it somewhere safe:");
     output::result(key.text());
-    Ok(())
 }
 
 async fn list(store: &dyn Store, format: Format) -> Result<(), Failure> {
     let now_ms = Clock::system().unix_ms();
-    let keys = store.keys().await.map_err(|error| store_failure(&error))?;
-    let shown: Vec<Shown<'_>> = keys.iter().map(|key| shown(&key.record, now_ms)).collect();
+    let keys = store.keys().await.map_err(|error| refused(&error))?;
+    let shown: Vec<Shown<'_>> = keys.iter().map(|key| shown(key, now_ms)).collect();
     if format == Format::Json {
         return output::json(&shown);
     }
@@ -144,59 +207,50 @@ async fn list(store: &dyn Store, format: Format) -> Result<(), Failure> {
             key.state.to_owned(),
             key.requests_per_minute.map_or_else(dash, |limit| limit.to_string()),
             key.models.map_or_else(|| "all".to_owned(), |models| models.join(",")),
+            if key.may_manage { "yes".to_owned() } else { dash() },
             key.expires_at.unwrap_or_else(dash),
         ]
     });
-    output::table(&["ID", "NAME", "USER", "STATE", "RPM", "MODELS", "EXPIRES"], rows.collect());
+    output::table(&["ID", "NAME", "USER", "STATE", "RPM", "MODELS", "MANAGE", "EXPIRES"], rows.collect());
     Ok(())
 }
 
-async fn set(store: &dyn Store, which: &Which, state: KeyState) -> Result<(), Failure> {
-    let id = store.set_key_state(&which.key, state).await.map_err(|error| store_failure(&error))?;
-    output::note(&format!("key {id} is {} now; a running gate takes this within two seconds", state.as_str()));
-    Ok(())
+async fn set(store: &dyn Store, which: &Which, state: KeyState, format: Format) -> Result<(), Failure> {
+    let id = store.set_key_state(&which.key, state).await.map_err(|error| refused(&error))?;
+    let key = store.key(&id).await.map_err(|error| refused(&error))?;
+    done(&format!("key {id} is {} now", state.as_str()));
+    let user = key.record.user_name().filter(|_| state == KeyState::Active && key.record.is_of_disabled_user());
+    if let Some(user) = user {
+        output::note(&format!("its user '{user}' is disabled, so it stays refused: run `tollgate users enable`"));
+    }
+    match format {
+        Format::Json => output::json(&shown(&key, Clock::system().unix_ms())),
+        Format::Table => Ok(()),
+    }
 }
 
-fn shown(key: &KeyRecord, now_ms: u64) -> Shown<'_> {
-    let models = match &key.scope {
+fn shown(key: &StoredKey, now_ms: u64) -> Shown<'_> {
+    let StoredKey { record, former, .. } = key;
+    Shown {
+        id: &record.id,
+        name: &record.name,
+        user: record.user_name(),
+        state: record.standing(now_ms).as_str(),
+        requests_per_minute: record.requests_per_minute,
+        models: models(record),
+        may_manage: record.may_manage,
+        attributes: by_name(&record.attributes),
+        former_secret_until: former.filter(|former| former.until_ms > now_ms).map(|former| moment(former.until_ms)),
+        expires_at: record.expires_at_ms.map(moment),
+        created_at: moment(record.created_at_ms),
+    }
+}
+
+fn models(key: &KeyRecord) -> Option<Vec<&str>> {
+    match &key.scope {
         Scope::AllModels => None,
         Scope::Models(names) => Some(names.iter().map(|name| &**name).collect()),
-    };
-    Shown {
-        id: &key.id,
-        name: &key.name,
-        user: key.user.as_deref(),
-        state: key.standing(now_ms).as_str(),
-        requests_per_minute: key.requests_per_minute,
-        models,
-        expires_at: key.expires_at_ms.map(moment),
-        created_at: moment(key.created_at_ms),
     }
-}
-
-/// A moment as RFC 3339, to the second.
-fn moment(unix_ms: u64) -> String {
-    let moment = i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms - ms.rem_euclid(1000)).ok());
-    moment.map_or_else(|| unix_ms.to_string(), |moment| moment.to_string())
-}
-
-fn end(now_ms: u64, valid: Duration) -> Result<u64, Failure> {
-    let end = now_ms.saturating_add(saturating_ms(valid));
-    let is_a_date = i64::try_from(end).is_ok_and(|end| Timestamp::from_millisecond(end).is_ok());
-    if is_a_date {
-        Ok(end)
-    } else {
-        Err(Failure::usage("--expires leads past the year 9999; leave it out for a key without an end"))
-    }
-}
-
-fn fits(flag: &str, name: &str) -> Result<(), Failure> {
-    if !matches!(name.chars().count(), 1..=MAX_NAME) || name.chars().any(char::is_control) {
-        return Err(Failure::usage(format!(
-            "{flag} takes 1 to {MAX_NAME} characters, none of them a control character"
-        )));
-    }
-    Ok(())
 }
 
 fn scope(models: &[String]) -> Result<Scope, Failure> {
@@ -213,33 +267,11 @@ fn scope(models: &[String]) -> Result<Scope, Failure> {
     Ok(Scope::Models(names.into()))
 }
 
-/// Values of one name come together, in the order given.
-fn attributes(pairs: Vec<(String, String)>) -> Vec<(String, Vec<String>)> {
-    let mut attributes: Vec<(String, Vec<String>)> = Vec::new();
-    for (name, value) in pairs {
-        match attributes.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, values)) => values.push(value),
-            None => attributes.push((name, vec![value])),
-        }
+fn overlap(text: &str) -> Result<Duration, String> {
+    // humantime wants a unit; no time needs none.
+    let time = if text == "0" { Duration::ZERO } else { humantime::parse_duration(text).map_err(|e| e.to_string())? };
+    if time > OVERLAP_MAX {
+        return Err("at most 30d: after that only the new secret should be in use".to_owned());
     }
-    attributes
-}
-
-fn attribute(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("write it as NAME=VALUE".to_owned()),
-    }
-}
-
-fn store_failure(error: &StoreError) -> Failure {
-    match error {
-        StoreError::Database(_) => Failure::try_again(causes(error)),
-        StoreError::Unreadable { .. }
-        | StoreError::Refused(_)
-        | StoreError::NameTaken { .. }
-        | StoreError::NoSuchKey { .. }
-        | StoreError::Ambiguous { .. }
-        | StoreError::Revoked { .. } => Failure::failed(causes(error)),
-    }
+    Ok(time)
 }

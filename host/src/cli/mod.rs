@@ -1,12 +1,15 @@
 //! The command line: what is asked for, and how it is answered. Results go to stdout, everything else to stderr.
 
+mod backends;
 mod check;
+mod declared;
 mod demo;
 mod keys;
 mod logging;
 mod output;
 mod policy;
 mod serve;
+mod users;
 
 use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode};
 
@@ -56,6 +59,12 @@ enum Command {
     /// Keys of callers
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Users, who own keys
+    #[command(subcommand)]
+    Users(users::UsersCommand),
+    /// Backends beside those of the configuration, and draining
+    #[command(subcommand)]
+    Backends(backends::BackendsCommand),
     /// Policy files
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -83,8 +92,8 @@ fn answer(cli: Cli, environment: Vec<(String, String)>) -> Result<(), Failure> {
         return policy::answer(command, cli.output);
     }
     let config = config(cli.config, cli.set, environment)?;
-    // The demo brings its own backends.
-    if !matches!(cli.command, Command::Demo) {
+    // The demo brings its own backends, and commands on the store go to none.
+    if matches!(cli.command, Command::Serve | Command::Check) {
         config.warnings().iter().for_each(|warning| output::note(&format!("note: {warning}")));
     }
     let threads = config.server.threads;
@@ -99,6 +108,10 @@ fn answer(cli: Cli, environment: Vec<(String, String)>) -> Result<(), Failure> {
         }
         Command::Check => runtime(threads)?.block_on(check::check(&config)),
         Command::Keys(command) => runtime(NonZeroUsize::new(1))?.block_on(keys::answer(command, &config, cli.output)),
+        Command::Users(command) => runtime(NonZeroUsize::new(1))?.block_on(users::answer(command, &config, cli.output)),
+        Command::Backends(command) => {
+            runtime(NonZeroUsize::new(1))?.block_on(backends::answer(command, &config, cli.output))
+        }
         Command::Policy(_) => Ok(()),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A `BackendUrl` holds no secret and can be printed. Two spellings of one address compare equal: the host is lower
 //! case, an IP address is in its usual form, and the scheme's own port is left out. What a *name* resolves to is not
-//! known here, and not looked at later: who writes names of backends is trusted to know where they lead.
+//! known here: it is looked at with each connection, by the rule that stands here.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

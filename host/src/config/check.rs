@@ -25,9 +25,10 @@ use super::values::{self, Checked};
 const DURATIONS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 60 * 60);
 const CPU_BUDGETS: RangeInclusive<Duration> = Duration::from_micros(100)..=Duration::from_millis(100);
 const BACKENDS_MAX: usize = 1024;
+pub(super) const WEIGHTS: RangeInclusive<u64> = 1..=1000;
 const MASKED_HEADERS_MAX: usize = 64;
 
-const KINDS: &[(&str, BackendKind)] = &[("ollama", BackendKind::Ollama), ("openai", BackendKind::OpenAi)];
+pub(super) const KINDS: &[(&str, BackendKind)] = &[("ollama", BackendKind::Ollama), ("openai", BackendKind::OpenAi)];
 const FORMATS: &[(&str, LogFormat)] =
     &[("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
 const LEVELS: &[(&str, &str)] =
@@ -76,6 +77,7 @@ fn server(keys: &mut Section<'_>) -> Server {
         body_idle_timeout: keys.or("body_idle_timeout", Duration::from_secs(30), duration()),
         max_body: keys.or("max_body", 32 * MIB, values::size(KIB..=GIB)),
         max_buffered: keys.or("max_buffered", 512 * MIB, values::size(KIB..=TIB)),
+        max_blob: keys.or("max_blob", 64 * GIB, values::size(KIB..=TIB)),
         expose_backend: keys.or("expose_backend", true, values::boolean),
         drain_timeout: keys.or("drain_timeout", Duration::from_secs(60), duration()),
     }
@@ -147,10 +149,12 @@ fn upstream(keys: &mut Section<'_>) -> Upstream {
         connect_timeout: duration("connect_timeout", 5),
         first_byte_timeout: duration("first_byte_timeout", 300),
         idle_timeout: duration("idle_timeout", 120),
+        management_timeout: duration("management_timeout", 30 * 60),
         probe_interval: duration("probe_interval", 5),
         probe_timeout: duration("probe_timeout", 2),
         refresh_interval: duration("refresh_interval", 60),
         allow_link_local: keys.or("allow_link_local", false, values::boolean),
+        ca: keys.optional("ca", values::path).map(|path| keys.resolve("ca", &path)),
     }
 }
 
@@ -161,13 +165,18 @@ fn backends(root: &mut Section<'_>, allow_link_local: bool) -> Vec<Backend> {
         let name = keys.required("name", |value| names.first(index, backend_name(value)?, "name"));
         let url = keys.required("url", |value| urls.first(index, backend_url(value, allow_link_local)?, "URL"));
         let kind = keys.or("kind", BackendKind::default(), values::choice(KINDS));
-        let weight = keys.or("weight", 1, values::whole(1..=1000));
+        let weight = keys.or("weight", 1, values::whole(WEIGHTS));
+        let anthropic = keys.or("anthropic", false, values::boolean);
+        if anthropic && kind == BackendKind::Ollama {
+            let complaint = Complaint::new("is for backends of kind \"openai\"");
+            keys.complain("anthropic", complaint.with_hint("leave it out: an ollama backend tells its version"));
+        }
         index += 1;
-        Some(Backend { name: name?, url: url?, kind, weight })
+        Some(Backend { name: name?, url: url?, kind, weight, anthropic })
     })
 }
 
-fn backend_name(value: &Value) -> Checked<String> {
+pub(super) fn backend_name(value: &Value) -> Checked<String> {
     let name = values::text(value)?;
     let is_plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
     if is_plain && !name.starts_with('-') && name.len() <= 32 {
@@ -177,7 +186,7 @@ fn backend_name(value: &Value) -> Checked<String> {
     Err(complaint.with_hint("choose a name like \"gpu-1\""))
 }
 
-fn backend_url(value: &Value, allow_link_local: bool) -> Checked<BackendUrl> {
+pub(super) fn backend_url(value: &Value, allow_link_local: bool) -> Checked<BackendUrl> {
     BackendUrl::parse(&values::text(value)?, allow_link_local).map_err(|error| {
         let hint = match error {
             BackendUrlError::LinkLocal => "set upstream.allow_link_local = true if this is meant",

@@ -8,6 +8,7 @@
 
 mod backend_url;
 mod check;
+mod declared;
 mod error;
 mod reader;
 pub mod sections;
@@ -20,6 +21,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 pub use backend_url::{BackendUrl, BackendUrlError, is_link_local};
+pub use declared::BackendProblem;
 pub use error::{ConfigErrors, Problem};
 pub use sections::{Admin, Backend, BackendKind, Limits, Log, LogFormat, Models, Policies, Server, Store, Upstream};
 pub use sources::Sources;
@@ -74,7 +76,10 @@ impl Config {
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.backends.is_empty() {
-            warnings.push("no backends are configured, so every call to a model will be refused".to_owned());
+            warnings.push(
+                "no backends are configured: calls to models are refused unless `tollgate backends add` has added some"
+                    .to_owned(),
+            );
         }
         warnings
     }

@@ -30,6 +30,9 @@ pub struct Server {
     /// Most bytes of bodies held at a time over all calls, up to `1TiB` and not less than `max_body`. Default
     /// `512MiB`.
     pub max_buffered: u64,
+    /// Largest blob that a key which may manage can upload, in bytes, `1KiB` to `1TiB`; it passes through and is never
+    /// held. Default `64GiB`.
+    pub max_blob: u64,
     /// Whether responses name their backend in `x-tollgate-backend`. Default true.
     pub expose_backend: bool,
     /// Time that running calls get to finish when tollgate stops. Default `60s`.
@@ -82,12 +85,15 @@ pub struct Models {
 /// How backends are talked to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
-    /// Time to connect to a backend. Default `5s`.
+    /// Time until a connection to a backend can be used: resolving its name, connecting and shaking hands. Default `5s`.
     pub connect_timeout: Duration,
     /// Time from sending a request, connecting included, to the first byte of the answer: a model may have to be loaded. Default `300s`.
     pub first_byte_timeout: Duration,
     /// Longest pause within an answer, from the backend or in the caller's taking it. Default `120s`.
     pub idle_timeout: Duration,
+    /// The same, and the time to the first byte, for what changes a backend (pull, create and the like): a large model is
+    /// verified or converted without a word. Default `30m`.
+    pub management_timeout: Duration,
     /// Time between two health probes of a backend. Default `5s`.
     pub probe_interval: Duration,
     /// Time for the answer to a probe. Default `2s`.
@@ -95,8 +101,10 @@ pub struct Upstream {
     /// Time between two readings of a backend's list of models. Default `60s`.
     pub refresh_interval: Duration,
     /// Whether backends may have link-local and instance-metadata addresses. Unsafe: clouds serve machine credentials
-    /// there. Default false.
+    /// there. Holds for what their names lead to as well. Default false.
     pub allow_link_local: bool,
+    /// PEM file with the authorities that certify backends on TLS, besides those of the public web. Default: none.
+    pub ca: Option<PathBuf>,
 }
 
 /// One LLM server.
@@ -110,12 +118,16 @@ pub struct Backend {
     pub kind: BackendKind,
     /// What policies are told as its weight, 1 to 1000; the built-in `round-robin` takes backends in turn. Default 1.
     pub weight: u32,
+    /// Whether an `openai` server answers `/v1/messages` in Anthropic's API too, as vLLM and llama.cpp's server do in
+    /// newer versions. An `ollama` server is asked for its version instead. Default false.
+    pub anthropic: bool,
 }
 
 /// What a backend speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BackendKind {
-    /// `ollama`: Ollama's own API and its OpenAI-compatible one; model names as Ollama reads them.
+    /// `ollama`: Ollama's own API and, as far as its version has them, OpenAI's and Anthropic's; model names as Ollama reads
+    /// them.
     #[default]
     Ollama,
     /// `openai`: the OpenAI API; model names are exact and case-sensitive.

@@ -79,6 +79,7 @@ fn without_any_source_every_key_has_its_default() {
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:8081");
     assert_eq!((config.server.max_body, config.server.max_buffered), (33_554_432, 536_870_912));
+    assert_eq!((config.server.max_blob, config.upstream.management_timeout), (64 << 30, Duration::from_secs(1800)));
     assert_eq!(config.policies.cpu_budget, Duration::from_millis(2));
     assert_eq!(config.limits.requests_per_minute.get(), 100);
     assert!(config.server.expose_backend && !config.models.allow_cloud && !config.upstream.allow_link_local);
@@ -98,6 +99,7 @@ fn a_full_file_is_read_key_by_key() {
         body_idle_timeout = "2s"
         max_body = "64KiB"
         max_buffered = 65536
+        max_blob = "1TiB"
         expose_backend = false
         drain_timeout = "1m 5s"
         [admin]
@@ -117,6 +119,7 @@ fn a_full_file_is_read_key_by_key() {
         connect_timeout = "1ms"
         first_byte_timeout = "1day"
         idle_timeout = "3s"
+        management_timeout = "1h"
         probe_interval = "4s"
         probe_timeout = "5s"
         refresh_interval = "6s"
@@ -129,6 +132,7 @@ fn a_full_file_is_read_key_by_key() {
         url = "https://llm.example/openai"
         kind = "openai"
         weight = 1000
+        anthropic = true
         [log]
         level = "debug"
         format = "json"
@@ -140,6 +144,8 @@ fn a_full_file_is_read_key_by_key() {
     assert_eq!(config.store.path, Path::new("/srv/keys.db"));
     assert_eq!(config.server.threads.map(usize::from), Some(4));
     assert_eq!((config.server.max_body, config.server.max_buffered), (65_536, 65_536));
+    assert_eq!((config.server.max_blob, config.upstream.management_timeout), (1 << 40, Duration::from_secs(3600)));
+    assert_eq!(config.backends.iter().map(|backend| backend.anthropic).collect::<Vec<_>>(), [false, true]);
     assert_eq!(config.server.drain_timeout, Duration::from_secs(65));
     assert_eq!(config.policies.folder, Some(setup.path("policies.d")));
     assert_eq!((config.policies.cpu_budget, config.policies.memory), (Duration::from_micros(500), 1_572_864));
@@ -339,6 +345,15 @@ fn one_of_a_few_names_has_to_be_one_of_them() {
         "log.level (tollgate.toml): must be one of \"error\", \"warn\", \"info\", \"debug\", \"trace\"; did you mean \"info\"?",
     );
     check("[log]\nformat = \"xml\"", "log.format (tollgate.toml): must be one of \"auto\", \"text\", \"json\"");
+}
+
+#[test]
+fn an_ollama_backend_is_asked_what_it_speaks() {
+    check(
+        "[[backends]]\nname = \"a\"\nurl = \"http://a\"\nanthropic = true",
+        "backends[0].anthropic (tollgate.toml): is for backends of kind \"openai\"; leave it out",
+    );
+    check("[server]\nmax_blob = \"2TiB\"", "server.max_blob (tollgate.toml): out of range");
 }
 
 #[test]

@@ -80,9 +80,22 @@ impl FreshKey {
     /// # Errors
     /// When the system has no randomness to give.
     pub fn generate() -> Result<Self, NoRandomness> {
+        Self::with_id(random_id()?)
+    }
+
+    /// Makes a new secret for the key of this id, and so another text for the same key. None when the id has not the
+    /// shape of one.
+    ///
+    /// # Errors
+    /// When the system has no randomness to give.
+    pub fn renew(id: &str) -> Result<Option<Self>, NoRandomness> {
+        if is_id(id) { Self::with_id(id.to_owned()).map(Some) } else { Ok(None) }
+    }
+
+    fn with_id(id: String) -> Result<Self, NoRandomness> {
         let mut secret = [0; 32];
         rand::fill(&mut secret).map_err(|_| NoRandomness)?;
-        let (id, secret) = (random_id()?, base62(secret));
+        let secret = base62(secret);
         let body = format!("{PREFIX}{id}_{secret}");
         let crc = crc_digits(&body).map(char::from);
         let text = body.chars().chain(crc).collect();
@@ -234,6 +247,18 @@ mod tests {
         assert_eq!((key.text().len(), key.id().len(), key.secret().len()), (63, 10, 43));
         assert!(key.text().starts_with(&format!("op_{}_{}", key.id(), key.secret())));
         assert_eq!(looks_like_key(key.text()), Some(key.id()));
+    }
+
+    #[test]
+    fn a_renewed_key_has_the_same_id_and_another_secret() {
+        let key = FreshKey::generate().unwrap();
+        let renewed = FreshKey::renew(key.id()).unwrap().unwrap();
+        let parsed = ParsedKey::parse(renewed.text()).unwrap();
+        assert_eq!((parsed.id(), parsed.secret()), (key.id(), renewed.secret()));
+        assert_ne!(renewed.secret(), key.secret());
+        for id in ["", "short", "012345678_", "01234567890", "012345678é"] {
+            assert!(FreshKey::renew(id).unwrap().is_none(), "{id}");
+        }
     }
 
     #[test]

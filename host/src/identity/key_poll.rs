@@ -8,24 +8,27 @@ use crate::ports::store::{Store, StoreError};
 /// before the reading began, however long it took. `last` starts as none and belongs to this table alone.
 ///
 /// The revision is read before the keys: a change between the two is found again at the next step, and none is missed.
+/// Answers whether the revision is another: then whoever follows something else of the store reads that anew too, and
+/// if this fails, once more at the next step.
 ///
 /// # Errors
 /// As the store's; the table keeps what it had, and ages.
-pub async fn refresh(store: &dyn Store, table: &KeyTable, last: &mut Option<i64>) -> Result<(), StoreError> {
+pub async fn refresh(store: &dyn Store, table: &KeyTable, last: &mut Option<i64>) -> Result<bool, StoreError> {
     let read_at_ms = table.now_ms();
     let revision = store.revision().await?;
     if *last == Some(revision) {
         table.confirm_as_of(read_at_ms);
-        return Ok(());
+        return Ok(false);
     }
     table.replace_as_of(read_at_ms, store.keys().await?);
     *last = Some(revision);
-    Ok(())
+    Ok(true)
 }
 
 #[cfg(test)]
 mod tests {
     use std::{
+        fmt::Debug,
         sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
         time::Duration,
     };
@@ -35,8 +38,11 @@ mod tests {
         clock::{Clock, Hand},
         identity::{key_table::DEFAULT_TRUST, pepper::Pepper},
         ports::{
-            keys::{KeyRecord, KeyState, Scope},
-            store::{Answer, NewKey, StoredKey},
+            keys::{KeyRecord, KeyState, Scope, UserState},
+            store::{
+                Answer, Declared, NewAttributes, NewKey, NewUser, Rotated, Rotation, StoredBackend, StoredKey,
+                StoredUser,
+            },
         },
     };
 
@@ -73,21 +79,77 @@ mod tests {
                     expires_at_ms: None,
                     requests_per_minute: None,
                     scope: Scope::AllModels,
+                    may_manage: false,
                     attributes: Box::default(),
                     created_at_ms: 0,
                 },
                 hash: [0; 32],
+                former: None,
             };
             self.answer((0..self.revision.load(Ordering::Relaxed)).map(key).collect())
         }
 
-        fn create_key(&self, _key: NewKey) -> Answer<'_, ()> {
-            self.answer(())
+        fn key<'a>(&'a self, key: &'a str) -> Answer<'a, StoredKey> {
+            unused(key)
         }
 
-        fn set_key_state<'a>(&'a self, key: &'a str, _state: KeyState) -> Answer<'a, String> {
-            self.answer(key.to_owned())
+        fn create_key(&self, key: NewKey) -> Answer<'_, ()> {
+            unused(key)
         }
+
+        fn set_key_state<'a>(&'a self, key: &'a str, state: KeyState) -> Answer<'a, String> {
+            unused((key, state))
+        }
+
+        fn rotate_key(&self, rotation: Rotation) -> Answer<'_, Rotated> {
+            unused(rotation)
+        }
+
+        fn users(&self) -> Answer<'_, Vec<StoredUser>> {
+            unused(())
+        }
+
+        fn create_user(&self, user: NewUser) -> Answer<'_, ()> {
+            unused(user)
+        }
+
+        fn set_user_state<'a>(&'a self, user: &'a str, state: UserState) -> Answer<'a, ()> {
+            unused((user, state))
+        }
+
+        fn set_user_attributes<'a>(&'a self, user: &'a str, changes: NewAttributes) -> Answer<'a, ()> {
+            unused((user, changes))
+        }
+
+        fn remove_user<'a>(&'a self, user: &'a str) -> Answer<'a, ()> {
+            unused(user)
+        }
+
+        fn declared_backends(&self) -> Answer<'_, Declared> {
+            unused(())
+        }
+
+        fn add_backend(&self, backend: StoredBackend) -> Answer<'_, ()> {
+            unused(backend)
+        }
+
+        fn remove_backend<'a>(&'a self, name: &'a str) -> Answer<'a, ()> {
+            unused(name)
+        }
+
+        fn set_backend_drained<'a>(
+            &'a self,
+            name: &'a str,
+            is_drained: bool,
+            configured: &'a [String],
+        ) -> Answer<'a, ()> {
+            unused((name, is_drained, configured))
+        }
+    }
+
+    /// What following keys never asks for.
+    fn unused<'a, T>(asked: impl Debug) -> Answer<'a, T> {
+        panic!("the key poll asked for {asked:?}")
     }
 
     fn fake(revision: i64) -> (Fake, KeyTable) {
@@ -103,7 +165,8 @@ mod tests {
         let mut last = None;
         let mut step = async |revision: i64, keys_read: u64| {
             store.revision.store(revision, Ordering::Relaxed);
-            refresh(&store, &table, &mut last).await.unwrap();
+            let has_changed = last != Some(revision);
+            assert_eq!(refresh(&store, &table, &mut last).await.unwrap(), has_changed);
             assert_eq!(
                 (table.len(), store.keys_read.load(Ordering::Relaxed)),
                 (usize::try_from(revision).unwrap(), keys_read)

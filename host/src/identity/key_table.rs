@@ -25,7 +25,7 @@ use crate::{
     clock::Clock,
     ports::{
         keys::{KeyRecord, Proof},
-        store::{SecretHash, StoredKey},
+        store::{FormerSecret, SecretHash, StoredKey},
     },
 };
 
@@ -39,11 +39,13 @@ const NEVER: u64 = 0;
 const NO_ID: &str = "0000000000";
 const NO_SECRET: &str = "0000000000000000000000000000000000000000000";
 const NO_HASH: SecretHash = [0; 32];
+const NO_FORMER: FormerSecret = FormerSecret { hash: NO_HASH, until_ms: 0 };
 
 /// A key and what proves it.
 struct Entry {
     record: Arc<KeyRecord>,
     hash: SecretHash,
+    former: FormerSecret,
 }
 
 /// All keys of the store, revoked ones too, as they were when the store was last read.
@@ -75,7 +77,10 @@ impl KeyTable {
 
     /// As [`Self::replace`], for keys that were true at an earlier time of [`Self::now_ms`].
     pub(super) fn replace_as_of(&self, read_at_ms: u64, keys: Vec<StoredKey>) {
-        let entry = |StoredKey { record, hash }| (record.id.clone(), Entry { record: Arc::new(record), hash });
+        let entry = |StoredKey { record, hash, former }| {
+            let former = former.unwrap_or(NO_FORMER);
+            (record.id.clone(), Entry { record: Arc::new(record), hash, former })
+        };
         self.keys.store(Arc::new(keys.into_iter().map(entry).collect()));
         self.confirmed.fetch_max(read_at_ms.saturating_add(1), Ordering::AcqRel);
     }
@@ -92,8 +97,8 @@ impl KeyTable {
         self.clock.monotonic_ms()
     }
 
-    /// Whether a credential is a key, and whose. An unknown id, a wrong secret and a mangled text all cost one hash and
-    /// one comparison, and answer alike.
+    /// Whether a credential is a key, and whose. Whatever comes of it costs one hash and two comparisons: with the key's
+    /// secret and with the one before its last rotation. An unknown id, a wrong secret and a mangled text answer alike.
     pub fn prove(&self, credential: &str) -> Proof {
         if looks_like_key(credential).is_none() {
             return Proof::NotAKey;
@@ -106,10 +111,12 @@ impl KeyTable {
         let keys = self.keys.load();
         let entry = keys.get(id);
         let presented = self.pepper.hash(id, secret);
-        let expected = entry.map_or(&NO_HASH, |entry| &entry.hash);
-        let is_equal = verify_slices_are_equal(&presented, expected).is_ok();
+        let (hash, former) = entry.map_or((&NO_HASH, &NO_FORMER), |entry| (&entry.hash, &entry.former));
+        let is_current = verify_slices_are_equal(&presented, hash).is_ok();
+        let is_former = verify_slices_are_equal(&presented, &former.hash).is_ok();
+        let is_proven = is_current | (is_former & (self.clock.unix_ms() < former.until_ms));
         match entry {
-            Some(entry) if is_equal && parsed.is_some() => Proof::Proven(Arc::clone(&entry.record)),
+            Some(entry) if is_proven && parsed.is_some() => Proof::Proven(Arc::clone(&entry.record)),
             _ => Proof::Unproven,
         }
     }
@@ -175,10 +182,11 @@ mod tests {
             expires_at_ms: None,
             requests_per_minute: None,
             scope: Scope::AllModels,
+            may_manage: false,
             attributes: Box::default(),
             created_at_ms: 0,
         };
-        StoredKey { record, hash: pepper.hash(key.id(), key.secret()) }
+        StoredKey { record, hash: pepper.hash(key.id(), key.secret()), former: None }
     }
 
     /// A well-formed key of this id and secret: what an attacker can make too.
@@ -225,6 +233,42 @@ mod tests {
         dummy.hash = pepper.hash(NO_ID, NO_SECRET);
         table.replace(vec![dummy]);
         assert!(matches!(table.prove("op_mangled"), Proof::Unproven));
+    }
+
+    /// A key with the secret that it had before.
+    fn rotated(now: &FreshKey, before: &FreshKey, pepper: &Pepper, until_ms: u64) -> StoredKey {
+        let former = FormerSecret { hash: pepper.hash(before.id(), before.secret()), until_ms };
+        StoredKey { former: Some(former), ..stored(now, pepper, KeyState::Active) }
+    }
+
+    #[test]
+    fn both_secrets_of_a_rotated_key_prove_it_until_the_older_ones_time_is_up() {
+        let (table, pepper, hand) = table();
+        let old = FreshKey::generate().unwrap();
+        let new = FreshKey::renew(old.id()).unwrap().unwrap();
+        table.replace(vec![rotated(&new, &old, &pepper, 10)]);
+        hand.advance(Duration::from_millis(9));
+        for key in [&old, &new] {
+            let Proof::Proven(record) = table.prove(key.text()) else { panic!("{key:?} is not proven") };
+            assert_eq!(&*record.id, old.id());
+        }
+        hand.advance(Duration::from_millis(1));
+        assert!(matches!(table.prove(new.text()), Proof::Proven(_)));
+        assert!(matches!(table.prove(old.text()), Proof::Unproven), "its time is up without a new reading");
+        let third = FreshKey::renew(old.id()).unwrap().unwrap();
+        assert!(matches!(table.prove(third.text()), Proof::Unproven));
+    }
+
+    #[test]
+    fn a_former_secret_proves_its_own_key_only() {
+        let (table, pepper, _hand) = table();
+        let (old, other) = (FreshKey::generate().unwrap(), FreshKey::generate().unwrap());
+        let new = FreshKey::renew(old.id()).unwrap().unwrap();
+        let other_key = stored(&other, &pepper, KeyState::Active);
+        table.replace(vec![rotated(&new, &old, &pepper, 10), other_key]);
+        assert!(matches!(table.prove(&forged(other.id(), old.secret())), Proof::Unproven));
+        assert!(matches!(table.prove(&forged(other.id(), new.secret())), Proof::Unproven));
+        assert!(matches!(table.prove(&forged(NO_ID, NO_SECRET)), Proof::Unproven));
     }
 
     #[test]

@@ -6,16 +6,19 @@
 
 use std::{
     fmt,
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 use aws_lc_rs::{digest::SHA256_OUTPUT_LEN, hmac, rand};
 
 use super::credential::NoRandomness;
-use crate::ports::store::SecretHash;
+use crate::{
+    files::{self, Exposed},
+    ports::store::SecretHash,
+};
 
 const FILE: &str = "pepper";
 const BYTES: usize = 32;
@@ -35,18 +38,9 @@ pub enum PepperError {
         /// What the system says.
         source: io::Error,
     },
-    /// Somebody else could replace it.
-    #[error("other users can write to '{0}', and so could replace the pepper: run `chmod go-w {0}`", path.display())]
-    FolderExposed {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// Somebody else could know it.
-    #[error("other users can open the pepper '{0}': run `chmod 600 {0}`", path.display())]
-    Exposed {
-        /// The file.
-        path: PathBuf,
-    },
+    /// Somebody else could know or replace it.
+    #[error("the pepper is not safe")]
+    Exposed(#[from] Exposed),
     /// It holds something else.
     #[error(
         "'{0}' is not a pepper (a file with 64 hex digits): restore it from a backup; \
@@ -102,12 +96,9 @@ impl fmt::Debug for Pepper {
 }
 
 fn check_folder(folder: &Path) -> Result<(), PepperError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| file_error(folder, error))?;
-    let mode = fs::metadata(folder).map_err(|error| file_error(folder, error))?.mode();
-    if mode & 0o022 != 0 {
-        return Err(PepperError::FolderExposed { path: folder.to_owned() });
-    }
-    Ok(())
+    files::make_folder(folder).map_err(|error| file_error(folder, error))?;
+    let found = fs::metadata(folder).map_err(|error| file_error(folder, error))?;
+    Ok(files::check_folder(folder, &found)?)
 }
 
 /// None when there is no such file.
@@ -118,9 +109,7 @@ fn load(path: &Path) -> Result<Option<Pepper>, PepperError> {
         Err(error) => return Err(file_error(path, error)),
     };
     let found = file.metadata().map_err(|error| file_error(path, error))?;
-    if found.mode() & 0o077 != 0 {
-        return Err(PepperError::Exposed { path: path.to_owned() });
-    }
+    files::check_file(path, &found)?;
     let malformed = || PepperError::Malformed { path: path.to_owned() };
     let mut text = Vec::new();
     file.take(LONGEST + 1).read_to_end(&mut text).map_err(|error| file_error(path, error))?;
@@ -177,7 +166,10 @@ fn decode(text: &[u8]) -> Option<[u8; BYTES]> {
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::fs::PermissionsExt, sync::Barrier};
+    use std::{
+        os::unix::fs::{MetadataExt, PermissionsExt},
+        sync::Barrier,
+    };
 
     use tempfile::{TempDir, tempdir};
 
@@ -251,19 +243,23 @@ mod tests {
         for mode in [0o640, 0o604, 0o620, 0o602, 0o644] {
             let folder = folder_with(&"0b".repeat(32), mode);
             let error = Pepper::load_or_create(folder.path()).unwrap_err();
-            assert!(matches!(error, PepperError::Exposed { .. }), "{mode:o}: {error}");
-            assert!(error.to_string().contains("chmod 600"), "{error}");
+            let PepperError::Exposed(exposed) = error else { panic!("{mode:o}: {error}") };
+            let command = format!("chmod 600 {}", folder.path().join(FILE).display());
+            assert!(exposed.to_string().contains(&command), "{exposed}");
         }
         Pepper::load_or_create(folder_with(&"0b".repeat(32), 0o400).path()).unwrap();
     }
 
     #[test]
-    fn a_folder_that_others_can_write_to_is_refused() {
-        let folder = tempdir().unwrap();
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o770)).unwrap();
-        let error = Pepper::load_or_create(folder.path()).unwrap_err();
-        assert!(matches!(error, PepperError::FolderExposed { .. }), "{error}");
-        assert!(names(folder.path()).is_empty());
+    fn a_folder_that_others_can_look_into_is_refused() {
+        for mode in [0o770, 0o755, 0o701] {
+            let folder = tempdir().unwrap();
+            fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).unwrap();
+            let error = Pepper::load_or_create(folder.path()).unwrap_err();
+            let PepperError::Exposed(exposed) = error else { panic!("{mode:o}: {error}") };
+            assert!(exposed.to_string().contains(&format!("chmod 700 {}", folder.path().display())), "{exposed}");
+            assert!(names(folder.path()).is_empty());
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub mod body;
 pub mod dialect;
+pub mod digest;
 pub mod listing;
 pub mod model_name;
 pub mod operations;

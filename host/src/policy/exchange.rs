@@ -32,6 +32,11 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Whether they may change what backends have. Nobody whom a policy alone vouches for may.
+    pub fn may_manage(&self) -> bool {
+        self.key.as_ref().is_some_and(|key| key.may_manage)
+    }
+
     /// Which models they may use.
     pub fn scope(&self) -> &Scope {
         self.key.as_ref().map_or(&Scope::AllModels, |key| &key.scope)

@@ -1,4 +1,4 @@
-//! Keys as the rest of the program sees them: records without secrets.
+//! Keys and their users as the rest of the program sees them: records without secrets.
 
 use std::sync::Arc;
 
@@ -59,6 +59,47 @@ impl KeyState {
     }
 }
 
+/// What somebody decided about a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UserState {
+    /// Their keys are used.
+    Active,
+    /// None of their keys is; they may come back.
+    Disabled,
+}
+
+impl UserState {
+    /// The word for it in tables and in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Disabled => "disabled",
+        }
+    }
+
+    /// The state that a word of the store stands for.
+    pub fn from_word(word: &str) -> Option<Self> {
+        match word {
+            "active" => Some(Self::Active),
+            "disabled" => Some(Self::Disabled),
+            _ => None,
+        }
+    }
+}
+
+/// Who owns keys. Immutable; their keys share it by [`Arc`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Unique name.
+    pub name: Box<str>,
+    /// What somebody decided about them.
+    pub state: UserState,
+    /// What policies may ask of their keys where a key itself says nothing of that name.
+    pub attributes: Attributes,
+    /// When they were made, in Unix milliseconds.
+    pub created_at_ms: u64,
+}
+
 /// Which models a caller may use, by canonical name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Scope {
@@ -89,8 +130,8 @@ pub struct KeyRecord {
     pub id: Box<str>,
     /// What its creator called it.
     pub name: Box<str>,
-    /// Name of the user who owns it.
-    pub user: Option<Box<str>>,
+    /// The user who owns it.
+    pub user: Option<Arc<User>>,
     /// What somebody decided about it.
     pub state: KeyState,
     /// Its end, in Unix milliseconds.
@@ -99,21 +140,42 @@ pub struct KeyRecord {
     pub requests_per_minute: Option<u64>,
     /// Which models it may use.
     pub scope: Scope,
-    /// What policies may ask of it, by name; e.g. `groups`.
+    /// Whether it may use the operations that change a backend.
+    pub may_manage: bool,
+    /// What policies may ask of it, by name; e.g. `groups`. See [`Self::attribute`].
     pub attributes: Attributes,
     /// When it was made, in Unix milliseconds.
     pub created_at_ms: u64,
 }
 
 impl KeyRecord {
-    /// What may be done with the key at this moment.
+    /// What may be done with the key at this moment. A disabled user's keys are disabled.
     pub fn standing(&self, now_unix_ms: u64) -> Standing {
         match self.state {
             KeyState::Revoked => Standing::Revoked,
             KeyState::Disabled => Standing::Disabled,
+            KeyState::Active if self.is_of_disabled_user() => Standing::Disabled,
             KeyState::Active if self.expires_at_ms.is_some_and(|end| end <= now_unix_ms) => Standing::Expired,
             KeyState::Active => Standing::Active,
         }
+    }
+
+    /// Name of the user who owns it.
+    pub fn user_name(&self) -> Option<&str> {
+        self.user.as_ref().map(|user| &*user.name)
+    }
+
+    /// Whether its user, if it has one, is disabled.
+    pub fn is_of_disabled_user(&self) -> bool {
+        self.user.as_ref().is_some_and(|user| user.state == UserState::Disabled)
+    }
+
+    /// The values of this name: the key's own; where the key doesn't have the name, its user's. So a key can be given
+    /// less than its user has.
+    pub fn attribute(&self, name: &str) -> &[Box<str>] {
+        let user = self.user.as_ref().map_or(&[][..], |user| &user.attributes);
+        let found = [&self.attributes[..], user].into_iter().flatten().find(|(known, _)| **known == *name);
+        found.map_or(&[][..], |(_, values)| values)
     }
 }
 
@@ -143,6 +205,7 @@ mod tests {
             expires_at_ms,
             requests_per_minute: None,
             scope: Scope::AllModels,
+            may_manage: false,
             attributes: Box::default(),
             created_at_ms: 0,
         }
@@ -154,6 +217,40 @@ mod tests {
         assert_eq!(key(KeyState::Active, Some(10)).standing(10), Standing::Expired);
         assert_eq!(key(KeyState::Revoked, Some(10)).standing(99), Standing::Revoked);
         assert_eq!(key(KeyState::Disabled, None).standing(0), Standing::Disabled);
+    }
+
+    /// A list of one name with one value.
+    fn attributes(name: &str, value: &str) -> Attributes {
+        [(name.into(), [value.into()].into())].into()
+    }
+
+    fn key_of(state: UserState) -> KeyRecord {
+        let user = User { name: "ann".into(), state, attributes: attributes("groups", "staff"), created_at_ms: 0 };
+        KeyRecord { user: Some(Arc::new(user)), ..key(KeyState::Active, Some(10)) }
+    }
+
+    #[test]
+    fn a_disabled_users_keys_are_disabled_and_revoked_ones_stay_revoked() {
+        let disabled = key_of(UserState::Disabled);
+        assert_eq!((disabled.standing(9), disabled.standing(10)), (Standing::Disabled, Standing::Disabled));
+        let revoked = KeyRecord { state: KeyState::Revoked, ..disabled };
+        assert_eq!(revoked.standing(9), Standing::Revoked);
+        assert_eq!(key_of(UserState::Active).standing(9), Standing::Active);
+    }
+
+    #[test]
+    fn a_keys_own_attribute_hides_its_users() {
+        let check = |own: Attributes, expected: &[&str]| {
+            let key = KeyRecord { attributes: own, ..key_of(UserState::Active) };
+            let found: Vec<&str> = key.attribute("groups").iter().map(|value| &**value).collect();
+            assert_eq!(found, expected);
+            assert!(key.attribute("Groups").is_empty());
+        };
+        check(Box::default(), &["staff"]);
+        check(attributes("team", "x"), &["staff"]);
+        check(attributes("groups", "guests"), &["guests"]);
+        check([("groups".into(), Box::default())].into(), &[]);
+        assert!(key(KeyState::Active, None).attribute("groups").is_empty());
     }
 
     #[test]

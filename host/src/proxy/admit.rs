@@ -31,6 +31,10 @@ pub(super) fn admit(
     if read.row.charged {
         settlement.expects(read.call.input_tokens);
     }
+    if let Some(managed) = &read.managed {
+        managed.check_scope(read.caller.scope())?;
+        return Ok(Admitted(read));
+    }
     // The model is final now: the key's scope is asked once. Out of scope looks like unknown, so that nobody can list
     // by trying what they may not see; nothing was sent, so what was reserved is given back.
     if let Some(model) = &read.model

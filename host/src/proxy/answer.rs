@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
+use serde_json::{Value, json};
 
 use super::{
     Parts,
@@ -11,10 +12,7 @@ use super::{
     relay::Relayed,
     settle::{End, Settlement},
 };
-use crate::llm::{
-    Surface,
-    operations::{Class, Row},
-};
+use crate::llm::operations::{Own, Source};
 
 /// An answer to a caller.
 #[derive(Debug)]
@@ -33,6 +31,10 @@ impl Answer {
         Self::Own(body, JSON)
     }
 
+    fn object(value: &Value) -> Self {
+        Self::json(Bytes::from(value.to_string()))
+    }
+
     /// The response; its settlement ends with its last byte.
     pub(super) fn into_response(self, mut settlement: Settlement) -> Response<ResponseBody> {
         match self {
@@ -48,31 +50,44 @@ impl Answer {
     }
 }
 
-/// `/` and `/api/version`: what Ollama's clients ask before anything else, without a key.
-pub(super) fn local(parts: &Parts, row: &Row) -> Answer {
-    if matches!(row.pattern, crate::llm::operations::Pattern::Exact("/")) {
-        return Answer::Own(Bytes::from_static(b"Ollama is running"), TEXT);
+/// What Ollama's clients ask before anything else, without a key.
+pub(super) fn local(parts: &Parts, own: Own) -> Result<Answer, Refusal> {
+    match own {
+        Own::Greeting => Ok(Answer::Own(Bytes::from_static(b"Ollama is running"), TEXT)),
+        Own::Version => {
+            let version = parts.fleet.version().unwrap_or_else(|| "0.0.0".to_owned());
+            Ok(Answer::object(&json!({ "version": version })))
+        }
+        // The others want to know who asks.
+        Own::Status | Own::Tags | Own::Running | Own::Models | Own::Model => Err(Refusal::nowhere_to_go()),
     }
-    let version = parts.fleet.version().unwrap_or_else(|| "0.0.0".to_owned());
-    Answer::json(Bytes::from(serde_json::json!({ "version": version }).to_string()))
 }
 
-/// What is answered from the backends' lists; none when the call goes to a backend.
+/// What is answered from the backends' lists, or from what the gate is configured to do; none when the call goes to a
+/// backend. Nothing is computed for it: what was reserved, if a policy charges lists, counts.
 pub(super) async fn listing(parts: &Parts, admitted: &Admitted) -> Result<Option<Answer>, Refusal> {
     let Admitted(read) = admitted;
-    let (row, scope) = (read.row, read.caller.scope());
-    let body = match (row.class, row.surface, &read.model) {
-        (Class::Listing, Surface::OpenAi, _) => parts.fleet.openai_models(scope),
-        (Class::Listing, _, _) if read.exchange.path() == "/api/ps" => parts.fleet.running(scope).await,
-        (Class::Listing, _, _) => parts.fleet.tags(scope),
-        (Class::Show, Surface::OpenAi, Some(model)) => {
+    let Source::Gate(own) = read.row.answer else { return Ok(None) };
+    let scope = read.caller.scope();
+    let answer = match (own, &read.model) {
+        (Own::Tags, _) => Answer::json(parts.fleet.tags(scope)),
+        (Own::Running, _) => Answer::json(parts.fleet.running(scope).await),
+        (Own::Models, _) => Answer::json(parts.fleet.openai_models(scope)),
+        (Own::Model, Some(model)) => {
             if parts.fleet.openai_model(model, scope).is_none() {
                 parts.fleet.look_again().await;
             }
-            parts.fleet.openai_model(model, scope).ok_or_else(|| Refusal::unknown_model(model))?
+            Answer::json(parts.fleet.openai_model(model, scope).ok_or_else(|| Refusal::unknown_model(model))?)
         }
-        _ => return Ok(None),
+        (Own::Status, _) => Answer::object(&status(parts.bounds.allow_cloud)),
+        (Own::Greeting | Own::Version, _) => local(parts, own)?,
+        (Own::Model, None) => return Err(Refusal::nowhere_to_go()),
     };
-    // Nothing is computed for a list: what was reserved for it, if a policy charges lists, counts.
-    Ok(Some(Answer::json(body)))
+    Ok(Some(answer))
+}
+
+/// What Ollama says of its cloud: clients that find it switched off don't offer its models.
+fn status(allow_cloud: bool) -> Value {
+    let source = if allow_cloud { "none" } else { "config" };
+    json!({ "cloud": { "disabled": !allow_cloud, "source": source } })
 }

@@ -60,8 +60,8 @@ pub(super) fn authenticate(
     let caller = exchange.note_caller(caller).clone();
     match row.class {
         Class::Denied => Err(Refusal::denied_operation()),
-        Class::Management => Err(Refusal::needs_management()),
-        Class::Inference | Class::Listing | Class::Show | Class::Local => {
+        Class::Management if !caller.may_manage() => Err(Refusal::needs_management()),
+        Class::Inference | Class::Listing | Class::Show | Class::Local | Class::Management => {
             Ok(Authenticated { row, parameter, exchange, caller, body })
         }
     }
@@ -71,7 +71,9 @@ pub(super) fn authenticate(
 fn canonical_path(row: &Row, parameter: Option<&str>) -> Box<str> {
     match row.pattern {
         Pattern::Exact(path) => path.into(),
-        Pattern::Segment(prefix) | Pattern::Rest(prefix) => format!("{prefix}{}", parameter.unwrap_or_default()).into(),
+        Pattern::Segment(prefix) | Pattern::Digest(prefix) | Pattern::Rest(prefix) => {
+            format!("{prefix}{}", parameter.unwrap_or_default()).into()
+        }
     }
 }
 
@@ -79,7 +81,7 @@ fn canonical_path(row: &Row, parameter: Option<&str>) -> Box<str> {
 fn caller(exchange: &Exchange, subject: String, policy: &str) -> Caller {
     match exchange.proof() {
         Proof::Proven(key) if *key.id == *subject => Caller {
-            principal: Principal { subject: subject.into(), user: key.user.clone() },
+            principal: Principal { subject: subject.into(), user: key.user_name().map(Into::into) },
             key: Some(Arc::clone(key)),
         },
         Proof::Proven(_) | Proof::NotAKey | Proof::Unproven | Proof::Stale => {

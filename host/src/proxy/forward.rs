@@ -1,12 +1,22 @@
 //! forward: the call goes to the first backend that a connection can be made to.
 
+use std::time::Duration;
+
 use http::{HeaderMap, HeaderValue, Response, header};
 use hyper::body::Incoming;
 
-use super::{Parts, read::CheckedBody, refusal::Refusal, route::Routed, settle::Settlement};
+use super::{Parts, manage::Refresh, read::CheckedBody, refusal::Refusal, route::Routed, settle::Settlement};
 use crate::{
+    llm::{
+        Surface,
+        operations::{BodyMode, Row, Source},
+    },
     policy::Exchange,
-    upstream::{backend::Busy, client::SendError, fleet::Candidate},
+    upstream::{
+        backend::{Backend, Busy},
+        client::SendError,
+        fleet::Candidate,
+    },
     wire::{
         body::Pieces,
         causes::causes,
@@ -19,7 +29,11 @@ use crate::{
 pub(super) struct Answered {
     pub(super) response: Response<Incoming>,
     pub(super) busy: Busy,
-    pub(super) sent_at: std::time::Duration,
+    pub(super) sent_at: Duration,
+    /// The longest silence that is waited for.
+    pub(super) idle: Duration,
+    /// What is left to do when the answer is over.
+    pub(super) refresh: Option<Refresh>,
 }
 
 /// Tries the backends in order. Only where no connection came about is the next one tried: a call that may have reached a
@@ -29,33 +43,35 @@ pub(super) struct Answered {
 /// When the caller leaves, the connection to the backend closes.
 pub(super) async fn forward(parts: &Parts, routed: Routed, settlement: &mut Settlement) -> Result<Answered, Refusal> {
     let Routed { row, exchange, body, order } = routed;
-    // A row without an upstream is answered before it gets here; nothing else says where a call may go.
-    let Some(upstream) = row.upstream else { return Err(Refusal::nowhere_to_go()) };
-    let headers = request_headers(&exchange, body.is_some());
+    // What no backend answers is answered before it gets here; nothing else says where a call may go.
+    let Source::Backend(upstream) = row.answer else { return Err(Refusal::nowhere_to_go()) };
+    let headers = request_headers(&exchange, row);
     let mut last = None;
     for candidate in order {
+        // An attempt takes its time: this one may have been drained, or taken away, meanwhile.
+        if last.is_some() && candidate.backend.is_drained() {
+            continue;
+        }
         let busy = Busy::new(candidate.backend.clone(), candidate.model.clone());
         let pieces = pieces(body.as_ref(), &candidate);
         settlement.goes_to(&candidate.backend);
         let sent_at = parts.clock.monotonic();
-        let sent =
-            parts.upstream.send(&candidate.backend, upstream.method, upstream.path, headers.clone(), pieces).await;
+        let sent = parts
+            .upstream
+            .send(&candidate.backend, upstream.method, upstream.path, headers.clone(), pieces.into())
+            .await;
         match sent {
-            Ok(response) => return Ok(Answered { response, busy, sent_at }),
+            Ok(response) => {
+                let idle = parts.bounds.upstream_idle;
+                return Ok(Answered { response, busy, sent_at, idle, refresh: None });
+            }
             Err(error @ SendError::Connect(_)) => {
                 settlement.did_not_reach();
-                // When this machine has no more sockets the backend is not to blame.
-                let is_its_own = !error.is_ours();
-                if is_its_own {
-                    candidate.backend.note_end(true, parts.clock.monotonic_ms());
-                }
-                if is_its_own && candidate.backend.note_up(false) {
-                    parts.metrics.backend_is(candidate.backend.name(), false);
-                    let error = causes(&error);
-                    tracing::warn!(backend = &**candidate.backend.name(), error, "no connection to the backend");
-                }
+                note_unreachable(parts, &candidate.backend, &error);
                 last = Some(error);
             }
+            // The caller's doing: the backend is not to blame.
+            Err(SendError::Body(error)) => return Err(error.into()),
             Err(error) => {
                 candidate.backend.note_end(true, parts.clock.monotonic_ms());
                 return Err(Refusal::from_backend(&error));
@@ -63,6 +79,18 @@ pub(super) async fn forward(parts: &Parts, routed: Routed, settlement: &mut Sett
         }
     }
     Err(last.as_ref().map_or_else(Refusal::nowhere_to_go, Refusal::from_backend))
+}
+
+/// No connection came about. When this machine has no more sockets the backend is not to blame.
+pub(super) fn note_unreachable(parts: &Parts, backend: &Backend, error: &SendError) {
+    if error.is_ours() {
+        return;
+    }
+    backend.note_end(true, parts.clock.monotonic_ms());
+    if backend.note_up(false) {
+        let error = causes(error);
+        tracing::warn!(backend = &**backend.name(), error, "no connection to the backend");
+    }
 }
 
 /// The body as it was read, save the model's name, which is the backend's own spelling.
@@ -75,11 +103,19 @@ fn pieces(body: Option<&CheckedBody>, candidate: &Candidate) -> Pieces {
     Pieces::new(body.json.spliced(&body.read.bytes, spelling))
 }
 
-fn request_headers(exchange: &Exchange, has_body: bool) -> HeaderMap {
-    let mut headers = headers::to_backend(exchange.headers());
+pub(super) fn request_headers(exchange: &Exchange, row: &Row) -> HeaderMap {
+    let mut headers = match row.surface {
+        Surface::Anthropic => headers::anthropic_to_backend(exchange.headers()),
+        Surface::Ollama | Surface::OpenAi | Surface::Other => headers::to_backend(exchange.headers()),
+    };
     headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION"))));
-    if has_body {
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let kind = match row.body {
+        BodyMode::None => None,
+        BodyMode::Json => Some("application/json"),
+        BodyMode::Stream => Some("application/octet-stream"),
+    };
+    if let Some(kind) = kind {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     }
     if let Ok(id) = HeaderValue::from_str(exchange.request_id()) {
         headers.insert(REQUEST_ID, id);

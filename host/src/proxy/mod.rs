@@ -9,6 +9,7 @@ mod authenticate;
 mod body;
 mod credential;
 mod forward;
+mod manage;
 mod meter;
 mod read;
 mod receive;
@@ -30,7 +31,7 @@ use self::{refusal::Refusal, request_id::RequestIds, settle::Settlement};
 use crate::{
     clock::Clock,
     identity::KeyTable,
-    llm::operations::Class,
+    llm::operations::{Class, Source},
     policy::Chains,
     quota::Quota,
     upstream::{client::Upstream, fleet::Fleet},
@@ -45,8 +46,12 @@ pub struct RequestBounds {
     pub max_body: usize,
     /// Longest silence within a request body.
     pub body_idle: Duration,
+    /// Largest blob, in bytes.
+    pub max_blob: u64,
     /// Longest silence within an answer.
     pub upstream_idle: Duration,
+    /// The same for what changes a backend, and the time to its first byte.
+    pub management: Duration,
     /// Whether `:cloud` models may be used.
     pub allow_cloud: bool,
     /// Whether answers name their backend.
@@ -96,11 +101,13 @@ impl Proxy {
     pub async fn handle(&self, peer: IpAddr, request: Request<Incoming>) -> Response<ResponseBody> {
         let request_id = self.request_ids.accept_or_make(request.headers());
         let mut settlement = Settlement::open(&self.parts, &request_id);
-        let mut response = match self.carry(peer, request, &request_id, &mut settlement).await {
+        let carried = self.carry(peer, request, &request_id, &mut settlement).await;
+        let surface = settlement.surface();
+        let mut response = match carried {
             Ok(answer) => answer.into_response(settlement),
             Err(refusal) => refusal.into_response(settlement),
         };
-        request_id.stamp(response.headers_mut());
+        request_id.stamp(response.headers_mut(), surface);
         response
     }
 
@@ -115,8 +122,8 @@ impl Proxy {
         // One set of policies from the first hook to the last, whatever is swapped in meanwhile.
         let chains = parts.chains.load_full();
         let received = receive::receive(request, settlement)?;
-        if received.row.class == Class::Local {
-            return Ok(answer::local(parts, received.row));
+        if let (Class::Local, Source::Gate(own)) = (received.row.class, received.row.answer) {
+            return answer::local(parts, own);
         }
         // Before anything of the body is read: a stranger must not make the gate hold bytes.
         let authenticated = authenticate::authenticate(parts, &chains, peer, request_id, received, settlement)?;
@@ -124,6 +131,10 @@ impl Proxy {
         let admitted = admit::admit(parts, &chains, read, settlement)?;
         if let Some(listing) = answer::listing(parts, &admitted).await? {
             return Ok(listing);
+        }
+        if admitted.0.managed.is_some() {
+            let answered = manage::manage(parts, admitted, settlement).await?;
+            return Ok(relay::relay(parts, answered));
         }
         let routed = route::route(parts, &chains, admitted, settlement).await?;
         let answered = forward::forward(parts, routed, settlement).await?;

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header;
+use http_body::Body;
 use tokio::task::spawn_blocking;
 
-use super::{Parts, authenticate::Authenticated, refusal::Refusal};
+use super::{Parts, authenticate::Authenticated, manage::Managed, refusal::Refusal};
 use crate::{
     llm::{
         body::{JsonBody, input_tokens},
         model_name::ModelName,
-        operations::{BodyMode, Row},
+        operations::{BodyMode, Class, Pattern, Row},
     },
     policy::{Call, Caller, Exchange},
     wire::bounded::{self, Bounds, ReadBody},
@@ -29,6 +30,8 @@ pub(super) struct Read {
     pub(super) call: Call,
     pub(super) model: Option<ModelName>,
     pub(super) body: Option<CheckedBody>,
+    /// What it changes on a backend; none where it changes nothing.
+    pub(super) managed: Option<Managed>,
 }
 
 /// A JSON body, and where its model stands.
@@ -44,17 +47,20 @@ pub(super) async fn read(parts: &Parts, authenticated: Authenticated) -> Result<
     if exchange.headers().contains_key(header::CONTENT_ENCODING) {
         return Err(Refusal::encoded_body());
     }
-    let body = match row.body {
-        BodyMode::None | BodyMode::Stream => None,
+    let declared = body.size_hint().exact();
+    let (body, rest) = match row.body {
+        BodyMode::None => (None, None),
+        BodyMode::Stream => (None, Some(body)),
         BodyMode::Json => {
             let bounds = Bounds { cap: row.cap.bytes(parts.bounds.max_body), idle: parts.bounds.body_idle };
             let read = bounded::read(body, bounds, &parts.buffers).await?;
             let json = parse(read.bytes.clone(), row.model_fields).await?;
             exchange.note_body(read.bytes.clone());
-            Some(CheckedBody { json, read })
+            (Some(CheckedBody { json, read }), None)
         }
     };
-    let named = body.as_ref().and_then(|body| body.json.model()).or(parameter.as_deref());
+    let in_path = parameter.as_deref().filter(|_| matches!(row.pattern, Pattern::Rest(_)));
+    let named = body.as_ref().and_then(|body| body.json.model()).or(in_path);
     let model = match named {
         Some(text) => Some(ModelName::parse(text)?),
         None if row.model_fields.is_empty() => None,
@@ -63,18 +69,25 @@ pub(super) async fn read(parts: &Parts, authenticated: Authenticated) -> Result<
     if model.as_ref().is_some_and(ModelName::is_cloud) && !parts.bounds.allow_cloud {
         return Err(Refusal::cloud_model());
     }
+    let managed = match row.class {
+        Class::Management => {
+            Some(Managed::read(row, parameter.as_deref(), body.as_ref(), rest, parts.bounds.allow_cloud)?)
+        }
+        Class::Inference | Class::Listing | Class::Show | Class::Local | Class::Denied => None,
+    };
     let json = body.as_ref().map(|body| &body.json);
     let bytes = body.as_ref().map_or(0, |body| body.read.bytes.len());
+    let passing = if row.body == BodyMode::Stream { declared.unwrap_or(0) } else { 0 };
     let call = Call {
         surface: row.surface,
         operation: row.operation,
         model: model.as_ref().map_or("", |model| model.canonical()).into(),
-        body_bytes: u64::try_from(bytes).unwrap_or(u64::MAX),
+        body_bytes: u64::try_from(bytes).map_or(u64::MAX, |bytes| bytes.max(passing)),
         input_tokens: if row.charged { input_tokens(bytes) } else { 0 },
         output_cap: json.and_then(JsonBody::output_cap),
         streaming: json.map_or(row.stream_default, |json| json.stream().unwrap_or(row.stream_default)),
     };
-    Ok(Read { row, exchange, caller, call, model, body })
+    Ok(Read { row, exchange, caller, call, model, body, managed })
 }
 
 /// Checks a body: a small one here, a large one where it holds up no other call.

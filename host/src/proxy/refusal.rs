@@ -11,6 +11,7 @@ use crate::{
     llm::{
         body::BodyError,
         dialect::{self, ErrorText},
+        digest::DigestError,
         model_name::{ModelName, ModelNameError},
     },
     policy::{Fault, FaultKind, Reason, Rejection},
@@ -89,7 +90,8 @@ impl Refusal {
     }
 
     pub(super) fn unknown_path() -> Self {
-        let message = "there is nothing at this path: the gate serves Ollama's /api and OpenAI's /v1 operations";
+        let message = "there is nothing at this path: the gate serves operations of Ollama's /api, OpenAI's /v1 and \
+                       Anthropic's /v1/messages";
         Self::client(StatusCode::NOT_FOUND, "unknown_path", message)
     }
 
@@ -115,17 +117,17 @@ impl Refusal {
         let (code, message) = if presented {
             (
                 "invalid_api_key",
-                "the credential is not known here: send a key of this gate as `Authorization: Bearer op_…`",
+                "the credential is not known here: send a key of this gate as `Authorization: Bearer op_…` or `x-api-key: op_…`",
             )
         } else {
-            ("missing_api_key", "a key is needed: send it as `Authorization: Bearer op_…`")
+            ("missing_api_key", "a key is needed: send it as `Authorization: Bearer op_…` or `x-api-key: op_…`")
         };
         Self::client(StatusCode::UNAUTHORIZED, code, message)
     }
 
     pub(super) fn denied_operation() -> Self {
         let message =
-            "this operation is never passed on: it acts on the settlement or the network of the backend's host";
+            "this operation is never passed on: it acts with the account or the network of the backend's host";
         Self::client(StatusCode::FORBIDDEN, "operation_denied", message)
     }
 
@@ -140,8 +142,44 @@ impl Refusal {
         Self::client(StatusCode::FORBIDDEN, "management_denied", message)
     }
 
+    pub(super) fn outside_scope(model: &ModelName) -> Self {
+        let message = format!("this key may not manage model '{}': use one whose models include it", model.spelling());
+        Self::client(StatusCode::FORBIDDEN, "model_denied", message)
+    }
+
+    pub(super) fn unreadable_field(field: &str) -> Self {
+        let message =
+            format!("the field `{field}` is not passed on: say what the model is made of in `from` and `files`");
+        Self::client(StatusCode::BAD_REQUEST, "unreadable_field", message)
+    }
+
+    pub(super) fn not_a_text(field: &str) -> Self {
+        let message = format!("the field `{field}` is not a valid string: write one or leave the field out");
+        Self::client(StatusCode::BAD_REQUEST, "bad_body", message)
+    }
+
+    pub(super) fn nothing_to_manage() -> Self {
+        let message = "there is no Ollama backend whose models could be changed";
+        Self::client(StatusCode::BAD_REQUEST, "backend_needed", message)
+    }
+
+    pub(super) fn backend_not_named<'a>(names: impl Iterator<Item = &'a str>) -> Self {
+        let message = format!("which backend is meant? name one in the header x-tollgate-backend: {}", listed(names));
+        Self::client(StatusCode::BAD_REQUEST, "backend_needed", message)
+    }
+
+    pub(super) fn unknown_backend<'a>(names: impl Iterator<Item = &'a str>) -> Self {
+        let message = format!("the header x-tollgate-backend names no Ollama backend: write one of {}", listed(names));
+        Self::client(StatusCode::BAD_REQUEST, "unknown_backend", message)
+    }
+
+    pub(super) fn backend_down(name: &str) -> Self {
+        let message = format!("backend '{name}' is down: try again soon");
+        Self::new(Blame::Upstream, StatusCode::SERVICE_UNAVAILABLE, "no_backend", message).after_ms(5_000)
+    }
+
     pub(super) fn encoded_body() -> Self {
-        let message = "the body has a content-encoding: send plain JSON";
+        let message = "the body has a content-encoding: send it plain";
         Self::client(StatusCode::UNSUPPORTED_MEDIA_TYPE, "encoded_body", message)
     }
 
@@ -159,6 +197,14 @@ impl Refusal {
     pub(super) fn unknown_model(model: &ModelName) -> Self {
         let message = format!("model '{}' not found", model.spelling());
         Self::client(StatusCode::NOT_FOUND, "model_not_found", message)
+    }
+
+    pub(super) fn not_spoken(model: &ModelName) -> Self {
+        let message = format!(
+            "no backend that has model '{}' serves this operation: use another one, or have the backend updated",
+            model.spelling()
+        );
+        Self::client(StatusCode::NOT_FOUND, "operation_not_served", message)
     }
 
     pub(super) fn no_backend_up(model: &ModelName) -> Self {
@@ -206,7 +252,7 @@ impl Refusal {
                 "backend_timeout",
                 "the backend did not begin its answer in time: try again, or ask for less",
             ),
-            SendError::Broken(_) | SendError::NoAnswer(_) | SendError::Address(_) => (
+            SendError::Broken(_) | SendError::Body(_) | SendError::NoAnswer(_) | SendError::Address(_) => (
                 StatusCode::BAD_GATEWAY,
                 "bad_backend_answer",
                 "the backend's answer broke off or made no sense: try again",
@@ -310,8 +356,25 @@ impl From<BodyError> for Refusal {
     }
 }
 
+impl From<DigestError> for Refusal {
+    fn from(error: DigestError) -> Self {
+        Self::client(StatusCode::BAD_REQUEST, "bad_digest", error.to_string())
+    }
+}
+
 impl From<ModelNameError> for Refusal {
     fn from(error: ModelNameError) -> Self {
         Self::client(StatusCode::BAD_REQUEST, "bad_model_name", error.to_string())
     }
+}
+
+/// Names in one line; a fleet may be large.
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    const MOST: usize = 50;
+    let mut names: Vec<&str> = names.take(MOST + 1).collect();
+    if names.len() > MOST {
+        names.truncate(MOST);
+        names.push("…");
+    }
+    names.join(", ")
 }

@@ -18,6 +18,7 @@ use super::{
     answer::Answer,
     body::{RelayError, ResponseBody},
     forward::Answered,
+    manage::Refresh,
     meter::Meter,
     settle::{End, Settlement},
 };
@@ -35,18 +36,20 @@ pub(super) struct Relayed {
     clock: Clock,
     sent_at: Duration,
     idle: Duration,
+    refresh: Option<Refresh>,
     expose_backend: bool,
 }
 
 /// Makes the backend's answer the caller's.
 pub(super) fn relay(parts: &Parts, answered: Answered) -> Answer {
-    let Answered { response, busy, sent_at } = answered;
+    let Answered { response, busy, sent_at, idle, refresh } = answered;
     Answer::Relayed(Box::new(Relayed {
         response,
         busy,
         clock: parts.clock.clone(),
         sent_at,
-        idle: parts.bounds.upstream_idle,
+        idle,
+        refresh,
         expose_backend: parts.bounds.expose_backend,
     }))
 }
@@ -71,6 +74,7 @@ impl Relayed {
             upstream: body,
             settlement: Some(settlement),
             busy: self.busy,
+            refresh: self.refresh,
             silence: Silence::new(self.idle),
             clock: self.clock,
             // A quick failure is no first token.
@@ -90,6 +94,7 @@ pub(super) struct RelayBody {
     upstream: Incoming,
     settlement: Option<Settlement>,
     busy: Busy,
+    refresh: Option<Refresh>,
     silence: Silence,
     clock: Clock,
     /// When the request was sent, until the first piece has come.
@@ -138,6 +143,9 @@ impl Silence {
 
 impl RelayBody {
     fn end(&mut self, end: End) {
+        if let Some(refresh) = self.refresh.take() {
+            refresh.start();
+        }
         if let Some(mut settlement) = self.settlement.take() {
             let failed = self.failed || end == End::Failed;
             let now = self.clock.monotonic();

@@ -7,7 +7,11 @@ use std::{
 
 use http::{HeaderMap, HeaderValue};
 
-use crate::{identity::looks_like_key, wire::headers::REQUEST_ID};
+use crate::{
+    identity::looks_like_key,
+    llm::Surface,
+    wire::headers::{ANTHROPIC_REQUEST_ID, REQUEST_ID},
+};
 
 /// Longest id that is taken from a caller.
 const MAX_BYTES: usize = 64;
@@ -53,10 +57,13 @@ impl RequestId {
         self.seed
     }
 
-    pub(super) fn stamp(&self, headers: &mut HeaderMap) {
-        if let Ok(value) = HeaderValue::from_str(&self.text) {
-            headers.insert(REQUEST_ID, value);
+    /// Anthropic's clients look for it under a name of their own.
+    pub(super) fn stamp(&self, headers: &mut HeaderMap, surface: Surface) {
+        let Ok(value) = HeaderValue::from_str(&self.text) else { return };
+        if surface == Surface::Anthropic {
+            headers.insert(ANTHROPIC_REQUEST_ID, value.clone());
         }
+        headers.insert(REQUEST_ID, value);
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) async fn route(
     admitted: Admitted,
     settlement: &mut Settlement,
 ) -> Result<Routed, Refusal> {
-    let Admitted(Read { row, exchange, caller, call, model, body }) = admitted;
+    let Admitted(Read { row, exchange, caller, call, model, body, managed: _ }) = admitted;
     let Some(model) = model else { return Err(Refusal::no_model(&["model"])) };
     let candidates = candidates(parts, &model, row).await?;
     // Only now: a name that no backend knows is a caller's text, and has no place in a log.
@@ -51,14 +51,15 @@ pub(super) async fn route(
 }
 
 async fn candidates(parts: &Parts, model: &ModelName, row: &Row) -> Result<Vec<Candidate>, Refusal> {
-    let mut found = parts.fleet.candidates(model, row.surface);
+    let mut found = parts.fleet.candidates(model, row.surface, row.operation);
     if matches!(found, Candidates::Unknown) {
         parts.fleet.look_again().await;
-        found = parts.fleet.candidates(model, row.surface);
+        found = parts.fleet.candidates(model, row.surface, row.operation);
     }
     match found {
         Candidates::Some(candidates) => Ok(candidates),
         Candidates::NoneUp => Err(Refusal::no_backend_up(model)),
+        Candidates::NotSpoken => Err(Refusal::not_spoken(model)),
         Candidates::Unknown => Err(Refusal::unknown_model(model)),
     }
 }

@@ -1,24 +1,27 @@
 //! Where the database file may stand, and making it there.
 //!
 //! Called once at start, and it may wait for the disk. It refuses a place where other users could swap or read the
-//! file, and network file systems, on which SQLite's locks and its shared memory don't work. It never opens a
+//! files (the database and those that SQLite keeps beside it), and network file systems, on which SQLite's locks and its shared memory don't work. It never opens a
 //! database file that is there already: closing it again would drop the locks that SQLite holds for this process.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use rustix::fs::{FlockOperation, flock, fstatfs};
 
-use crate::ports::store::StoreError;
+use crate::{
+    files::{self, Exposed},
+    ports::store::StoreError,
+};
 
-/// What others may do to a file or a folder, as bits of its mode.
-const WRITABLE_BY_OTHERS: u32 = 0o022;
-const OPEN_TO_OTHERS: u32 = 0o077;
+/// What SQLite may have put beside a database, behind its name: its log, the index of the log, an older kind of log. A
+/// backup that was put back by hand can leave them with another mode or owner.
+const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// How long another process may take to open the same database: 100 times 50 ms.
 const LOCK_ATTEMPTS: u32 = 100;
@@ -44,25 +47,25 @@ impl Place {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
-        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| failed(folder, error))?;
+        files::make_folder(folder).map_err(|error| failed(folder, error))?;
         let folder = fs::canonicalize(folder).map_err(|error| failed(folder, error))?;
         let opened = File::open(&folder).map_err(|error| failed(&folder, error))?;
         check_folder(&folder, &opened)?;
         lock(&folder, &opened).await?;
         let path = folder.join(name);
         make_or_check_file(&path)?;
+        for suffix in BESIDE {
+            let mut beside = path.clone().into_os_string();
+            beside.push(suffix);
+            check_file_if_any(Path::new(&beside))?;
+        }
         Ok(Self { path, _lock: opened })
     }
 }
 
 fn check_folder(folder: &Path, opened: &File) -> Result<(), StoreError> {
-    let mode = opened.metadata().map_err(|error| failed(folder, error))?.mode();
-    if mode & WRITABLE_BY_OTHERS != 0 {
-        let folder = folder.display();
-        return Err(StoreError::Refused(format!(
-            "other users can write to '{folder}', and so could replace the store: run `chmod go-w {folder}`"
-        )));
-    }
+    let found = opened.metadata().map_err(|error| failed(folder, error))?;
+    files::check_folder(folder, &found).map_err(refused)?;
     let statistics = fstatfs(opened).map_err(|error| failed(folder, error.into()))?;
     match FileSystem::of(statistics.f_type) {
         FileSystem::Local => Ok(()),
@@ -128,15 +131,25 @@ fn make_or_check_file(path: &Path) -> Result<(), StoreError> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(failed(path, error)),
     }
-    let found = fs::symlink_metadata(path).map_err(|error| failed(path, error))?;
-    let path = path.display();
+    check_file_if_any(path)
+}
+
+/// What isn't there, or goes as it is looked at, is nobody's.
+fn check_file_if_any(path: &Path) -> Result<(), StoreError> {
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(path, error)),
+    };
     if !found.is_file() {
+        let path = path.display();
         return Err(StoreError::Refused(format!("'{path}' is no regular file: name the database file itself")));
     }
-    if found.mode() & OPEN_TO_OTHERS != 0 {
-        return Err(StoreError::Refused(format!("other users can open '{path}': run `chmod 600 {path}`")));
-    }
-    Ok(())
+    files::check_file(path, &found).map_err(refused)
+}
+
+fn refused(exposed: Exposed) -> StoreError {
+    StoreError::Refused(exposed.to_string())
 }
 
 fn failed(path: &Path, error: io::Error) -> StoreError {
@@ -153,7 +166,7 @@ struct PlaceError {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     use super::*;
 
@@ -196,14 +209,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_folder_that_others_can_write_to_is_refused() {
+    async fn a_folder_that_others_can_look_into_is_refused() {
         let root = tempfile::tempdir().unwrap();
-        for bits in [0o770, 0o707, 0o720, 0o1777] {
+        let command = format!("chmod 700 {}", root.path().display());
+        for bits in [0o770, 0o707, 0o720, 0o755, 0o1777] {
             chmod(root.path(), bits);
             let text = refusal(&root.path().join("tollgate.db")).await;
-            assert!(text.contains("chmod go-w"), "{bits:o}: {text}");
+            assert!(text.contains(&command), "{bits:o}: {text}");
         }
-        chmod(root.path(), 0o755);
+        chmod(root.path(), 0o700);
         Place::prepare(&root.path().join("tollgate.db")).await.unwrap();
     }
 
@@ -216,6 +230,40 @@ mod tests {
             chmod(&path, bits);
             assert!(refusal(&path).await.contains("chmod 600"), "{bits:o}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_files_beside_it_are_looked_at_too() {
+        for name in ["tollgate.db-wal", "tollgate.db-shm", "tollgate.db-journal"] {
+            let root = tempfile::tempdir().unwrap();
+            let (path, beside) = (root.path().join("tollgate.db"), root.path().join(name));
+            fs::write(&beside, "").unwrap();
+            chmod(&beside, 0o644);
+            let text = refusal(&path).await;
+            assert!(text.contains(&format!("chmod 600 {}", beside.display())), "{text}");
+            chmod(&beside, 0o600);
+            drop(Place::prepare(&path).await.unwrap());
+            fs::remove_file(&beside).unwrap();
+            symlink(root.path().join("elsewhere"), &beside).unwrap();
+            assert!(refusal(&path).await.contains("no regular file"), "{name}");
+        }
+    }
+
+    /// Only root can give a file away, so elsewhere there is nothing to look at.
+    #[tokio::test]
+    async fn what_another_user_owns_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("tollgate.db");
+        drop(Place::prepare(&path).await.unwrap());
+        for given in [root.path(), &path] {
+            if std::os::unix::fs::chown(given, Some(65_534), None).is_err() {
+                return;
+            }
+            let text = refusal(&path).await;
+            assert!(text.contains("the id 65534") && text.contains("chown 0"), "{text}");
+            std::os::unix::fs::chown(given, Some(0), None).unwrap();
+        }
+        Place::prepare(&path).await.unwrap();
     }
 
     #[tokio::test]

@@ -10,11 +10,18 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use tokio::sync::{Mutex, MutexGuard};
+use tokio_util::sync::CancellationToken;
 
-use super::recent::Recent;
+use super::{
+    ability,
+    declared::{DeclaredBackend, Origin},
+    once_more::OnceMore,
+    recent::Recent,
+};
 use crate::{
-    config::{self, BackendKind, BackendUrl},
-    llm::{listing::ModelEntry, model_name::ModelName},
+    config::{BackendKind, BackendUrl},
+    llm::{Operation, Surface, listing::ModelEntry, model_name::ModelName},
     policy,
 };
 
@@ -45,46 +52,88 @@ const SPEED_TIME: Duration = Duration::from_millis(1);
 
 type Models = HashMap<Box<str>, Arc<Model>>;
 
-/// One configured backend. Its lists and counts are read without a lock.
+/// One declared backend. Its lists and counts are read without a lock.
 #[derive(Debug)]
 pub struct Backend {
     id: u32,
     name: Arc<str>,
     url: BackendUrl,
     kind: BackendKind,
-    weight: u32,
+    speaks_anthropic: bool,
+    origin: Origin,
+    weight: AtomicU32,
     is_up: AtomicBool,
+    was_probed: AtomicBool,
+    is_drained: AtomicBool,
+    retired: CancellationToken,
     in_flight: AtomicU32,
     recent: Recent,
     models: ArcSwap<Models>,
     running: ArcSwap<Vec<ModelEntry>>,
     version: ArcSwap<Option<String>>,
+    reading: Mutex<()>,
+    on_change: OnceMore,
+}
+
+/// A backend as operators see it, at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendStatus {
+    /// Stable while this process runs, and never used again in it.
+    pub id: u32,
+    /// As declared.
+    pub name: Arc<str>,
+    /// Where it is; it holds no secret.
+    pub url: BackendUrl,
+    /// What it speaks.
+    pub kind: BackendKind,
+    /// What policies are told as its weight.
+    pub weight: u32,
+    /// Who wants it.
+    pub origin: Origin,
+    /// Whether it answered when last asked.
+    pub is_up: bool,
+    /// Whether it gets no new calls.
+    pub is_drained: bool,
+    /// Calls that it serves now.
+    pub in_flight: u32,
+    /// How many models it has, as far as it was asked.
+    pub models: usize,
+    /// Its version, as far as it said one.
+    pub version: Option<String>,
 }
 
 impl Backend {
     /// A backend that nothing is known of yet: it counts as down.
-    pub fn new(id: u32, config: &config::Backend) -> Self {
+    pub fn new(id: u32, declared: &DeclaredBackend) -> Self {
+        let DeclaredBackend { config, origin, is_drained } = declared;
         Self {
             id,
             name: config.name.as_str().into(),
             url: config.url.clone(),
             kind: config.kind,
-            weight: config.weight,
+            speaks_anthropic: config.anthropic,
+            origin: *origin,
+            weight: AtomicU32::new(config.weight),
             is_up: AtomicBool::new(false),
+            was_probed: AtomicBool::new(false),
+            is_drained: AtomicBool::new(*is_drained),
+            retired: CancellationToken::new(),
             in_flight: AtomicU32::new(0),
             recent: Recent::default(),
             models: ArcSwap::default(),
             running: ArcSwap::default(),
             version: ArcSwap::default(),
+            reading: Mutex::default(),
+            on_change: OnceMore::default(),
         }
     }
 
-    /// Stable while this process runs.
+    /// Stable while this process runs, and never used again in it.
     pub fn id(&self) -> u32 {
         self.id
     }
 
-    /// As configured.
+    /// As declared.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
@@ -109,9 +158,100 @@ impl Backend {
         self.is_up.swap(is_up, Ordering::Relaxed) != is_up
     }
 
+    /// Whether it is what is declared here. Its weight, and whether it is drained, may change while it stays itself.
+    pub(super) fn is(&self, declared: &DeclaredBackend) -> bool {
+        let DeclaredBackend { config, origin, .. } = declared;
+        let speaks_alike = self.kind == config.kind && self.speaks_anthropic == config.anthropic;
+        *self.name == *config.name && self.url == config.url && speaks_alike && self.origin == *origin
+    }
+
+    /// Takes over what may change while it stays itself.
+    pub(super) fn follow(&self, weight: u32, is_drained: bool) {
+        self.weight.store(weight, Ordering::Relaxed);
+        self.is_drained.store(is_drained, Ordering::Relaxed);
+    }
+
+    /// Whether it gets no new calls; those that it serves go on.
+    pub fn is_drained(&self) -> bool {
+        self.is_drained.load(Ordering::Relaxed)
+    }
+
+    /// Whether calls may go to it now: it answers, and it isn't drained.
+    pub fn takes_calls(&self) -> bool {
+        self.is_up() && !self.is_drained()
+    }
+
+    /// It is no longer declared: no new calls go to it, those that it serves go on.
+    pub(super) fn retire(&self) {
+        self.is_drained.store(true, Ordering::Relaxed);
+        self.retired.cancel();
+    }
+
+    /// Is cancelled when it is no longer declared.
+    pub fn retired(&self) -> &CancellationToken {
+        &self.retired
+    }
+
+    /// As operators see it now.
+    pub fn status(&self) -> BackendStatus {
+        BackendStatus {
+            id: self.id,
+            name: Arc::clone(&self.name),
+            url: self.url.clone(),
+            kind: self.kind,
+            weight: self.weight.load(Ordering::Relaxed),
+            origin: self.origin,
+            is_up: self.is_up(),
+            is_drained: self.is_drained(),
+            in_flight: self.in_flight(),
+            models: self.models.load().len(),
+            version: (**self.version.load()).clone(),
+        }
+    }
+
+    /// Calls that it serves now.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// To be held while its lists are read: a reading that began earlier must not be noted later.
+    pub(super) async fn reading(&self) -> MutexGuard<'_, ()> {
+        self.reading.lock().await
+    }
+
+    /// Whether its lists are being read again after a change.
+    pub(super) fn on_change(&self) -> &OnceMore {
+        &self.on_change
+    }
+
+    /// Whether it was asked yet whether it is up.
+    pub fn was_probed(&self) -> bool {
+        self.was_probed.load(Ordering::Relaxed)
+    }
+
+    /// Notes that it was asked; true the first time.
+    pub fn note_probed(&self) -> bool {
+        !self.was_probed.swap(true, Ordering::Relaxed)
+    }
+
     /// Its version, as far as it said one.
     pub fn version(&self) -> Arc<Option<String>> {
         self.version.load_full()
+    }
+
+    /// Whether it can answer such a call, as far as its kind and its version tell.
+    pub fn speaks(&self, surface: Surface, operation: Operation) -> bool {
+        match self.kind {
+            BackendKind::Ollama => {
+                let version = self.version.load();
+                version.as_ref().as_deref().is_none_or(|version| ability::ollama_has(version, surface, operation))
+            }
+            BackendKind::OpenAi => match surface {
+                Surface::OpenAi => true,
+                Surface::Anthropic => self.speaks_anthropic,
+                Surface::Ollama | Surface::Other => false,
+            },
+        }
     }
 
     /// Notes its version.
@@ -173,8 +313,8 @@ impl Backend {
         let running = self.running.load();
         policy::Backend {
             id: self.id,
-            weight: self.weight,
-            in_flight: self.in_flight.load(Ordering::Relaxed),
+            weight: self.weight.load(Ordering::Relaxed),
+            in_flight: self.in_flight(),
             model_in_flight: model.load.in_flight.load(Ordering::Relaxed),
             capacity: None,
             queued: 0,
@@ -190,15 +330,22 @@ impl Backend {
 #[derive(Debug)]
 pub struct Busy {
     backend: Arc<Backend>,
-    model: Arc<Model>,
+    model: Option<Arc<Model>>,
 }
 
 impl Busy {
     /// Counts a call of this model on this backend.
     pub fn new(backend: Arc<Backend>, model: Arc<Model>) -> Self {
-        backend.in_flight.fetch_add(1, Ordering::Relaxed);
+        let mut busy = Self::without_model(backend);
         model.load.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self { backend, model }
+        busy.model = Some(model);
+        busy
+    }
+
+    /// Counts a call that is about no model in particular: one that manages the backend.
+    pub fn without_model(backend: Arc<Backend>) -> Self {
+        backend.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self { backend, model: None }
     }
 
     /// Which backend.
@@ -208,16 +355,16 @@ impl Busy {
 
     /// The first piece of the answer came so long after the request.
     pub fn note_first_token(&self, us: u32) {
-        note(&self.model.load.first_token_us, us);
+        if let Some(model) = &self.model {
+            note(&model.load.first_token_us, us);
+        }
     }
 
     /// The model wrote so many tokens within this time. What came at once, or is a word or two, tells no speed.
     pub fn note_speed(&self, tokens: u64, took: Duration) {
-        if tokens < SPEED_TOKENS || took < SPEED_TIME {
-            return;
-        }
+        let Some(model) = self.model.as_ref().filter(|_| tokens >= SPEED_TOKENS && took >= SPEED_TIME) else { return };
         let milli = u128::from(tokens) * 1_000_000_000 / took.as_micros().max(1);
-        note(&self.model.load.tokens_per_second_milli, u32::try_from(milli).unwrap_or(u32::MAX));
+        note(&model.load.tokens_per_second_milli, u32::try_from(milli).unwrap_or(u32::MAX));
     }
 }
 
@@ -231,6 +378,8 @@ fn note(average: &AtomicU32, new: u32) {
 impl Drop for Busy {
     fn drop(&mut self) {
         self.backend.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.model.load.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if let Some(model) = &self.model {
+            model.load.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }

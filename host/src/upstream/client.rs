@@ -1,19 +1,21 @@
 //! Sending a call to a backend. The address is built from the backend and the operation's row, never from a caller's text.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, pin::pin, sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
+    client::legacy::{self, Client},
     rt::{TokioExecutor, TokioTimer},
 };
 use rustix::io::Errno;
 use tokio::time::timeout;
 
-use super::backend::Backend;
-use crate::wire::body::Pieces;
+use super::{backend::Backend, connector::Connector, resolver::Resolver};
+use crate::{
+    config,
+    wire::{body::Outgoing, bounded::ReadError},
+};
 
 /// Connections without a call are kept this long.
 const POOL_IDLE: Duration = Duration::from_secs(60);
@@ -24,8 +26,40 @@ const MAX_HEAD_BYTES: usize = 64 << 10;
 /// The data plane's client; pools connections by backend.
 #[derive(Clone, Debug)]
 pub struct Upstream {
-    client: Client<HttpsConnector<HttpConnector>, Pieces>,
+    client: Client<Connector, Outgoing>,
     first_byte: Duration,
+}
+
+/// Where a call goes below a backend's address: a path of the operation table, and the parameter that some rows end with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallPath<'a> {
+    row: &'static str,
+    parameter: &'a str,
+}
+
+/// The parameter would change the path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the parameter is not one segment of letters, digits, `:`, `-` and `_`")]
+pub struct ParameterError;
+
+impl<'a> CallPath<'a> {
+    /// A row's path with a parameter behind it, which the caller has checked for what it means.
+    ///
+    /// # Errors
+    /// When it is empty, or could be read as more than one plain segment.
+    pub fn with_parameter(row: &'static str, parameter: &'a str) -> Result<Self, ParameterError> {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'-' | b'_');
+        if parameter.is_empty() || !parameter.bytes().all(is_plain) {
+            return Err(ParameterError);
+        }
+        Ok(Self { row, parameter })
+    }
+}
+
+impl From<&'static str> for CallPath<'_> {
+    fn from(row: &'static str) -> Self {
+        Self { row, parameter: "" }
+    }
 }
 
 /// Why no answer began.
@@ -43,6 +77,9 @@ pub enum SendError {
     /// What came is HTTP, but no answer to a call: a redirect, or another protocol.
     #[error("the backend answered {0}, which is no answer to a call")]
     NoAnswer(StatusCode),
+    /// The request's body broke off on its way: the caller's doing.
+    #[error("the request's body broke off")]
+    Body(#[source] ReadError),
     /// The backend's address and the operation's path make no URI.
     #[error("the backend's address can't be used")]
     Address(#[from] http::Error),
@@ -66,26 +103,24 @@ impl SendError {
 }
 
 impl Upstream {
-    /// A client with these deadlines: to connect, and from the request to the answer's first byte.
-    pub fn new(tls: &Arc<rustls::ClientConfig>, connect: Duration, first_byte: Duration) -> Self {
-        let mut http = HttpConnector::new();
-        http.set_connect_timeout(Some(connect));
-        http.set_nodelay(true);
-        http.enforce_http(false);
-        let https = HttpsConnectorBuilder::new()
-            .with_tls_config(rustls::ClientConfig::clone(tls))
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(http);
+    /// A client with the deadlines of this configuration.
+    pub fn new(tls: &Arc<rustls::ClientConfig>, resolver: Resolver, config: &config::Upstream) -> Self {
+        let connector = Connector::new(tls, resolver, config.connect_timeout, config.idle_timeout);
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
             .http1_max_buf_size(MAX_HEAD_BYTES)
-            .build(https);
-        Self { client, first_byte }
+            .build(connector);
+        Self { client, first_byte: config.first_byte_timeout }
     }
 
-    /// Sends a call and waits for the head of the answer.
+    /// The same client, whose pool they share, with another time to the answer's first byte.
+    pub fn with_first_byte(&self, first_byte: Duration) -> Self {
+        Self { client: self.client.clone(), first_byte }
+    }
+
+    /// Sends a call and waits for the head of the answer. The time to its first byte counts from when all of the request
+    /// is on its way: an upload takes as long as it takes, and guards itself against silence.
     ///
     /// # Errors
     /// Why no answer began. Only after [`SendError::Connect`] may the call be tried elsewhere.
@@ -96,34 +131,51 @@ impl Upstream {
         &self,
         backend: &Backend,
         method: &Method,
-        path: &'static str,
+        path: impl Into<CallPath<'_>>,
         headers: HeaderMap,
-        body: Pieces,
+        mut body: Outgoing,
     ) -> Result<Response<Incoming>, SendError> {
+        let end_of_body = body.end();
         let mut request = Request::new(body);
         *request.method_mut() = method.clone();
-        *request.uri_mut() = address(backend, path)?;
+        *request.uri_mut() = address(backend, path.into())?;
         *request.headers_mut() = headers;
         let host = backend.url().authority().as_str().try_into().map_err(http::Error::from)?;
         request.headers_mut().insert(header::HOST, host);
-        match timeout(self.first_byte, self.client.request(request)).await {
-            Err(_) => Err(SendError::FirstByte(self.first_byte)),
-            // Neither followed nor passed on: where it leads is a place behind the gate.
-            Ok(Ok(response)) if response.status().is_redirection() || response.status().is_informational() => {
-                Err(SendError::NoAnswer(response.status()))
+        let mut answer = pin!(self.client.request(request));
+        if let Some(end_of_body) = end_of_body {
+            tokio::select! {
+                // First, because a body that breaks off breaks the exchange as well, and is the reason for it.
+                biased;
+                end = end_of_body.come() => end.map_err(SendError::Body)?,
+                // Some answer before they have read everything.
+                answer = &mut answer => return checked(answer),
             }
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) if error.is_connect() => Err(SendError::Connect(error.into())),
-            Ok(Err(error)) => Err(SendError::Broken(error.into())),
+        }
+        match timeout(self.first_byte, answer).await {
+            Err(_) => Err(SendError::FirstByte(self.first_byte)),
+            Ok(answer) => checked(answer),
         }
     }
 }
 
-fn address(backend: &Backend, path: &'static str) -> Result<Uri, http::Error> {
+fn checked(answer: Result<Response<Incoming>, legacy::Error>) -> Result<Response<Incoming>, SendError> {
+    match answer {
+        // Neither followed nor passed on: where it leads is a place behind the gate.
+        Ok(response) if response.status().is_redirection() || response.status().is_informational() => {
+            Err(SendError::NoAnswer(response.status()))
+        }
+        Ok(response) => Ok(response),
+        Err(error) if error.is_connect() => Err(SendError::Connect(error.into())),
+        Err(error) => Err(SendError::Broken(error.into())),
+    }
+}
+
+fn address(backend: &Backend, path: CallPath<'_>) -> Result<Uri, http::Error> {
     let url = backend.url();
-    let path = match url.prefix() {
-        "" => PathAndQuery::from_static(path),
-        prefix => PathAndQuery::try_from(format!("{prefix}{path}"))?,
+    let path = match (url.prefix(), path) {
+        ("", CallPath { row, parameter: "" }) => PathAndQuery::from_static(row),
+        (prefix, CallPath { row, parameter }) => PathAndQuery::try_from(format!("{prefix}{row}{parameter}"))?,
     };
     Uri::builder().scheme(url.scheme().clone()).authority(url.authority().clone()).path_and_query(path).build()
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use reqwest::{Client, redirect::Policy};
 
-use super::backend::Backend;
+use super::{backend::Backend, resolver::Resolver};
 use crate::wire::causes::causes;
 
 /// Largest list that is read, in bytes: ten thousand models of a KiB each, and some.
@@ -52,11 +52,16 @@ impl Control {
     ///
     /// # Errors
     /// When TLS can't be set up.
-    pub fn new(tls: &Arc<rustls::ClientConfig>, deadline: Duration) -> Result<Self, reqwest::Error> {
+    pub fn new(
+        tls: &Arc<rustls::ClientConfig>,
+        resolver: Resolver,
+        deadline: Duration,
+    ) -> Result<Self, reqwest::Error> {
         let client = Client::builder()
             .redirect(Policy::none())
             .no_proxy()
             .timeout(deadline)
+            .dns_resolver(Arc::new(resolver))
             .user_agent(concat!("tollgate/", env!("CARGO_PKG_VERSION")))
             .tls_backend_preconfigured(rustls::ClientConfig::clone(tls))
             .build()?;

@@ -3,10 +3,19 @@
 //! The data plane sends by hyper's pooling client; probes and model lists go by a client of their own that follows no
 //! redirect, uses no proxy from the environment and reads no more than it must.
 
+mod ability;
 pub mod backend;
 pub mod client;
+pub mod connector;
 pub mod control;
+pub mod declared;
 pub mod fleet;
+pub mod once_more;
 pub mod probe;
 pub mod recent;
+pub mod resolver;
 pub mod single_flight;
+pub mod trust;
+
+#[cfg(test)]
+mod tests;

@@ -27,10 +27,14 @@ pub async fn check(control: &Control, backend: &Backend) -> bool {
         BackendKind::OpenAi => control.ask(backend, "/v1/models").await.map(|_| ()),
     };
     let is_news = backend.note_up(answer.is_ok());
+    let is_first = backend.note_probed();
     let name = &**backend.name();
     match answer {
         Ok(()) if is_news => tracing::info!(backend = name, "the backend is up"),
         Err(error) if is_news => tracing::warn!(backend = name, %error, "the backend is down"),
+        Err(error) if is_first => {
+            tracing::warn!(backend = name, url = %backend.url(), %error, "the backend does not answer yet");
+        }
         Ok(()) | Err(_) => {}
     }
     is_news
@@ -49,6 +53,7 @@ async fn version(control: &Control, backend: &Backend) -> Result<(), ControlErro
 
 /// Reads the list of models. A list that can't be read leaves the last one standing.
 pub async fn refresh_models(control: Arc<Control>, backend: Arc<Backend>) {
+    let _one_at_a_time = backend.reading().await;
     let list = match backend.kind() {
         BackendKind::Ollama => list(&control, &backend, "/api/tags", listing::parse_tags).await,
         BackendKind::OpenAi => list(&control, &backend, "/v1/models", listing::parse_models).await,
@@ -66,6 +71,7 @@ pub async fn refresh_running(control: Arc<Control>, backend: Arc<Backend>) {
     if backend.kind() == BackendKind::OpenAi {
         return;
     }
+    let _one_at_a_time = backend.reading().await;
     let running = list(&control, &backend, "/api/ps", listing::parse_running).await;
     backend.note_running(running.unwrap_or_else(|error| {
         tracing::debug!(backend = &**backend.name(), %error, "what the backend has loaded could not be listed");
@@ -81,6 +87,12 @@ async fn list<T>(
 ) -> Result<Vec<T>, ControlError> {
     let body = control.ask(backend, path).await?;
     parse(&body).map_err(|error| ControlError::Garbage { path, reason: error.to_string() })
+}
+
+/// Reads both lists.
+pub async fn refresh(control: &Arc<Control>, backend: &Arc<Backend>) {
+    refresh_models(Arc::clone(control), Arc::clone(backend)).await;
+    refresh_running(Arc::clone(control), Arc::clone(backend)).await;
 }
 
 /// Does something with every backend that is up, at the same time.

@@ -12,6 +12,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use super::backend_gauges::{BackendGauges, BackendNumbers};
 use crate::{
     llm::{Operation, Surface},
     policy::{FaultKind, Hook, Observer},
@@ -70,11 +71,6 @@ struct FaultLabels {
     kind: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BackendLabels {
-    backend: Arc<str>,
-}
-
 type Seconds = Family<PolicyLabels, Histogram, fn() -> Histogram>;
 
 /// What one policy does at one hook, found without hashing labels: there are few.
@@ -92,7 +88,7 @@ pub struct Metrics {
     tokens: Family<TokenLabels, Counter>,
     policy_seconds: Seconds,
     policy_faults: Family<FaultLabels, Counter>,
-    backend_up: Family<BackendLabels, Gauge>,
+    backends: BackendGauges,
     policy_meters: Mutex<Vec<Arc<PolicyMeters>>>,
 }
 
@@ -113,10 +109,10 @@ impl Default for Metrics {
         );
         let policy_faults = Family::<FaultLabels, Counter>::default();
         registry.register("policy_faults", "Policy calls that failed, by kind of fault", policy_faults.clone());
-        let backend_up = Family::<BackendLabels, Gauge>::default();
-        registry.register("backend_up", "Whether a backend answers its probe (1) or not (0)", backend_up.clone());
+        let backends = BackendGauges::default();
+        registry.register_collector(Box::new(backends.clone()));
         let policy_meters = Mutex::default();
-        Self { registry, requests, in_flight, tokens, policy_seconds, policy_faults, backend_up, policy_meters }
+        Self { registry, requests, in_flight, tokens, policy_seconds, policy_faults, backends, policy_meters }
     }
 }
 
@@ -143,10 +139,10 @@ impl Metrics {
         self.tokens.get_or_create(&TokenLabels { surface, direction, estimated }).inc_by(tokens);
     }
 
-    /// A backend's health is known.
-    pub fn backend_is(&self, name: &Arc<str>, is_up: bool) {
-        let labels = BackendLabels { backend: Arc::clone(name) };
-        self.backend_up.get_or_create(&labels).set(i64::from(is_up));
+    /// Backends are asked for whenever the metrics are read, so that what is gone is gone here too. Only the first source
+    /// counts.
+    pub fn backends_from(&self, source: impl Fn() -> Vec<BackendNumbers> + Send + Sync + 'static) {
+        self.backends.read_from(source);
     }
 
     /// The metrics as OpenMetrics text.
@@ -221,7 +217,9 @@ mod tests {
         metrics.call_ended(Surface::OpenAi, Operation::Chat, 429);
         metrics.tokens_took(Surface::Ollama, Direction::Input, 7, true);
         metrics.tokens_took(Surface::Ollama, Direction::Output, 0, false);
-        metrics.backend_is(&"gpu-1".into(), true);
+        metrics.backends_from(|| {
+            vec![BackendNumbers { name: "gpu-1".into(), is_up: true, is_drained: false, in_flight: 3 }]
+        });
         metrics.asked("api-key", Hook::Authenticate, Duration::from_micros(3), Some(FaultKind::Budget));
         let text = metrics.render();
         for line in [
@@ -229,6 +227,8 @@ mod tests {
             "tollgate_requests_in_flight 1",
             r#"tollgate_tokens_total{surface="ollama",direction="input",estimated="true"} 7"#,
             r#"tollgate_backend_up{backend="gpu-1"} 1"#,
+            r#"tollgate_backend_drained{backend="gpu-1"} 0"#,
+            r#"tollgate_backend_in_flight{backend="gpu-1"} 3"#,
             r#"tollgate_policy_faults_total{policy="api-key",hook="authenticate",kind="budget"} 1"#,
             r#"tollgate_policy_call_duration_seconds_bucket{le="0.000005",policy="api-key",hook="authenticate"} 1"#,
             r#"tollgate_policy_call_duration_seconds_count{policy="api-key",hook="authenticate"} 1"#,

@@ -1,3 +1,4 @@
 //! What happened: the numbers for operators and one log line for each call. Never a key, a prompt or an answer.
 
+pub mod backend_gauges;
 pub mod metrics;

@@ -1,4 +1,4 @@
-//! The body that the gate sends to backends: a request that was read whole.
+//! The body that the gate sends to backends: a request that was read whole, or one that passes through as it comes.
 
 use std::{
     convert::Infallible,
@@ -8,6 +8,66 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+
+use super::upload::{Broken, End, Upload};
+
+/// What a backend is sent.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// What was read and checked.
+    Pieces(Pieces),
+    /// What is never held: piece by piece, as the caller sends it.
+    Stream(Box<Upload>),
+}
+
+impl Outgoing {
+    /// The end of a streamed body, for the one who waits for it; none where all of the body is there already, and for
+    /// the second who asks.
+    pub fn end(&mut self) -> Option<End> {
+        match self {
+            Self::Pieces(_) => None,
+            Self::Stream(upload) => upload.end(),
+        }
+    }
+}
+
+impl From<Pieces> for Outgoing {
+    fn from(pieces: Pieces) -> Self {
+        Self::Pieces(pieces)
+    }
+}
+
+impl From<Upload> for Outgoing {
+    fn from(upload: Upload) -> Self {
+        Self::Stream(Box::new(upload))
+    }
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match self.get_mut() {
+            Self::Pieces(pieces) => Pin::new(pieces).poll_frame(context).map_err(|never| match never {}),
+            Self::Stream(upload) => Pin::new(&mut **upload).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Pieces(pieces) => pieces.is_end_stream(),
+            Self::Stream(upload) => upload.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Pieces(pieces) => pieces.size_hint(),
+            Self::Stream(upload) => upload.size_hint(),
+        }
+    }
+}
 
 /// A request body in at most three pieces of what was read: an edited place costs no copy of the rest.
 #[derive(Clone, Debug, Default)]

@@ -5,6 +5,11 @@ use http::{HeaderMap, HeaderName, header};
 /// Of a caller's headers, those that a backend may see.
 const TO_BACKEND: [HeaderName; 2] = [header::ACCEPT, HeaderName::from_static("traceparent")];
 
+/// Of an Anthropic caller's headers, those that a backend may see besides. Both only say how to read the body, which
+/// passes as well: a server that knows them answers wrongly without.
+const ANTHROPIC_TO_BACKEND: [HeaderName; 2] =
+    [HeaderName::from_static("anthropic-version"), HeaderName::from_static("anthropic-beta")];
+
 /// Of a backend's headers, those that a caller may see. The length comes from the body itself.
 const TO_CALLER: [HeaderName; 4] =
     [header::CONTENT_TYPE, header::CACHE_CONTROL, header::RETRY_AFTER, HeaderName::from_static("openai-processing-ms")];
@@ -12,7 +17,10 @@ const TO_CALLER: [HeaderName; 4] =
 /// The id of a call, in requests and answers.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Which backend answered.
+/// The id of a call where Anthropic's clients look for it, in answers.
+pub const ANTHROPIC_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+
+/// Which backend answered; in a management request, which backend is meant.
 pub const BACKEND: HeaderName = HeaderName::from_static("x-tollgate-backend");
 
 /// Tells a proxy in front not to hold a stream back.
@@ -21,6 +29,17 @@ pub const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-bufferi
 /// What a backend sees of a caller's headers.
 pub fn to_backend(headers: &HeaderMap) -> HeaderMap {
     passed(headers, &TO_BACKEND)
+}
+
+/// What a backend sees of the headers of an Anthropic caller, who may name several betas on several lines.
+pub fn anthropic_to_backend(headers: &HeaderMap) -> HeaderMap {
+    let mut passed = to_backend(headers);
+    for name in &ANTHROPIC_TO_BACKEND {
+        for value in headers.get_all(name) {
+            passed.append(name, value.clone());
+        }
+    }
+    passed
 }
 
 /// What a caller sees of a backend's headers.
@@ -64,12 +83,27 @@ mod tests {
             "upgrade",
             "te",
             "expect",
+            "openai-organization",
+            "openai-project",
+            "request-id",
+            "x-tollgate-backend",
         ] {
             headers.insert(name, "secret".parse().unwrap());
         }
         headers.insert("accept", "text/event-stream".parse().unwrap());
         headers.insert("content-type", "application/json".parse().unwrap());
         assert_eq!(to_backend(&headers).keys().collect::<Vec<_>>(), ["accept"]);
+        assert_eq!(anthropic_to_backend(&headers).keys().collect::<Vec<_>>(), ["accept"]);
         assert_eq!(to_caller(&headers).keys().collect::<Vec<_>>(), ["content-type"]);
+    }
+
+    #[test]
+    fn anthropics_headers_pass_for_anthropics_callers_only() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("anthropic-version", "2023-06-01"), ("anthropic-beta", "a"), ("anthropic-beta", "b")] {
+            headers.append(name, value.parse().unwrap());
+        }
+        assert!(to_backend(&headers).is_empty());
+        assert_eq!(anthropic_to_backend(&headers), headers);
     }
 }

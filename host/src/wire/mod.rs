@@ -1,5 +1,5 @@
-//! Bytes on their way: bodies, bounded reading, streams of lines and events, errors with their causes, and which headers
-//! pass.
+//! Bytes on their way: bodies, bounded reading, uploads, streams of lines and events, errors with their causes, and which
+//! headers pass.
 
 pub mod body;
 pub mod bounded;
@@ -8,3 +8,4 @@ pub mod headers;
 pub mod ndjson;
 pub mod sse;
 pub mod tail;
+pub mod upload;

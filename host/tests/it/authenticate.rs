@@ -298,6 +298,7 @@ async fn a_change_of_the_store_is_in_force_within_two_seconds() {
         user: Some("ann".to_owned()),
         requests_per_minute: None,
         scope: Scope::AllModels,
+        may_manage: false,
         attributes: Vec::new(),
         expires_at_ms: None,
         created_at_ms: START_UNIX_MS,

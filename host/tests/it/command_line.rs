@@ -61,7 +61,7 @@ fn a_created_key_is_printed_once_and_listed_without_its_secret() {
     let plain = create(folder, &["--name", "plain"]);
     let models = "qwen3:8b,LLaMA3,library/llama3";
     let all = ["--name", "full", "--user", "ann", "--rpm", "7", "--models", models, "--expires", "30d"];
-    let full = create(folder, &[&all[..], &["--attribute", "groups=staff"]].concat());
+    let full = create(folder, &[&all[..], &["--attribute", "groups=staff", "--manage"]].concat());
     let keys = list(folder);
     let id = |key: &str| ParsedKey::parse(key).unwrap().id().to_owned();
     let find = |key: &str| keys.iter().find(|listed| listed["id"] == id(key)).unwrap();
@@ -71,21 +71,22 @@ fn a_created_key_is_printed_once_and_listed_without_its_secret() {
         first,
         &json!({
             "id": id(&plain), "name": "plain", "user": null, "state": "active", "requests_per_minute": null,
-            "models": null, "expires_at": null, "created_at": first["created_at"],
+            "models": null, "may_manage": false, "attributes": {}, "former_secret_until": null, "expires_at": null, "created_at": first["created_at"],
         })
     );
     assert_eq!((&second["name"], &second["user"], &second["state"]), (&json!("full"), &json!("ann"), &json!("active")));
     assert_eq!((&second["requests_per_minute"], &second["models"]), (&json!(7), &json!(["llama3:latest", "qwen3:8b"])));
+    assert_eq!((&second["may_manage"], &second["attributes"]), (&json!(true), &json!({ "groups": ["staff"] })));
     let valid = moment(second, "expires_at").duration_since(moment(second, "created_at"));
     assert_eq!(valid, SignedDuration::from_hours(30 * 24));
 
     let table = run(folder, &["keys", "list"]);
-    let heads = ["ID", "NAME", "USER", "STATE", "RPM", "MODELS", "EXPIRES"];
+    let heads = ["ID", "NAME", "USER", "STATE", "RPM", "MODELS", "MANAGE", "EXPIRES"];
     assert_eq!(table.stdout.lines().next().unwrap().split_whitespace().collect::<Vec<_>>(), heads);
     let row = |key: &str| table.stdout.lines().find(|line| line.contains(&id(key))).unwrap().to_owned();
     assert_eq!(
         row(&plain).split_whitespace().collect::<Vec<_>>(),
-        [&id(&plain), "plain", "-", "active", "-", "all", "-"]
+        [&id(&plain), "plain", "-", "active", "-", "all", "-", "-"]
     );
     assert!(row(&full).contains("llama3:latest,qwen3:8b"), "{}", table.stdout);
     for key in [&plain, &full] {
@@ -124,6 +125,8 @@ fn a_key_is_switched_off_and_on_and_withdrawn_by_its_name_or_id() {
         assert_eq!((done.code, done.stdout.as_str()), (Some(0), ""), "{verb} {which}: {}", done.stderr);
         assert!(done.stderr.contains(id) && done.stderr.contains(state), "{}", done.stderr);
         assert_eq!(list(folder)[0]["state"], state, "{verb} {which}");
+        let again = run(folder, &["keys", verb, which, "-o", "json"]);
+        assert_eq!((again.code, again.json()), (Some(0), list(folder)[0].clone()), "{verb} {which}");
     }
     for verb in ["enable", "disable"] {
         assert_fails(&run(folder, &["keys", verb, id]), 1, &["revoked for good"]);
@@ -165,6 +168,7 @@ fn what_cannot_be_meant_is_a_usage_error_and_makes_no_key() {
         &["--name", "x", "--models", "llama3@sha256:0a"],
         &["--name", "x", "--models", "llama3,,qwen3"],
         &["--name", "x", "--attribute", "groups"],
+        &["--name", "x", "--attribute", "=x"],
         &["--name", "x", "--unknown"],
         &["--name", "x", "-o", "xml"],
     ] {
@@ -252,12 +256,12 @@ fn the_environment_wins_over_the_file_and_the_command_line_over_both() {
 }
 
 #[test]
-fn a_state_folder_that_others_can_write_to_is_refused() {
+fn a_state_folder_that_others_can_look_into_is_refused() {
     let folder = empty();
     fs::DirBuilder::new().mode(0o700).create(folder.path().join("tollgate-state")).unwrap();
-    fs::set_permissions(folder.path().join("tollgate-state"), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(folder.path().join("tollgate-state"), fs::Permissions::from_mode(0o755)).unwrap();
     for arguments in [&["serve"][..], &["check"], &["keys", "create", "--name", "x"]] {
-        assert_fails(&run(folder.path(), arguments), 78, &["others can write to it", "chmod go-w"]);
+        assert_fails(&run(folder.path(), arguments), 78, &["other users can open", "run `chmod 700 "]);
     }
 }
 

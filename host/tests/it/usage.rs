@@ -12,6 +12,7 @@ use crate::support::{Asking, LlmServer, Log, Script, TestProxy, guest, soon};
 
 const CHAT: &str = "/api/chat";
 const COMPLETIONS: &str = "/v1/chat/completions";
+const MESSAGES: &str = "/v1/messages";
 
 /// The body of every call, and what the gate takes its input for.
 const BODY: &str = r#"{"model":"llama3","messages":[],"prompt":"hi","input":"hi"}"#;
@@ -82,6 +83,21 @@ fn openai_piece(text: &str) -> String {
     format!("data: {}\n\n", json!({ "choices": [{ "index": 0, "delta": { "content": text } }] }))
 }
 
+fn named(event: &str, data: &Value) -> String {
+    format!("event: {event}\ndata: {data}\n\n")
+}
+
+/// The beginning of a message, and two pieces of it.
+fn message_pieces() -> Script {
+    let usage = json!({ "message": { "content": [], "usage": { "input_tokens": 9, "output_tokens": 1 } } });
+    let piece = |text: &str| named("content_block_delta", &json!({ "delta": { "type": "text_delta", "text": text } }));
+    Script::sse()
+        .chunk(named("message_start", &usage))
+        .chunk(piece("a"))
+        .chunk(named("ping", &json!({})))
+        .chunk(piece("b"))
+}
+
 #[tokio::test]
 async fn what_a_backend_counted_is_logged_and_summed_by_surface() {
     let bench = Bench::start().await;
@@ -108,10 +124,27 @@ async fn what_a_backend_counted_is_logged_and_summed_by_surface() {
     let vectors = r#"{"object":"list","data":[],"usage":{"prompt_tokens":4,"total_tokens":4}}"#;
     bench.check("usage-embeddings", "/v1/embeddings", Script::json(200, vectors), (4, 0, false)).await;
 
-    assert_eq!(bench.counted("ollama", "input", false).await, 54.0);
-    assert_eq!(bench.counted("ollama", "output", false).await, 9.0);
-    assert_eq!(bench.counted("openai", "input", false).await, 18.0);
-    assert_eq!(bench.counted("openai", "output", false).await, 18.0);
+    let text = format!(r#"{{"choices":[{{"text":"hi"}}],{usage}}}"#);
+    bench.check("usage-old-completions", "/v1/completions", Script::json(200, &text), (7, 9, false)).await;
+    let stream = Script::sse()
+        .chunk(named("response.created", &json!({ "response": { "usage": null } })))
+        .chunk(named("response.output_text.delta", &json!({ "delta": "a" })))
+        .chunk(named(
+            "response.completed",
+            &json!({ "response": { "usage": { "input_tokens": 2, "output_tokens": 6 } } }),
+        ));
+    bench.check("usage-responses", "/v1/responses", stream.end(), (2, 6, false)).await;
+
+    let whole = r#"{"type":"message","content":[],"usage":{"input_tokens":12,"output_tokens":6}}"#;
+    bench.check("usage-messages-whole", MESSAGES, Script::json(200, whole), (12, 6, false)).await;
+    let last = named("message_delta", &json!({ "usage": { "input_tokens": 11, "output_tokens": 4 } }));
+    let stream = message_pieces().chunk(last).chunk(named("message_stop", &json!({})));
+    bench.check("usage-messages-stream", MESSAGES, stream.end(), (11, 4, false)).await;
+
+    for (surface, input, output) in [("ollama", 54.0, 9.0), ("openai", 27.0, 33.0), ("anthropic", 23.0, 10.0)] {
+        assert_eq!(bench.counted(surface, "input", false).await, input, "{surface}");
+        assert_eq!(bench.counted(surface, "output", false).await, output, "{surface}");
+    }
     let metrics = bench.gate.admin("/metrics").await.body;
     assert!(!metrics.contains("estimated=\"true\""), "{metrics}");
 }
@@ -176,6 +209,10 @@ async fn a_stream_that_breaks_off_costs_what_was_seen() {
     let stream = Script::sse().chunk(openai_piece("a")).chunk("data: {\"choices\":[],\"usa").close();
     bench.check("usage-close", COMPLETIONS, stream, (ESTIMATE, 1, true)).await;
     assert_eq!(bench.line("usage-close").await["end"], "failed");
+    // What Anthropic's first event says of the input stands; of the output it can't know.
+    bench.check("usage-messages-reset", MESSAGES, message_pieces().reset(), (9, 2, true)).await;
+    assert_eq!(bench.counted("anthropic", "input", false).await, 9.0);
+    assert_eq!(bench.counted("anthropic", "output", true).await, 2.0);
 }
 
 #[tokio::test]

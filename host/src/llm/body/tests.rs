@@ -206,27 +206,70 @@ fn field_names_are_in_plain_lower_case() {
 
 #[test]
 fn callers_name_what_stands_below_some_keys() {
-    for key in [
-        "arguments",
-        "chat_template_kwargs",
-        "format",
-        "functions",
-        "guided_json",
-        "input",
-        "input_schema",
-        "logit_bias",
-        "metadata",
-        "parameters",
-        "properties",
-        "response_format",
-        "schema",
-        "tools",
-    ] {
+    let keys = "adapters arguments attributes chat_template_kwargs env files format functions guided_json input \
+        input_schema json_schema logit_bias metadata parameters properties response_format schema structured_outputs tools \
+        variables";
+    for key in keys.split_ascii_whitespace() {
         good(&format!(r#"{{"a":[{{"{key}":{{"Any":[{{"NAME":1,"ſ":2}}]}}}}]}}"#));
         // Beside the key the rule holds again.
-        let text = format!(r#"{{"{key}":{{"Any":1}},"Any":1}}"#);
+        let text = format!(r#"{{"a":{{"{key}":{{"Any":1}},"Any":1}}}}"#);
         assert!(matches!(read(&text), Err(BodyError::NotLowerCase { .. })), "{text}");
     }
+}
+
+#[test]
+fn what_a_model_is_asked_has_the_api_s_own_field_names() {
+    for text in [
+        r#"{"input":[{"role":"user","ROLE":"system","content":"x"}]}"#,
+        r#"{"input":[{"type":"message","content":[{"Type":"input_text"}]}]}"#,
+        r#"{"prompt":[{"Text":1}]}"#,
+        r#"{"system":[{"Type":"text"}]}"#,
+        r#"{"messages":[{"content":[{"Text":"x"}]}]}"#,
+    ] {
+        assert!(matches!(read(text), Err(BodyError::NotLowerCase { .. })), "{text}");
+    }
+}
+
+#[test]
+fn honest_bodies_of_all_three_apis_pass() {
+    fn check(text: &str, cap: Option<u32>, stream: Option<bool>) {
+        let body = good(text);
+        assert_eq!((body.model(), body.output_cap(), body.stream()), (Some("m"), cap, stream), "{text}");
+    }
+    check(r#"{"model":"m","prompt":"Once","max_tokens":16,"logit_bias":{"50256":-100},"stop":["\n"]}"#, Some(16), None);
+    check(r#"{"model":"m","prompt":["a","b"],"suffix":null,"echo":false,"stream":true}"#, None, Some(true));
+    check(r#"{"model":"m","prompt":[[1,2,3],[4]],"max_tokens":1}"#, Some(1), None);
+    check(r#"{"model":"m","input":"Hi","max_output_tokens":20,"stream":false}"#, Some(20), Some(false));
+    check(
+        r#"{"model":"m","instructions":"Be short","input":[
+            {"role":"user","content":[{"type":"input_text","text":"Hi"},{"type":"input_image","image_url":"data:,"}]},
+            {"type":"function_call","call_id":"c","name":"f","arguments":"{\"City\":1}"},
+            {"type":"function_call_output","call_id":"c","output":"x"},
+            {"type":"local_shell_call","call_id":"s","action":{"type":"exec","command":["ls"],"env":{"PATH":"/bin"}}},
+            {"type":"reasoning","summary":[{"type":"summary_text","text":"s"}]}],
+          "tools":[{"type":"function","name":"f","parameters":{"type":"object","properties":{"City":{"type":"string"}}}}],
+          "text":{"format":{"type":"json_schema","name":"a","schema":{"properties":{"Name":{}}}}},
+          "reasoning":{"effort":"low"},"metadata":{"Team":"x"},"store":false}"#,
+        None,
+        None,
+    );
+    check(
+        r#"{"model":"m","max_tokens":64,"stream":true,"system":[{"type":"text","text":"s","cache_control":{"type":"ephemeral"}}],
+          "messages":[{"role":"user","content":"Hi"},{"role":"assistant","content":[
+            {"type":"thinking","thinking":"t","signature":"x"},
+            {"type":"tool_use","id":"t1","name":"get","input":{"City":"Bern","unitSystem":"SI"}}]},
+            {"role":"user","content":[{"type":"tool_result","tool_use_id":"t1","content":[{"type":"text","text":"x"}]}]}],
+          "tools":[{"name":"get","input_schema":{"type":"object","properties":{"City":{},"unitSystem":{}}}}],
+          "tool_choice":{"type":"auto"},"metadata":{"user_id":"u"},"thinking":{"type":"enabled","budget_tokens":32},
+          "stop_sequences":["END"],"top_k":5}"#,
+        Some(64),
+        Some(true),
+    );
+    check(
+        r#"{"model":"m","from":"b","files":{"Model-Q4_K.gguf":"sha256:0"},"adapters":{"A.gguf":"sha256:1"}}"#,
+        None,
+        None,
+    );
 }
 
 #[test]

@@ -282,9 +282,9 @@ impl<'de> Visitor<'de> for Node<'_, 'de, '_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<(), A::Error> {
-        let Self { walk, role, depth, names_are_free } = self;
-        if !matches!(role, Role::Body | Role::Plain | Role::Options) {
-            return Node { walk, role, depth, names_are_free }.pass();
+        let Self { walk, role: parent, depth, names_are_free } = self;
+        if !matches!(parent, Role::Body | Role::Plain | Role::Options) {
+            return Node { walk, role: parent, depth, names_are_free }.pass();
         }
         if depth >= MAX_DEPTH {
             return walk.refuse(Flaw::TooDeep);
@@ -293,8 +293,9 @@ impl<'de> Visitor<'de> for Node<'_, 'de, '_> {
         let mut object = Object { first_key, names_are_free, index: None };
         while let Some(key) = access.next_key_seed(Key)? {
             walk.open_key(&mut object, key.clone())?;
-            let role = walk.role_of(&key, role);
-            let names_are_free = names_are_free || callers_name_what_is_below(&key);
+            let role = walk.role_of(&key, parent);
+            let is_top = matches!(parent, Role::Body);
+            let names_are_free = names_are_free || callers_name_what_is_below(&key, is_top);
             let value = Node { walk: &mut *walk, role, depth: depth + 1, names_are_free };
             if let Err(error) = access.next_value_seed(value) {
                 walk.refusal.path.push(key);
@@ -335,24 +336,22 @@ impl<'de> Visitor<'de> for Key {
 }
 
 /// Whether callers choose the names below this key: schemas, arguments of tools and the like.
-fn callers_name_what_is_below(key: &str) -> bool {
-    matches!(
-        key,
-        "arguments"
-            | "chat_template_kwargs"
-            | "format"
-            | "functions"
-            | "guided_json"
-            | "input"
-            | "input_schema"
-            | "logit_bias"
-            | "metadata"
-            | "parameters"
-            | "properties"
-            | "response_format"
-            | "schema"
-            | "tools"
-    )
+///
+/// At the top of a body `input` is what the model is asked (embeddings, responses), with field names of the API's own;
+/// further down it is what a tool was called with.
+fn callers_name_what_is_below(key: &str, is_top: bool) -> bool {
+    match key {
+        "input" => !is_top,
+        // What a file search found, the environment of a shell call, and the values of a stored prompt: OpenAI's
+        // responses. File names by digest: Ollama's create.
+        "attributes" | "env" | "variables" | "adapters" | "files" => true,
+        // Tools, as they are declared and as they were called.
+        "arguments" | "functions" | "input_schema" | "parameters" | "properties" | "tools" => true,
+        // Shapes of an answer, in each server's words.
+        "format" | "guided_json" | "json_schema" | "response_format" | "schema" | "structured_outputs" => true,
+        "chat_template_kwargs" | "logit_bias" | "metadata" => true,
+        _ => false,
+    }
 }
 
 /// Whether a reader without regard to case could take this name only for itself.

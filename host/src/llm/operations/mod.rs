@@ -19,6 +19,9 @@ pub const INFERENCE_CAP_BYTES: usize = 32 * 1024 * 1024;
 /// The most bytes that a body of `POST /api/show` may have: a model's name and a few flags.
 pub const SHOW_CAP_BYTES: usize = 64 * 1024;
 
+/// The most bytes that the body of a management operation may have: `create` brings a template, a licence and messages.
+pub const MANAGEMENT_CAP_BYTES: usize = 1024 * 1024;
+
 /// The most bytes of a parameter in a path, decoded: as many as a model's name in a listing may have.
 pub const PARAMETER_MAX_BYTES: usize = super::listing::NAME_MAX_BYTES;
 
@@ -46,7 +49,7 @@ pub enum BodyMode {
     None,
     /// It is buffered up to the cap and must be one JSON object.
     Json,
-    /// It would pass through as it comes, never buffered.
+    /// It passes through as it comes, never buffered.
     Stream,
 }
 
@@ -76,17 +79,50 @@ pub enum Pattern {
     Exact(&'static str),
     /// This prefix and one segment of letters, digits and `-._~:=+`, which is the parameter. Nothing is decoded.
     Segment(&'static str),
+    /// The same where the parameter must be a digest: what isn't one is refused once the caller is known.
+    Digest(&'static str),
     /// This prefix and whatever follows, slashes too, percent-decoded once: the parameter is a name, never a path.
     Rest(&'static str),
 }
 
-/// What a backend is sent, or asked for a listing.
+/// What a backend is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Upstream {
     /// The method of the request to the backend.
     pub method: &'static Method,
-    /// The path below the backend's base URL; it starts with `/` and has no query.
+    /// The path below the backend's base URL; it starts with `/` and has no query. The digest follows it where the
+    /// row's pattern has one.
     pub path: &'static str,
+}
+
+/// What Tollgate answers by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Own {
+    /// That there is an Ollama here.
+    Greeting,
+    /// The lowest version of the backends.
+    Version,
+    /// Whether cloud models are switched off.
+    Status,
+    /// The models of all backends, as Ollama lists them.
+    Tags,
+    /// What is loaded on all backends.
+    Running,
+    /// The models of all backends, as OpenAI lists them.
+    Models,
+    /// One of these.
+    Model,
+}
+
+/// Where the answer to a request comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// From Tollgate, without a call to a backend.
+    Gate(Own),
+    /// From a backend that is sent this.
+    Backend(Upstream),
+    /// From nowhere: it is refused.
+    Nobody,
 }
 
 /// One operation of the table.
@@ -109,14 +145,16 @@ pub struct Row {
     /// The body's fields that may name the model; the first that isn't empty counts. Empty where no model is named,
     /// or where the path names it.
     pub model_fields: &'static [&'static str],
+    /// The body's fields that name further models, which must be in the key's scope as well.
+    pub more_models: &'static [&'static str],
     /// Whether the answer is a stream when the body doesn't say.
     pub stream_default: bool,
     /// Whether a backend computes for it, so that its input is estimated; what it costs is the policies' to say.
     pub charged: bool,
     /// Whether the caller must be known.
     pub needs_key: bool,
-    /// What a backend is sent; `None` where Tollgate answers, or refuses, by itself.
-    pub upstream: Option<Upstream>,
+    /// Where the answer comes from.
+    pub answer: Source,
 }
 
 /// The value of a path's parameter, decoded; it is borrowed unless there was something to decode. Never empty, at most
@@ -143,39 +181,47 @@ pub enum Match<'a> {
 }
 
 const GET: &[Method] = &[Method::GET];
+const HEAD: &[Method] = &[Method::HEAD];
 const GET_HEAD: &[Method] = &[Method::GET, Method::HEAD];
 const POST: &[Method] = &[Method::POST];
 const DELETE: &[Method] = &[Method::DELETE];
-const HEAD_POST: &[Method] = &[Method::HEAD, Method::POST];
 
-const VIA_GET: &Method = &Method::GET;
+const VIA_HEAD: &Method = &Method::HEAD;
 const VIA_POST: &Method = &Method::POST;
+const VIA_DELETE: &Method = &Method::DELETE;
 
 const STREAMED: bool = true;
 const WHOLE: bool = false;
 
-/// Every operation that Tollgate knows; what isn't here is answered with 404. No path is in two rows. The order is
-/// that of the search, so what is asked most comes first.
+const MODEL_OR_NAME: &[&str] = &["model", "name"];
+
+/// Every operation that Tollgate knows; what isn't here is answered with 404. No method of a path is in two rows. The
+/// order is that of the search, so what is asked most comes first.
 pub static ROWS: &[Row] = &[
     inference("/api/chat", Surface::Ollama, Operation::Chat, STREAMED),
     inference("/v1/chat/completions", Surface::OpenAi, Operation::Chat, WHOLE),
+    inference("/v1/messages", Surface::Anthropic, Operation::Chat, WHOLE),
+    inference("/v1/responses", Surface::OpenAi, Operation::Respond, WHOLE),
     inference("/api/generate", Surface::Ollama, Operation::Generate, STREAMED),
+    inference("/v1/completions", Surface::OpenAi, Operation::Complete, WHOLE),
     inference("/api/embed", Surface::Ollama, Operation::Embed, WHOLE),
     inference("/v1/embeddings", Surface::OpenAi, Operation::Embed, WHOLE),
     inference("/api/embeddings", Surface::Ollama, Operation::Embed, WHOLE),
-    local("/"),
-    local("/api/version"),
-    listing(GET_HEAD, "/api/tags", Surface::Ollama),
-    listing(GET, "/api/ps", Surface::Ollama),
-    listing(GET, "/v1/models", Surface::OpenAi),
+    local("/", Own::Greeting),
+    local("/api/version", Own::Version),
+    listing(GET_HEAD, "/api/tags", Surface::Ollama, Own::Tags),
+    listing(GET, "/api/ps", Surface::Ollama, Own::Running),
+    listing(GET, "/v1/models", Surface::OpenAi, Own::Models),
+    listing(GET, "/api/status", Surface::Ollama, Own::Status),
     SHOW_BY_BODY,
     SHOW_BY_PATH,
-    management(POST, Pattern::Exact("/api/pull"), BodyMode::None),
-    management(POST, Pattern::Exact("/api/push"), BodyMode::None),
-    management(POST, Pattern::Exact("/api/create"), BodyMode::None),
-    management(POST, Pattern::Exact("/api/copy"), BodyMode::None),
-    management(DELETE, Pattern::Exact("/api/delete"), BodyMode::None),
-    management(HEAD_POST, Pattern::Segment("/api/blobs/"), BodyMode::Stream),
+    management(VIA_POST, POST, "/api/pull", STREAMED),
+    management(VIA_POST, POST, "/api/push", STREAMED),
+    Row { more_models: &["from"], ..management(VIA_POST, POST, "/api/create", STREAMED) },
+    COPY,
+    management(VIA_DELETE, DELETE, "/api/delete", WHOLE),
+    blob(VIA_HEAD, HEAD, BodyMode::None),
+    blob(VIA_POST, POST, BodyMode::Stream),
     denied(POST, Pattern::Exact("/api/me")),
     denied(POST, Pattern::Exact("/api/signout")),
     denied(DELETE, Pattern::Segment("/api/user/keys/")),
@@ -194,10 +240,11 @@ const REFUSED: Row = Row {
     body: BodyMode::None,
     cap: Cap::Bytes(0),
     model_fields: &[],
+    more_models: &[],
     stream_default: false,
     charged: false,
     needs_key: true,
-    upstream: None,
+    answer: Source::Nobody,
 };
 
 const SHOW_BY_BODY: Row = Row {
@@ -207,8 +254,8 @@ const SHOW_BY_BODY: Row = Row {
     class: Class::Show,
     body: BodyMode::Json,
     cap: Cap::Bytes(SHOW_CAP_BYTES),
-    model_fields: &["model", "name"],
-    upstream: Some(Upstream { method: VIA_POST, path: "/api/show" }),
+    model_fields: MODEL_OR_NAME,
+    answer: Source::Backend(Upstream { method: VIA_POST, path: "/api/show" }),
     ..REFUSED
 };
 
@@ -219,8 +266,14 @@ const SHOW_BY_PATH: Row = Row {
     surface: Surface::OpenAi,
     operation: Operation::Show,
     class: Class::Show,
+    answer: Source::Gate(Own::Model),
     ..REFUSED
 };
+
+const COPY: Row =
+    Row { model_fields: &["source"], more_models: &["destination"], ..management(VIA_POST, POST, "/api/copy", WHOLE) };
+
+const BLOBS: &str = "/api/blobs/";
 
 const fn inference(path: &'static str, surface: Surface, operation: Operation, stream_default: bool) -> Row {
     Row {
@@ -234,29 +287,65 @@ const fn inference(path: &'static str, surface: Surface, operation: Operation, s
         model_fields: &["model"],
         stream_default,
         charged: true,
-        upstream: Some(Upstream { method: VIA_POST, path }),
+        answer: Source::Backend(Upstream { method: VIA_POST, path }),
         ..REFUSED
     }
 }
 
-const fn listing(methods: &'static [Method], path: &'static str, surface: Surface) -> Row {
+const fn listing(methods: &'static [Method], path: &'static str, surface: Surface, own: Own) -> Row {
     Row {
         methods,
         pattern: Pattern::Exact(path),
         surface,
         operation: Operation::Listing,
         class: Class::Listing,
-        upstream: Some(Upstream { method: VIA_GET, path }),
+        answer: Source::Gate(own),
         ..REFUSED
     }
 }
 
-const fn local(path: &'static str) -> Row {
-    Row { methods: GET_HEAD, pattern: Pattern::Exact(path), class: Class::Local, needs_key: false, ..REFUSED }
+const fn local(path: &'static str, own: Own) -> Row {
+    Row {
+        methods: GET_HEAD,
+        pattern: Pattern::Exact(path),
+        class: Class::Local,
+        needs_key: false,
+        answer: Source::Gate(own),
+        ..REFUSED
+    }
 }
 
-const fn management(methods: &'static [Method], pattern: Pattern, body: BodyMode) -> Row {
-    Row { methods, pattern, operation: Operation::Manage, class: Class::Management, body, ..REFUSED }
+const fn management(
+    method: &'static Method,
+    methods: &'static [Method],
+    path: &'static str,
+    stream_default: bool,
+) -> Row {
+    Row {
+        methods,
+        pattern: Pattern::Exact(path),
+        operation: Operation::Manage,
+        class: Class::Management,
+        body: BodyMode::Json,
+        cap: Cap::Bytes(MANAGEMENT_CAP_BYTES),
+        model_fields: MODEL_OR_NAME,
+        stream_default,
+        answer: Source::Backend(Upstream { method, path }),
+        ..REFUSED
+    }
+}
+
+/// The bytes of a model: whether a backend has them, or taking them in, as they come.
+const fn blob(method: &'static Method, methods: &'static [Method], body: BodyMode) -> Row {
+    Row {
+        methods,
+        pattern: Pattern::Digest(BLOBS),
+        operation: Operation::Manage,
+        class: Class::Management,
+        body,
+        answer: Source::Backend(Upstream { method, path: BLOBS }),
+        ..REFUSED
+    }
 }
 
 const fn denied(methods: &'static [Method], pattern: Pattern) -> Row {
@@ -292,7 +381,7 @@ impl Pattern {
         match self {
             Self::Exact(exact) if path == *exact => Ok(None),
             Self::Exact(_) => Err(Mismatch),
-            Self::Segment(prefix) => {
+            Self::Segment(prefix) | Self::Digest(prefix) => {
                 let segment = path.strip_prefix(prefix).ok_or(Mismatch)?;
                 if is_plain_segment(segment) { Ok(Some(Cow::Borrowed(segment))) } else { Err(Mismatch) }
             }

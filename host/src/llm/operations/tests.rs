@@ -8,7 +8,7 @@ const METHODS: [Method; 6] = [Method::GET, Method::HEAD, Method::POST, Method::D
 fn sample(row: &Row) -> String {
     match row.pattern {
         Pattern::Exact(path) => path.to_owned(),
-        Pattern::Segment(prefix) => format!("{prefix}sha256:0a"),
+        Pattern::Segment(prefix) | Pattern::Digest(prefix) => format!("{prefix}sha256:0a"),
         Pattern::Rest(prefix) => format!("{prefix}llama3"),
     }
 }
@@ -28,19 +28,21 @@ fn no_other_spelling_of_a_path_is_in_the_table() {
         /api/..%2Fapi/pull /api/%2e%2e/v1/models /api/%70ull /api/pul%6C /api/pull%00 /api/pull%20 /api/pull%2F \
         /api/pull; /api/pull;a=b /api/pull. /api/pull/. /api/pull/.. /api/pull/../pull /api/PULL /api/Pull \
         /api/pull\\ /api/..\\pull /api/%252e%252e/pull /api/pull\u{301} /api/ｐull /api/pull\0 /api/\u{200b}pull \
-        /api/chat/ /api/chat/. /api/cha /api/chatt /api/tags/ /api/show%20 /api/generate%09 /api /api/ /api/status \
+        /api/chat/ /api/chat/. /api/cha /api/chatt /api/tags/ /api/show%20 /api/generate%09 /api /api/ /api/status/ \
         /api/blobs /api/blobs/ /api/blobs/. /api/blobs/.. /api/blobs/../pull /api/blobs/..%2Fpull /api/blobs/a/b \
         /api/blobs//a /api/blobs/sha256:a%00 /api/user/keys/ /api/user/keys/a/b /api/user/keys/..";
     for path in ollama.split(' ').filter(|path| !path.is_empty()) {
         assert_unknown(path, Surface::Ollama);
     }
     let openai = "/v1 /v1/ /v1/models/ /v1/./models /v1//models /v1/chat/completions/ /v1/chat//completions \
-        /v1/Chat/completions /v1/%63hat/completions /v1/completions /v1/responses /v1/embeddings/ /v1/../api/pull";
+        /v1/Chat/completions /v1/%63hat/completions /v1/completions/ /v1/completion /v1/responses/ /v1/responses/resp_1 \
+        /v1/embeddings/ /v1/../api/pull /v1/audio/transcriptions /v1/images/generations /v1/files /v1/batches /v1/moderations";
     for path in openai.split(' ').filter(|path| !path.is_empty()) {
         assert_unknown(path, Surface::OpenAi);
     }
-    assert_unknown("/v1/messages", Surface::Anthropic);
-    assert_unknown("/v1/messages/count_tokens", Surface::Anthropic);
+    for path in ["/v1/messages/", "/v1/messages/count_tokens", "/v1/messages/batches", "/v1/messages/x/y"] {
+        assert_unknown(path, Surface::Anthropic);
+    }
     assert_unknown("/v1/messagesx", Surface::OpenAi);
     let other = "//api/pull /./api/pull /API/pull /Api/chat /%61pi/pull /x/../api/pull /api%2Fpull /api;/pull \\api\\pull \
         api/pull /apipull //v1/models /V1/models /v1%2Fmodels http://x/api/pull //x/api/pull // /? /. /.. * /index.html \
@@ -85,12 +87,13 @@ fn every_row_is_reached_by_its_methods_and_by_no_other() {
         for method in &METHODS {
             match find(method, &path) {
                 Match::Row(found, param) => {
-                    assert!(std::ptr::eq(found, row) && row.methods.contains(method), "{method} {path}");
+                    assert_eq!(std::ptr::eq(found, row), row.methods.contains(method), "{method} {path}");
                     assert_eq!(param.is_some(), !matches!(row.pattern, Pattern::Exact(_)), "{path}");
                 }
                 Match::WrongMethod { allow, surface } => {
                     assert!(!row.methods.contains(method), "{method} {path}");
-                    let methods: Vec<&str> = row.methods.iter().map(Method::as_str).collect();
+                    let same_path = ROWS.iter().filter(|other| other.pattern == row.pattern);
+                    let methods: Vec<&str> = same_path.flat_map(|row| row.methods).map(Method::as_str).collect();
                     assert_eq!((allow, surface), (methods.join(", "), row.surface));
                 }
                 Match::Unknown { .. } => panic!("{method} {path} isn't found"),
@@ -102,8 +105,10 @@ fn every_row_is_reached_by_its_methods_and_by_no_other() {
 #[test]
 fn no_two_rows_overlap() {
     for (at, row) in ROWS.iter().enumerate() {
-        let fits = |other: &&Row| other.pattern.fit(&sample(row)).is_ok();
-        assert_eq!(ROWS.iter().filter(fits).count(), 1, "row {at}: {:?}", row.pattern);
+        for method in row.methods {
+            let fits = |other: &&Row| other.methods.contains(method) && other.pattern.fit(&sample(row)).is_ok();
+            assert_eq!(ROWS.iter().filter(fits).count(), 1, "row {at}: {method} {:?}", row.pattern);
+        }
     }
 }
 
@@ -123,16 +128,32 @@ fn what_a_row_says_fits_its_class() {
         let path = sample(row);
         assert_eq!(row.charged, row.class == Class::Inference, "{path}");
         assert_eq!(row.needs_key, row.class != Class::Local, "{path}");
+        assert_eq!(row.operation == Operation::Manage, row.class == Class::Management, "{path}");
         assert_eq!(row.body == BodyMode::Json, !row.model_fields.is_empty(), "{path}");
         assert_eq!(row.body == BodyMode::Json, row.cap.bytes(INFERENCE_CAP_BYTES) > 0, "{path}");
-        assert_eq!(row.stream_default, matches!(path.as_str(), "/api/chat" | "/api/generate"), "{path}");
-        if let Some(upstream) = row.upstream {
-            assert_eq!(row.pattern, Pattern::Exact(upstream.path));
-            assert!(row.methods.contains(upstream.method), "{path}");
+        let streams = ["/api/chat", "/api/generate", "/api/pull", "/api/push", "/api/create"];
+        assert_eq!(row.stream_default, streams.contains(&path.as_str()), "{path}");
+        assert_eq!(row.answer == Source::Nobody, row.class == Class::Denied, "{path}");
+        if let Source::Backend(upstream) = row.answer {
+            assert!([Pattern::Exact(upstream.path), Pattern::Digest(upstream.path)].contains(&row.pattern), "{path}");
+            assert_eq!(row.methods, std::slice::from_ref(upstream.method), "{path}");
         }
-        let may_be_sent = matches!(row.class, Class::Inference | Class::Listing) || path == "/api/show";
-        assert_eq!(row.upstream.is_some(), may_be_sent, "{path}");
+        let is_sent = matches!(row.class, Class::Inference | Class::Management) || path == "/api/show";
+        assert_eq!(matches!(row.answer, Source::Backend(_)), is_sent, "{path}");
     }
+}
+
+#[test]
+fn every_model_that_a_management_operation_touches_is_named_in_its_row() {
+    let fields = |path: &str| match find(if path == "/api/delete" { &Method::DELETE } else { &Method::POST }, path) {
+        Match::Row(row, _) => (row.model_fields, row.more_models),
+        other => panic!("{path}: {other:?}"),
+    };
+    for path in ["/api/pull", "/api/push", "/api/delete"] {
+        assert_eq!(fields(path), (&["model", "name"][..], &[][..]), "{path}");
+    }
+    assert_eq!(fields("/api/create"), (&["model", "name"][..], &["from"][..]));
+    assert_eq!(fields("/api/copy"), (&["source"][..], &["destination"][..]));
 }
 
 #[test]
@@ -141,7 +162,7 @@ fn a_model_in_the_path_is_decoded_once_and_stays_a_name() {
         let path = format!("/v1/models/{raw}");
         match (find(&Method::GET, &path), expected) {
             (Match::Row(row, Some(param)), Some(name)) => {
-                assert_eq!((row.class, row.upstream), (Class::Show, None));
+                assert_eq!((row.class, row.answer), (Class::Show, Source::Gate(Own::Model)));
                 assert_eq!(param, name, "{raw}");
                 assert_eq!(matches!(param, Cow::Owned(_)), raw.contains('%'), "{raw}");
             }

@@ -28,7 +28,7 @@ impl Host for HostState {
         };
         Ok(Some(Key {
             id: key.id.to_string(),
-            user: key.user.as_ref().map(ToString::to_string),
+            user: key.user_name().map(str::to_owned),
             standing,
             expires_at_ms: key.expires_at_ms,
         }))

@@ -27,8 +27,7 @@ impl Host for HostState {
 
     fn attribute(&mut self, name: String) -> Result<Vec<String>> {
         let caller = self.caller_in("principals.attribute")?;
-        let attributes = caller.key.as_ref().map_or(&[][..], |key| &key.attributes);
-        let values = attributes.iter().filter(|(known, _)| **known == *name).flat_map(|(_, values)| values);
-        Ok(values.map(|value| value.to_string()).collect())
+        let values = caller.key.as_ref().map_or(&[][..], |key| key.attribute(&name));
+        Ok(values.iter().map(ToString::to_string).collect())
     }
 }

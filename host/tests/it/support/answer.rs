@@ -36,7 +36,11 @@ impl Answer {
     pub(crate) fn refusal(&self, path: &str, status: u16, code: &str) -> String {
         assert_eq!((self.status, self.header("content-type")), (status, Some("application/json")), "{path}: {self:?}");
         let json = self.json();
-        let (message, shape) = if path.starts_with("/v1") {
+        let (message, shape) = if path.starts_with("/v1/messages") {
+            let (message, kind, id) = (&json["error"]["message"], &json["error"]["type"], self.header("request-id"));
+            let error = json!({ "type": kind, "message": message });
+            (message, json!({ "type": "error", "error": error, "request_id": id }))
+        } else if path.starts_with("/v1") {
             let (message, kind) = (&json["error"]["message"], &json["error"]["type"]);
             (message, json!({ "error": { "message": message, "type": kind, "param": null, "code": code } }))
         } else {

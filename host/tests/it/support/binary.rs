@@ -73,6 +73,13 @@ impl Running {
         self.stderr.find(find)
     }
 
+    /// The most memory that it has had so far, in KiB.
+    pub(crate) fn peak_memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// Asks it to stop with SIGTERM, and waits until it has.
     pub(crate) fn stop(mut self) -> Outcome {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();

@@ -135,6 +135,7 @@ struct State {
     name: String,
     models: Mutex<Vec<String>>,
     lists: Mutex<Option<String>>,
+    version: Mutex<&'static str>,
     scripts: Mutex<VecDeque<Script>>,
     calls: Mutex<usize>,
     control: Mutex<Vec<String>>,
@@ -165,6 +166,7 @@ impl LlmServer {
             name: name.to_owned(),
             models: Mutex::new(models.iter().map(|&model| model.to_owned()).collect()),
             lists: Mutex::default(),
+            version: Mutex::new("0.9.1"),
             scripts: Mutex::default(),
             calls: Mutex::default(),
             control: Mutex::default(),
@@ -196,6 +198,11 @@ impl LlmServer {
     /// Changes what it lists.
     pub fn set_models(&self, models: &[&str]) {
         *self.state.models.lock().unwrap() = models.iter().map(|&model| model.to_owned()).collect();
+    }
+
+    /// Changes the version of Ollama that it says it is.
+    pub(crate) fn set_version(&self, version: &'static str) {
+        *self.state.version.lock().unwrap() = version;
     }
 
     /// Answers its lists with these bytes of JSON, or whatever it is.
@@ -281,7 +288,7 @@ fn lists(state: &State, path: &str) -> String {
     }
     let models = state.models.lock().unwrap().clone();
     let value = match path {
-        "/api/version" => json!({ "version": "0.9.1" }),
+        "/api/version" => json!({ "version": *state.version.lock().unwrap() }),
         "/v1/models" => {
             let entry = |model: &String| json!({ "id": model, "object": "model", "created": 1, "owned_by": "me" });
             json!({ "object": "list", "data": models.iter().map(entry).collect::<Vec<_>>() })
@@ -314,10 +321,33 @@ async fn read(stream: &mut BufReader<TcpStream>) -> Option<Seen> {
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
         headers.append(http::HeaderName::try_from(name).ok()?, value.trim().parse().ok()?);
     }
-    let length = headers.get("content-length").map_or(0, |value| value.to_str().unwrap().parse().unwrap());
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).await.ok()?;
+    let body = match headers.get("content-length") {
+        Some(length) => piece(stream, length.to_str().unwrap().parse().unwrap()).await?,
+        None if headers.contains_key("transfer-encoding") => chunks(stream).await?,
+        None => Vec::new(),
+    };
     Some(Seen { method, path, headers, body: String::from_utf8(body).ok()? })
+}
+
+async fn piece(stream: &mut BufReader<TcpStream>, length: usize) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    stream.read_exact(&mut bytes).await.ok()?;
+    Some(bytes)
+}
+
+/// The pieces of a chunked body, joined.
+async fn chunks(stream: &mut BufReader<TcpStream>) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line).await.ok()?;
+        let length = usize::from_str_radix(line.trim_end(), 16).ok()?;
+        let chunk = piece(stream, length + 2).await?;
+        if length == 0 {
+            return Some(body);
+        }
+        body.extend_from_slice(chunk.get(..length)?);
+    }
 }
 
 /// Plays an answer; false when the connection is over.

@@ -184,7 +184,12 @@ impl Builder {
     /// A backend with so many times the weight of one without.
     pub fn weighted_backend(mut self, server: &LlmServer, weight: u32) -> Self {
         self = self.backend(server);
-        writeln!(self.backends, "weight = {weight}").unwrap();
+        self.backend_line(&format!("weight = {weight}"))
+    }
+
+    /// One more line of the backend that was added last.
+    pub(crate) fn backend_line(mut self, line: &str) -> Self {
+        writeln!(self.backends, "{line}").unwrap();
         self
     }
 
@@ -207,6 +212,11 @@ impl Builder {
     pub fn with_key(mut self, change: impl FnOnce(&mut NewKey)) -> Self {
         change(&mut self.keys[0]);
         self
+    }
+
+    /// Lets the gate's own key manage.
+    pub(crate) fn managing(self) -> Self {
+        self.with_key(|key| key.may_manage = true)
     }
 
     /// An empty policy folder.
@@ -240,15 +250,27 @@ impl Builder {
 
     pub async fn start(self) -> TestProxy {
         let (clock, hand) = Clock::manual(START_UNIX_MS);
-        let config = self.config();
-        let store = SqliteStore::open(&config.store.path).await.unwrap();
-        for key in self.keys {
-            store.create_key(key).await.unwrap();
-        }
-        store.close().await;
+        let config = self.stored().await;
         let app = App::start(config, clock).await.unwrap_or_else(|error| panic!("{error}"));
         let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         TestProxy { app, folder: self.folder, key: self.key.text().to_owned(), client, hand }
+    }
+
+    /// The gate as a folder for the real binary to serve from, and its key.
+    pub(crate) async fn write(self) -> (TempDir, String) {
+        self.stored().await;
+        (self.folder, self.key.text().to_owned())
+    }
+
+    /// The configuration, with all keys in its store.
+    async fn stored(&self) -> Config {
+        let config = self.config();
+        let store = SqliteStore::open(&config.store.path).await.unwrap();
+        for key in &self.keys {
+            store.create_key(key.clone()).await.unwrap();
+        }
+        store.close().await;
+        config
     }
 
     fn new_key(&self, name: &str, key: &FreshKey) -> NewKey {
@@ -258,6 +280,7 @@ impl Builder {
             user: None,
             requests_per_minute: None,
             scope: Scope::AllModels,
+            may_manage: false,
             attributes: Vec::new(),
             expires_at_ms: None,
             created_at_ms: START_UNIX_MS,

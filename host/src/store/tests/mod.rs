@@ -5,10 +5,14 @@ use std::{os::unix::fs::MetadataExt, path::PathBuf, sync::Arc};
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
 
+mod backends;
+mod rotation;
+mod users;
+
 use super::SqliteStore;
 use crate::ports::{
     keys::{KeyState, Scope},
-    store::{NewKey, Store, StoreError},
+    store::{NewAttributes, NewKey, Store, StoreError},
 };
 
 /// A folder, a path in it, and a store opened there.
@@ -27,6 +31,7 @@ fn key(id: &str, name: &str, user: Option<&str>) -> NewKey {
         user: user.map(str::to_owned),
         requests_per_minute: None,
         scope: Scope::AllModels,
+        may_manage: false,
         attributes: Vec::new(),
         expires_at_ms: None,
         created_at_ms: 1_000,
@@ -55,6 +60,7 @@ async fn every_field_comes_back_as_it_went_in_also_after_a_restart() {
     let full = NewKey {
         requests_per_minute: Some(60),
         scope: Scope::Models(["llama3:latest".into(), "qwen:7b".into()].into()),
+        may_manage: true,
         attributes: vec![("groups".into(), vec!["b".into(), "a'\"\\".into()]), ("empty".into(), vec![])],
         expires_at_ms: Some(5_000),
         hash: std::array::from_fn(|place| u8::try_from(place).unwrap()),
@@ -72,11 +78,12 @@ async fn every_field_comes_back_as_it_went_in_also_after_a_restart() {
         let record = &stored.record;
         assert_eq!(*record.id, *expected.id);
         assert_eq!(*record.name, *expected.name);
-        assert_eq!(record.user.as_deref(), expected.user.as_deref());
+        assert_eq!(record.user_name(), expected.user.as_deref());
         assert_eq!(record.state, KeyState::Active);
         assert_eq!(record.expires_at_ms, expected.expires_at_ms);
         assert_eq!(record.requests_per_minute, expected.requests_per_minute);
         assert_eq!(record.scope, expected.scope);
+        assert_eq!((record.may_manage, stored.former), (expected.may_manage, None));
         assert_eq!(record.created_at_ms, expected.created_at_ms);
         assert_eq!(stored.hash, expected.hash);
         let attributes: Vec<(String, Vec<String>)> = record
@@ -94,6 +101,28 @@ async fn numbers_that_the_database_cant_hold_are_refused() {
     let endless = NewKey { expires_at_ms: Some(u64::MAX), ..key("k1", "a", None) };
     assert!(matches!(store.create_key(endless).await, Err(StoreError::Refused(_))));
     assert_eq!(store.revision().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn attributes_beyond_their_bounds_are_refused() {
+    let (_folder, _path, store) = store().await;
+    let some = |count: usize| -> Vec<String> { (0..count).map(|number| format!("n{number}")).collect() };
+    let named = |name: &str, values: Vec<String>| vec![(name.to_owned(), values)];
+    let check = async |attributes: NewAttributes, is_good: bool| {
+        let shown = format!("{attributes:?}");
+        let made = store.create_key(NewKey { attributes, ..key("k1", "laptop", None) }).await;
+        assert_eq!(made.is_ok(), is_good, "{made:?} for {shown}");
+        assert!(is_good || matches!(made, Err(StoreError::Refused(_))), "{made:?}");
+    };
+    check(some(65).into_iter().map(|name| (name, some(1))).collect(), false).await;
+    check(named("many", some(65)), false).await;
+    check(named("", some(1)), false).await;
+    check(named("a\nb", some(1)), false).await;
+    check(named(&"n".repeat(65), some(1)), false).await;
+    check(named("long", vec!["v".repeat(1025)]), false).await;
+    check(named("tab", vec!["\t".to_owned()]), false).await;
+    let full = named(&"n".repeat(64), vec!["é".repeat(1024); 64]).into_iter();
+    check(full.chain(some(63).into_iter().map(|name| (name, some(1)))).collect(), true).await;
 }
 
 #[tokio::test]
@@ -232,15 +261,20 @@ async fn stores_may_be_opened_together_on_a_file_that_is_not_there_yet() {
 async fn what_this_version_cant_read_is_an_error_and_never_a_default() {
     let check = async |statement: &'static str, named: &str| {
         let (_folder, path, store) = store().await;
-        store.create_key(key("k1", "laptop", None)).await.unwrap();
+        store.create_key(key("k1", "laptop", Some("ann"))).await.unwrap();
         tamper(&path, statement).await;
         let error = store.keys().await.unwrap_err();
         assert!(matches!(error, StoreError::Unreadable { .. }) && error.to_string().contains(named), "{error:?}");
+        let one = store.key("k1").await;
+        assert!(matches!(one, Err(StoreError::Unreadable { .. })), "{one:?}");
     };
     check("UPDATE keys SET state = 'paused'", "the state \"paused\" of key \"k1\"").await;
     check("UPDATE keys SET models = '{}'", "the models of key \"k1\"").await;
     check("UPDATE keys SET attributes = 'null'", "the attributes of key \"k1\"").await;
     check("UPDATE keys SET expires_at = -1", "-1 as expires_at of key \"k1\"").await;
+    check("UPDATE users SET state = 'paused'", "the state \"paused\" of user \"ann\"").await;
+    check("UPDATE users SET attributes = '3'", "the attributes of user \"ann\"").await;
+    check("UPDATE keys SET former_hash = zeroblob(32), former_until = -1", "-1 as former_until of key \"k1\"").await;
 }
 
 #[tokio::test]
@@ -257,7 +291,8 @@ async fn tables_of_a_newer_version_are_refused_by_name() {
     store.close().await;
     tamper(
         &path,
-        "INSERT INTO _sqlx_migrations SELECT 99, 'later', installed_on, success, checksum, 0 FROM _sqlx_migrations",
+        "INSERT INTO _sqlx_migrations SELECT 99, 'later', installed_on, success, checksum, 0 FROM _sqlx_migrations \
+         WHERE version = 1",
     )
     .await;
     let error = SqliteStore::open(&path).await.unwrap_err();
