@@ -1,4 +1,5 @@
-//! What Tollgate knows of LLM servers' APIs: surfaces, operations, model names, bodies, listings and error shapes.
+//! What Tollgate knows of LLM servers' APIs: surfaces, operations, model names, bodies, listings, token counts and error
+//! shapes.
 //!
 //! Pure: bytes and text in, values out. Nothing here opens a socket, asks the time or knows a policy.
 
@@ -9,6 +10,7 @@ pub mod listing;
 pub mod model_name;
 pub mod operations;
 pub mod pointer;
+pub mod usage;
 
 /// The API dialect that a caller speaks; answers and errors use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

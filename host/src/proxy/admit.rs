@@ -28,6 +28,9 @@ pub(super) fn admit(
     if !charges.is_empty() {
         reserve(parts, &charges, settlement)?;
     }
+    if read.row.charged {
+        settlement.expects(read.call.input_tokens);
+    }
     if let Some(managed) = &read.managed {
         managed.check_scope(read.caller.scope())?;
         return Ok(Admitted(read));

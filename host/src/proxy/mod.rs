@@ -11,6 +11,7 @@ mod credential;
 mod forward;
 mod in_flight;
 mod manage;
+mod meter;
 mod read;
 mod receive;
 mod refusal;

@@ -1,4 +1,5 @@
-//! relay: the backend's answer goes to the caller piece by piece as it comes. Nothing is held back, joined or cut.
+//! relay: the backend's answer goes to the caller piece by piece as it comes. Nothing is held back, joined or cut; a meter
+//! looks at each piece on its way.
 
 use std::{
     pin::Pin,
@@ -18,10 +19,11 @@ use super::{
     body::{RelayError, ResponseBody},
     forward::Answered,
     manage::Refresh,
+    meter::Meter,
     settle::{End, Settlement},
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, saturating_ms},
     upstream::backend::Busy,
     usage::bound::Bound,
     wire::headers::{self, ACCEL_BUFFERING, BACKEND},
@@ -65,7 +67,11 @@ impl Relayed {
             passed.insert(BACKEND, name);
         }
         settlement.answers(status);
+        let is_metered = settlement.is_metered() && status.is_success();
+        let length = body.size_hint().exact();
         let stream = RelayBody {
+            meter: if is_metered { Meter::of(&head.headers, length) } else { Meter::off() },
+            began: self.sent_at,
             upstream: body,
             settlement: Some(settlement),
             busy: self.busy,
@@ -95,6 +101,9 @@ pub(super) struct RelayBody {
     /// When the request was sent, until the first piece has come.
     first_from: Option<Duration>,
     failed: bool,
+    meter: Meter,
+    /// Since when the model writes, as far as can be seen.
+    began: Duration,
 }
 
 /// How long nothing has come, in quarters of the limit. A timer of its own for each piece would cost more than the piece:
@@ -140,16 +149,32 @@ impl RelayBody {
         }
         if let Some(mut settlement) = self.settlement.take() {
             let failed = self.failed || end == End::Failed;
-            self.busy.backend().note_end(failed, self.clock.monotonic_ms());
+            let now = self.clock.monotonic();
+            self.busy.backend().note_end(failed, saturating_ms(now));
+            let is_whole = end == End::Complete;
+            // The first token of a stream was there when its time began.
+            let there = u64::from(self.meter.reads_a_stream());
+            let counted = self.meter.finish(is_whole);
+            if let Some(tokens) = counted.usage.output.filter(|_| is_whole) {
+                self.busy.note_speed(tokens.saturating_sub(there), now.saturating_sub(self.began));
+            }
+            settlement.counts(counted);
             settlement.settle(end);
         }
     }
 
-    fn came(&mut self) {
+    fn came(&mut self, frame: &Frame<Bytes>) {
         self.silence.is_broken();
         if let Some(sent_at) = self.first_from.take() {
-            let us = self.clock.monotonic().saturating_sub(sent_at).as_micros();
+            let now = self.clock.monotonic();
+            let us = now.saturating_sub(sent_at).as_micros();
             self.busy.note_first_token(u32::try_from(us).unwrap_or(u32::MAX));
+            if self.meter.reads_a_stream() {
+                self.began = now;
+            }
+        }
+        if let Some(piece) = frame.data_ref() {
+            self.meter.see(piece);
         }
     }
 }
@@ -165,7 +190,7 @@ impl Body for RelayBody {
         let this = &mut *self;
         match Pin::new(&mut this.upstream).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
-                this.came();
+                this.came(&frame);
                 if this.upstream.is_end_stream() {
                     this.end(End::Complete);
                 }

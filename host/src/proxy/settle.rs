@@ -2,20 +2,24 @@
 //!
 //! It holds what was reserved. A call that was refused, or for which no connection to a backend came about, gets everything
 //! back. Any other costs what it was charged: one that a backend may have seen, and a list that the gate answered itself.
+//! What a model's answer took is told in tokens: counted by the backend, or estimated where it broke off.
 //! Settling writes numbers and one log line: never a key, a prompt or an answer.
 
 use std::{sync::Arc, time::Duration};
 
 use http::StatusCode;
 
-use super::{Parts, in_flight::Place, request_id::RequestId};
+use super::{Parts, in_flight::Place, meter::Tokens, request_id::RequestId};
 use crate::{
     clock::{Clock, saturating_ms},
-    llm::{Operation, Surface},
+    llm::{Operation, Surface, usage::Counted},
     policy::Caller,
     quota::Reservation,
     upstream::backend::Backend,
-    usage::{bound::Bound, metrics::Metrics},
+    usage::{
+        bound::Bound,
+        metrics::{Direction, Metrics},
+    },
 };
 
 /// What nginx counts as a caller who left before the answer (499, "client closed request").
@@ -56,6 +60,9 @@ pub(super) struct Settlement {
     backend: Option<Arc<Backend>>,
     status: Option<u16>,
     reservation: Option<Reservation>,
+    /// Estimate of the input, in tokens, once a model is to run.
+    input_estimate: Option<u32>,
+    counted: Counted,
     is_local: bool,
     may_have_reached: bool,
     is_open: bool,
@@ -77,6 +84,8 @@ impl Settlement {
             backend: None,
             status: None,
             reservation: None,
+            input_estimate: None,
+            counted: Counted::default(),
             is_local: true,
             may_have_reached: false,
             is_open: true,
@@ -128,6 +137,21 @@ impl Settlement {
         self.reservation = Some(reservation);
     }
 
+    /// A model is to run, on an input of about so many tokens.
+    pub(super) fn expects(&mut self, input_tokens: u32) {
+        self.input_estimate = Some(input_tokens);
+    }
+
+    /// Whether a model is to run.
+    pub(super) fn is_metered(&self) -> bool {
+        self.input_estimate.is_some()
+    }
+
+    /// What was read of the answer.
+    pub(super) fn counts(&mut self, counted: Counted) {
+        self.counted = counted;
+    }
+
     /// The call is sent to this backend now.
     pub(super) fn goes_to(&mut self, backend: &Arc<Backend>) {
         self.backend = Some(Arc::clone(backend));
@@ -157,7 +181,12 @@ impl Settlement {
             if is_served { reservation.keep() } else { reservation.refund() }
         }
         let status = self.status.unwrap_or(CLIENT_LEFT);
+        let tokens = self.tokens();
         self.metrics.call_ended(self.surface, self.operation, status);
+        if let Some(Tokens { input, output }) = tokens {
+            self.metrics.tokens_took(self.surface, Direction::Input, input.tokens, input.is_estimated);
+            self.metrics.tokens_took(self.surface, Direction::Output, output.tokens, output.is_estimated);
+        }
         tracing::info!(
             request_id = &*self.request_id,
             surface = self.surface.as_str(),
@@ -167,9 +196,20 @@ impl Settlement {
             model = &*self.model,
             principal = self.subject.as_deref(),
             backend = self.backend.as_ref().map(|backend| &**backend.name()),
+            input_tokens = tokens.map(|tokens| tokens.input.tokens),
+            output_tokens = tokens.map(|tokens| tokens.output.tokens),
+            tokens_estimated = tokens.map(|tokens| tokens.input.is_estimated || tokens.output.is_estimated),
             ms = saturating_ms(self.clock.monotonic().saturating_sub(self.began)),
             "call",
         );
+    }
+
+    /// What the call took; none when no model ran for it. A caller who left before the answer has made one run; one whom
+    /// the backend refused, or failed, has not.
+    fn tokens(&self) -> Option<Tokens> {
+        let has_run = self.may_have_reached && self.status.is_none_or(|status| (200..300).contains(&status));
+        let estimate = self.input_estimate.filter(|_| has_run)?;
+        Some(Tokens::of(self.counted, self.operation, estimate))
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -38,9 +39,16 @@ pub struct Model {
 #[derive(Debug, Default)]
 struct ModelLoad {
     in_flight: AtomicU32,
-    /// Moving average; 0 until the first answer.
+    /// Moving averages; 0 until the first answer.
     first_token_us: AtomicU32,
+    tokens_per_second_milli: AtomicU32,
 }
+
+/// Fewer tokens say nothing of a model's speed.
+const SPEED_TOKENS: u64 = 4;
+
+/// In less time a stream was not written but read from a buffer.
+const SPEED_TIME: Duration = Duration::from_millis(1);
 
 type Models = HashMap<Box<str>, Arc<Model>>;
 
@@ -304,7 +312,7 @@ impl Backend {
 
     /// What policies are told of it, for a call of this model.
     pub fn facts(&self, model: &Model, now_ms: u64) -> policy::Backend {
-        let first_token_us = model.load.first_token_us.load(Ordering::Relaxed);
+        let known = |average: &AtomicU32| Some(average.load(Ordering::Relaxed)).filter(|average| *average > 0);
         let running = self.running.load();
         policy::Backend {
             id: self.id,
@@ -313,8 +321,8 @@ impl Backend {
             model_in_flight: model.load.in_flight.load(Ordering::Relaxed),
             capacity: None,
             queued: 0,
-            first_token_us: (first_token_us > 0).then_some(first_token_us),
-            tokens_per_second_milli: None,
+            first_token_us: known(&model.load.first_token_us),
+            tokens_per_second_milli: known(&model.load.tokens_per_second_milli),
             errors_permille: self.recent.errors_permille(now_ms),
             resident: running.iter().any(|entry| entry.name == model.entry.name),
         }
@@ -348,14 +356,26 @@ impl Busy {
         &self.backend
     }
 
-    /// The first piece of the answer came so long after the request: an average in which the newest counts an eighth.
+    /// The first piece of the answer came so long after the request.
     pub fn note_first_token(&self, us: u32) {
-        let Some(model) = &self.model else { return };
-        let average = &model.load.first_token_us;
-        let old = average.load(Ordering::Relaxed);
-        let new = if old == 0 { us } else { old - old / 8 + us / 8 };
-        average.store(new.max(1), Ordering::Relaxed);
+        if let Some(model) = &self.model {
+            note(&model.load.first_token_us, us);
+        }
     }
+
+    /// The model wrote so many tokens within this time. What came at once, or is a word or two, tells no speed.
+    pub fn note_speed(&self, tokens: u64, took: Duration) {
+        let Some(model) = self.model.as_ref().filter(|_| tokens >= SPEED_TOKENS && took >= SPEED_TIME) else { return };
+        let milli = u128::from(tokens) * 1_000_000_000 / took.as_micros().max(1);
+        note(&model.load.tokens_per_second_milli, u32::try_from(milli).unwrap_or(u32::MAX));
+    }
+}
+
+/// Takes a figure into an average in which the newest counts an eighth. Two at the same moment may count as one.
+fn note(average: &AtomicU32, new: u32) {
+    let old = average.load(Ordering::Relaxed);
+    let new = if old == 0 { new } else { old - old / 8 + new / 8 };
+    average.store(new.max(1), Ordering::Relaxed);
 }
 
 impl Drop for Busy {

@@ -47,6 +47,22 @@ struct RequestLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TokenLabels {
+    surface: &'static str,
+    direction: &'static str,
+    estimated: &'static str,
+}
+
+/// Which way tokens went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// To the model.
+    Input,
+    /// From the model.
+    Output,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PolicyLabels {
     policy: Arc<str>,
     hook: &'static str,
@@ -73,6 +89,7 @@ pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     in_flight: Gauge<i64, AtomicI64>,
+    tokens: Family<TokenLabels, Counter>,
     policy_seconds: Seconds,
     policy_faults: Family<FaultLabels, Counter>,
     backends: BackendGauges,
@@ -88,6 +105,8 @@ impl Default for Metrics {
         registry.register("requests", "Calls that ended, by surface, operation and status class", requests.clone());
         let in_flight = Gauge::default();
         registry.register("requests_in_flight", "Calls in progress", in_flight.clone());
+        let tokens = Family::<TokenLabels, Counter>::default();
+        registry.register("tokens", "Tokens that models read and wrote, counted by them or estimated", tokens.clone());
         let policy_seconds = Seconds::new_with_constructor(|| Histogram::new(POLICY_BUCKETS));
         registry.register(
             "policy_call_duration_seconds",
@@ -100,7 +119,18 @@ impl Default for Metrics {
         registry.register_collector(Box::new(backends.clone()));
         let policy_meters = Mutex::default();
         let (edges, admin) = (Edges::register(&mut registry), AdminNumbers::register(&mut registry));
-        Self { registry, requests, in_flight, policy_seconds, policy_faults, backends, policy_meters, edges, admin }
+        Self {
+            registry,
+            requests,
+            in_flight,
+            tokens,
+            policy_seconds,
+            policy_faults,
+            backends,
+            policy_meters,
+            edges,
+            admin,
+        }
     }
 }
 
@@ -120,6 +150,16 @@ impl Metrics {
         self.in_flight.dec();
         let (surface, operation, status) = (surface.as_str(), operation.as_str(), status_class(status));
         self.requests.get_or_create(&RequestLabels { surface, operation, status }).inc();
+    }
+
+    /// A call took so many tokens.
+    pub fn tokens_took(&self, surface: Surface, direction: Direction, tokens: u64, is_estimated: bool) {
+        if tokens == 0 {
+            return;
+        }
+        let (surface, direction) = (surface.as_str(), direction.as_str());
+        let estimated = if is_estimated { "true" } else { "false" };
+        self.tokens.get_or_create(&TokenLabels { surface, direction, estimated }).inc_by(tokens);
     }
 
     /// Backends are asked for whenever the metrics are read, so that what is gone is gone here too. Only the first source
@@ -175,6 +215,15 @@ impl Debug for Metrics {
     }
 }
 
+impl Direction {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Input => "input",
+            Self::Output => "output",
+        }
+    }
+}
+
 fn status_class(status: u16) -> &'static str {
     match status {
         100..200 => "1xx",
@@ -195,6 +244,8 @@ mod tests {
         metrics.call_began();
         metrics.call_began();
         metrics.call_ended(Surface::OpenAi, Operation::Chat, 429);
+        metrics.tokens_took(Surface::Ollama, Direction::Input, 7, true);
+        metrics.tokens_took(Surface::Ollama, Direction::Output, 0, false);
         metrics.backends_from(|| {
             vec![BackendNumbers { name: "gpu-1".into(), is_up: true, is_drained: false, in_flight: 3 }]
         });
@@ -203,6 +254,7 @@ mod tests {
         for line in [
             r#"tollgate_requests_total{surface="openai",operation="chat",status="4xx"} 1"#,
             "tollgate_requests_in_flight 1",
+            r#"tollgate_tokens_total{surface="ollama",direction="input",estimated="true"} 7"#,
             r#"tollgate_backend_up{backend="gpu-1"} 1"#,
             r#"tollgate_backend_drained{backend="gpu-1"} 0"#,
             r#"tollgate_backend_in_flight{backend="gpu-1"} 3"#,
@@ -212,5 +264,6 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing in:\n{text}");
         }
+        assert!(!text.contains("output"), "nothing was written:\n{text}");
     }
 }

@@ -41,4 +41,5 @@ mod streaming;
 mod surfaces;
 mod tls;
 mod upstream_failure;
+mod usage;
 mod users;

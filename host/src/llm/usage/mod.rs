@@ -1,0 +1,164 @@
+//! How many tokens a call took, read from a backend's answer while it passes.
+//!
+//! The answer's pieces are looked at and never kept, save a bounded end of what crosses pieces. Nothing is parsed as a
+//! whole: what was counted stands at the end of a line, of an event or of an answer, and is read from there, so a piece of
+//! a stream costs a fraction of a microsecond and an answer of ten megabytes no more than its end. Where a backend says
+//! nothing, or the stream breaks off, the pieces that came stand for the tokens.
+
+mod counts;
+mod members;
+
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
+
+use self::counts::Line;
+use crate::wire::{
+    ndjson,
+    sse::{self, Event},
+    tail::Tail,
+};
+
+/// The most bytes that are kept of a line, an event or a whole answer: the counts, and what servers write behind them
+/// (OpenAI's metadata may have 9 KB).
+const KEPT_BYTES: usize = 16 << 10;
+
+/// Most events have no such key, and need not be read.
+static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"usage\""));
+
+/// What a backend counted for one call, in tokens; none where it did not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Of the prompt.
+    pub input: Option<u64>,
+    /// Of the answer.
+    pub output: Option<u64>,
+}
+
+/// What was read of an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// What the backend said, as far as it did.
+    pub usage: Usage,
+    /// Pieces of a stream that carry a part of the answer: about one token each.
+    pub pieces: u64,
+    /// Bytes of an answer in one piece; 0 for a stream.
+    pub bytes: u64,
+}
+
+/// How an answer is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// One JSON value, of so many bytes if that is known.
+    Whole(Option<u64>),
+    /// One JSON value a line: Ollama's streams.
+    Lines,
+    /// Server-sent events: the streams of OpenAI and Anthropic.
+    Events,
+}
+
+impl Framing {
+    /// The framing that a content type means; none when an answer of that type tells no counts.
+    pub fn of(content_type: &str, length: Option<u64>) -> Option<Self> {
+        let kind = content_type.split(';').next().unwrap_or_default().trim();
+        let is = |other: &str| kind.eq_ignore_ascii_case(other);
+        if is("application/x-ndjson") {
+            Some(Self::Lines)
+        } else if is("text/event-stream") {
+            Some(Self::Events)
+        } else {
+            is("application/json").then_some(Self::Whole(length))
+        }
+    }
+}
+
+/// Reads an answer as it passes.
+#[derive(Debug)]
+pub struct Reading {
+    form: Form,
+    counted: Counted,
+}
+
+#[derive(Debug)]
+enum Form {
+    Whole { tail: Tail, length: Option<u64> },
+    Lines(ndjson::Splitter),
+    Events(sse::Splitter),
+}
+
+impl Reading {
+    /// An answer framed so, of which nothing has come.
+    pub fn new(framing: Framing) -> Self {
+        let form = match framing {
+            Framing::Whole(length) => Form::Whole { tail: Tail::new(KEPT_BYTES), length },
+            Framing::Lines => Form::Lines(ndjson::Splitter::new(KEPT_BYTES)),
+            Framing::Events => Form::Events(sse::Splitter::new(KEPT_BYTES)),
+        };
+        Self { form, counted: Counted::default() }
+    }
+
+    /// Whether the answer comes in pieces, as it is written.
+    pub fn is_of_a_stream(&self) -> bool {
+        matches!(self.form, Form::Lines(_) | Form::Events(_))
+    }
+
+    /// Looks at the next piece.
+    pub fn see(&mut self, piece: &[u8]) {
+        let counted = &mut self.counted;
+        match &mut self.form {
+            Form::Whole { tail, length } => {
+                counted.bytes = counted.bytes.saturating_add(u64::try_from(piece.len()).unwrap_or(u64::MAX));
+                // What stands far from a known end need not be copied.
+                let left = length.map_or(0, |length| length.saturating_sub(counted.bytes));
+                if usize::try_from(left).is_ok_and(|left| left < KEPT_BYTES) {
+                    tail.push(piece);
+                }
+            }
+            Form::Lines(lines) => lines.feed(piece, |line| counted.add_line(line.bytes)),
+            Form::Events(events) => events.feed(piece, |event| counted.add_event(&event)),
+        }
+    }
+
+    /// All that was read. `is_whole` says that nothing is missing: half a line or half a JSON value says nothing.
+    pub fn finish(mut self, is_whole: bool) -> Counted {
+        let counted = &mut self.counted;
+        match &mut self.form {
+            Form::Whole { tail, .. } if is_whole => counted.usage = counts::of_answer(tail.join(&[]).bytes),
+            Form::Lines(lines) if is_whole => lines.finish(|line| counted.add_line(line.bytes)),
+            Form::Whole { .. } | Form::Lines(_) | Form::Events(_) => {}
+        }
+        self.counted
+    }
+}
+
+impl Counted {
+    fn add_line(&mut self, line: &[u8]) {
+        match counts::of_line(line) {
+            Line::Piece => self.pieces = self.pieces.saturating_add(1),
+            Line::Last(usage) => self.usage = usage,
+            Line::Other => {}
+        }
+    }
+
+    fn add_event(&mut self, event: &Event<'_>) {
+        if carries_a_part(event) {
+            self.pieces = self.pieces.saturating_add(1);
+        }
+        if USAGE.find(&event.data).is_some() {
+            let new = counts::of_event(&event.data);
+            self.usage = Usage { input: new.input.or(self.usage.input), output: new.output.or(self.usage.output) };
+        }
+    }
+}
+
+/// Whether an event has a part of the answer. OpenAI's chunks have no names; elsewhere the name says `delta`, and
+/// Anthropic's `message_delta` is its end.
+fn carries_a_part(event: &Event<'_>) -> bool {
+    if event.name.is_empty() {
+        return *event.data != *b"[DONE]";
+    }
+    event.name.ends_with(b"delta") && event.name != b"message_delta"
+}
+
+#[cfg(test)]
+mod tests;

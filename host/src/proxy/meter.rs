@@ -1,0 +1,150 @@
+//! The meter of one call: what a backend's answer took, in tokens.
+//!
+//! It looks at each piece of the answer on its way to the caller, by reference: it never holds a piece back or changes one.
+//! What a backend doesn't say is estimated, and marked so: the input from the request's size, the output from the pieces, or
+//! the bytes, that came.
+
+use http::{HeaderMap, header};
+
+use crate::llm::{
+    Operation,
+    body::input_tokens,
+    usage::{Counted, Framing, Reading},
+};
+
+/// What one call took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tokens {
+    pub(super) input: Amount,
+    pub(super) output: Amount,
+}
+
+/// A number of tokens, and whether it was counted by the backend or estimated here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Amount {
+    pub(super) tokens: u64,
+    pub(super) is_estimated: bool,
+}
+
+impl Tokens {
+    /// From what was read of the answer, and an estimate of the input.
+    pub(super) fn of(counted: Counted, operation: Operation, input_estimate: u32) -> Self {
+        let Counted { usage, pieces, bytes } = counted;
+        let output = match usage.output {
+            Some(tokens) => Amount::counted(tokens),
+            // Vectors are no output tokens, on any surface.
+            None if operation == Operation::Embed => Amount::counted(0),
+            None => {
+                let from_bytes = input_tokens(usize::try_from(bytes).unwrap_or(usize::MAX));
+                Amount::estimated(pieces.max(u64::from(from_bytes)))
+            }
+        };
+        let input = usage.input.map_or_else(|| Amount::estimated(input_estimate.into()), Amount::counted);
+        Self { input, output }
+    }
+}
+
+impl Amount {
+    fn counted(tokens: u64) -> Self {
+        Self { tokens, is_estimated: false }
+    }
+
+    fn estimated(tokens: u64) -> Self {
+        Self { tokens, is_estimated: true }
+    }
+}
+
+/// Reads one answer as it passes.
+#[derive(Debug)]
+pub(super) struct Meter(Option<Reading>);
+
+impl Meter {
+    /// A meter that reads nothing: for answers that are no model's.
+    pub(super) fn off() -> Self {
+        Self(None)
+    }
+
+    /// A meter for an answer with this head, and so many bytes if that is known.
+    pub(super) fn of(headers: &HeaderMap, length: Option<u64>) -> Self {
+        // What is encoded can't be read; the gate asks for no encoding, but a backend may know better.
+        if headers.contains_key(header::CONTENT_ENCODING) {
+            return Self::off();
+        }
+        let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        Self(Framing::of(kind, length).map(Reading::new))
+    }
+
+    /// Whether the answer comes as it is written, and not when it is done.
+    pub(super) fn reads_a_stream(&self) -> bool {
+        self.0.as_ref().is_some_and(Reading::is_of_a_stream)
+    }
+
+    /// Looks at the next piece.
+    pub(super) fn see(&mut self, piece: &[u8]) {
+        if let Some(reading) = &mut self.0 {
+            reading.see(piece);
+        }
+    }
+
+    /// What was read; `is_whole` when the answer has come to its end.
+    pub(super) fn finish(&mut self, is_whole: bool) -> Counted {
+        self.0.take().map_or_else(Counted::default, |reading| reading.finish(is_whole))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+    use crate::llm::usage::Usage;
+
+    const ESTIMATE: u32 = 11;
+
+    #[track_caller]
+    fn check(counted: Counted, operation: Operation, input: (u64, bool), output: (u64, bool)) {
+        let amount = |(tokens, is_estimated)| Amount { tokens, is_estimated };
+        let expected = Tokens { input: amount(input), output: amount(output) };
+        assert_eq!(Tokens::of(counted, operation, ESTIMATE), expected, "{counted:?}");
+    }
+
+    #[test]
+    fn what_the_backend_counted_goes_before_any_estimate() {
+        let usage = Usage { input: Some(3), output: Some(4) };
+        check(Counted { usage, pieces: 9, bytes: 900 }, Operation::Chat, (3, false), (4, false));
+        let usage = Usage { input: Some(3), output: None };
+        check(Counted { usage, pieces: 9, bytes: 0 }, Operation::Chat, (3, false), (9, true));
+        check(Counted { usage, pieces: 0, bytes: 900 }, Operation::Embed, (3, false), (0, false));
+    }
+
+    #[test]
+    fn what_it_did_not_count_is_estimated_from_what_came() {
+        check(Counted { pieces: 9, ..Counted::default() }, Operation::Chat, (11, true), (9, true));
+        check(Counted { bytes: 37, ..Counted::default() }, Operation::Chat, (11, true), (10, true));
+        check(Counted::default(), Operation::Embed, (11, true), (0, false));
+        check(Counted { bytes: u64::MAX, ..Counted::default() }, Operation::Chat, (11, true), (u32::MAX.into(), true));
+    }
+
+    #[test]
+    fn an_encoded_answer_is_not_read() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let text = br#"{"usage":{"prompt_tokens":3,"completion_tokens":4}}"#;
+        let read = |headers: &HeaderMap| {
+            let mut meter = Meter::of(headers, None);
+            meter.see(text);
+            meter.finish(true).usage.output
+        };
+        assert_eq!(read(&headers), Some(4));
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        assert_eq!(read(&headers), None);
+    }
+
+    #[test]
+    fn a_meter_tells_once() {
+        let mut meter = Meter(Some(Reading::new(Framing::Lines)));
+        meter.see(b"{\"done\":false}\n");
+        assert_eq!(meter.finish(false).pieces, 1);
+        assert_eq!(meter.finish(false), Counted::default());
+    }
+}
