@@ -65,22 +65,27 @@ need_wasm_target() {
 
 # need_c_compiler: Rust links with it, and builds the cryptography and SQLite.
 need_c_compiler() {
-  local packages=(gcc libc6-dev) as_root=()
   if builds_c; then
     return
   fi
+  install_packages "a C compiler with the headers of the C library" gcc libc6-dev
+  builds_c || fail "There still is no \`cc\` that builds a C program; see what it says to: echo 'int main(void) { return 0; }' | cc -x c -"
+}
+
+# install_packages WHAT PACKAGE...: Debian's packages, for WHAT is missing. Where it may not install, it says what to do.
+install_packages() {
+  local what="$1" packages=("${@:2}") as_root=()
   if [[ "$(id -u)" != 0 ]]; then
     as_root=(sudo -n)
   fi
   if ! command -v apt-get >/dev/null || ! "${as_root[@]}" true 2>/dev/null; then
-    fail "A C compiler with the headers of the C library is missing. Install them, then run this again; on Debian and Ubuntu:" \
+    fail "Missing: $what. Install it, then run this again; on Debian and Ubuntu:" \
       "  sudo apt-get update && sudo apt-get install --no-install-recommends ${packages[*]}"
   fi
   say "Installing ${packages[*]}."
   # A list that can't be renewed may still be good enough; the installation tells.
   "${as_root[@]}" apt-get update -q >&2 || say "The package lists could not all be renewed."
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${packages[@]}" >&2
-  builds_c || fail "There still is no \`cc\` that builds a C program; see what it says to: echo 'int main(void) { return 0; }' | cc -x c -"
 }
 
 # Only a program that was built proves that headers and linker are there as well.

@@ -135,6 +135,7 @@ struct State {
     name: String,
     models: Mutex<Vec<String>>,
     lists: Mutex<Option<String>>,
+    version: Mutex<&'static str>,
     scripts: Mutex<VecDeque<Script>>,
     calls: Mutex<usize>,
     control: Mutex<Vec<String>>,
@@ -165,6 +166,7 @@ impl LlmServer {
             name: name.to_owned(),
             models: Mutex::new(models.iter().map(|&model| model.to_owned()).collect()),
             lists: Mutex::default(),
+            version: Mutex::new("0.9.1"),
             scripts: Mutex::default(),
             calls: Mutex::default(),
             control: Mutex::default(),
@@ -196,6 +198,11 @@ impl LlmServer {
     /// Changes what it lists.
     pub fn set_models(&self, models: &[&str]) {
         *self.state.models.lock().unwrap() = models.iter().map(|&model| model.to_owned()).collect();
+    }
+
+    /// Changes the version of Ollama that it says it is.
+    pub(crate) fn set_version(&self, version: &'static str) {
+        *self.state.version.lock().unwrap() = version;
     }
 
     /// Answers its lists with these bytes of JSON, or whatever it is.
@@ -281,7 +288,7 @@ fn lists(state: &State, path: &str) -> String {
     }
     let models = state.models.lock().unwrap().clone();
     let value = match path {
-        "/api/version" => json!({ "version": "0.9.1" }),
+        "/api/version" => json!({ "version": *state.version.lock().unwrap() }),
         "/v1/models" => {
             let entry = |model: &String| json!({ "id": model, "object": "model", "created": 1, "owned_by": "me" });
             json!({ "object": "list", "data": models.iter().map(entry).collect::<Vec<_>>() })
