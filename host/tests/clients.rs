@@ -2,10 +2,15 @@
 //! over TLS.
 //!
 //! `./scripts/test clients` installs them and runs this. A plain `cargo test` leaves it out, because it can't.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "where something is wrong it shall panic")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "where something is wrong it shall panic"
+)]
 
 #[path = "it/support/mod.rs"]
-#[expect(dead_code, unreachable_pub, clippy::indexing_slicing, clippy::string_slice, reason = "the bench of `it`")]
+#[expect(dead_code, unused_imports, unreachable_pub, reason = "the bench of `it`, of which little is needed")]
 mod support;
 
 mod clients {
@@ -62,9 +67,9 @@ async fn curl_speaks_http_2_and_1_over_tls_and_trusts_the_certificate_by_its_aut
         let call = ["\n%{http_version} %{response_code}", "--header", &key, "--data", CHAT, &url];
         program::run("curl", &[&wanted[..], &call, trust].concat())
     };
-    let authority = gate.authority().to_str().unwrap();
+    let authority = gate.authority();
     for (version, expected) in [("--http2", "2 200"), ("--http1.1", "1.1 200"), ("--tlsv1.3", "2 200")] {
-        let (status, text) = ask(version, &["--cacert", authority]);
+        let (status, text) = ask(version, &["--cacert", authority.to_str().unwrap()]);
         assert_eq!(status, Some(0), "{version}: {text}");
         assert_eq!(text.lines().last(), Some(expected), "{version}: {text}");
         assert!(text.contains("simulated"), "{version}: {text}");

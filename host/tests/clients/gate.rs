@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -119,6 +119,8 @@ fn configure(folder: &Path, transport: Transport, backends: &[(&str, String)]) {
 /// A pair for loopback, signed by an authority of its own. Clients differ in how much they want to see of one.
 fn certify(folder: &Path) {
     let mut authority = CertificateParams::default();
+    // By its name it is told from what it signs.
+    authority.distinguished_name.push(DnType::CommonName, "an authority for tests");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let authority_key = KeyPair::generate().unwrap();
@@ -136,14 +138,16 @@ fn certify(folder: &Path) {
 
 /// A key for each thing that can come of a key.
 fn keys(folder: &Path) -> Value {
-    let create = |name: &str, limit: &str| {
-        let created = run(folder, &["keys", "create", "--name", name, "--rpm", limit]);
+    let create = |name: &str, more: &[&str]| {
+        let created = run(folder, &[&["keys", "create", "--name", name], more].concat());
         assert_eq!(created.code, Some(0), "{created:?}");
         created.stdout.trim().to_owned()
     };
-    let (good, disabled, limited) = (create("good", "1000000"), create("disabled", "1000000"), create("limited", "1"));
+    let good = create("good", &["--rpm", "1000000"]);
+    let (manager, limited) = (create("manager", &["--manage"]), create("limited", &["--rpm", "1"]));
+    let disabled = create("disabled", &[]);
     assert_eq!(run(folder, &["keys", "disable", "disabled"]).code, Some(0));
     // Well formed, and nobody's.
     let wrong = FreshKey::generate().unwrap();
-    json!({ "good": good, "disabled": disabled, "limited": limited, "wrong": wrong.text() })
+    json!({ "good": good, "manager": manager, "limited": limited, "disabled": disabled, "wrong": wrong.text() })
 }

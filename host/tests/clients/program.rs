@@ -87,21 +87,19 @@ impl Client {
 
     fn command(self, gate: &Gate) -> Command {
         let programs = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
+        let modules = installed("javascript/node_modules");
         let mut command = if self.is_python {
             let mut command = Command::new(installed("python/bin/python"));
             // Nothing is written beside the sources.
             command.arg("-B").arg(programs.join("python").join(format!("{}_client.py", self.name)));
             command
         } else {
-            let modules = installed("javascript/node_modules");
             let mut command = Command::new(modules.join(".bin/node"));
             command.arg(programs.join("javascript").join(format!("{}_client.cjs", self.name)));
-            command.env_clear().env("NODE_PATH", modules);
             command
         };
-        if self.is_python {
-            command.env_clear();
-        }
+        // Of this machine's settings none matters: no proxy, no other authority.
+        command.env_clear().env("NODE_PATH", modules);
         if gate.transport() == Transport::Tls {
             command.env("SSL_CERT_FILE", gate.authority()).env("NODE_EXTRA_CA_CERTS", gate.authority());
         }

@@ -8,9 +8,9 @@ const { model, broken, gone, unknown, vector } = given;
 
 const messages = [{ role: 'user', content: 'hello' }];
 
-function client(key) {
-  const headers = key ? { Authorization: `Bearer ${given.keys[key]}` } : {};
-  return new Ollama({ host: given.url, headers });
+function client(key, headers) {
+  const credential = key ? { Authorization: `Bearer ${given.keys[key]}` } : {};
+  return new Ollama({ host: given.url, headers: { ...credential, ...headers } });
 }
 
 const good = client('good');
@@ -61,6 +61,21 @@ async function modelsAreListedAndShown() {
   assert.ok((await good.version()).version);
 }
 
+async function modelsAreChangedByAKeyThatMay() {
+  const manager = client('manager', { 'x-tollgate-backend': 'sim-1' });
+  const progress = await all(manager.pull({ model: 'fresh', stream: true }));
+  assert.equal(progress.at(-1).status, 'success');
+  assert.ok(progress.some(({ total, completed }) => total && total === completed));
+  simulated((await ask({ model: 'fresh' })).message.content);
+  assert.equal((await manager.push({ model: 'fresh' })).status, 'success');
+  assert.equal((await manager.copy({ source: 'fresh', destination: 'copied' })).status, 'success');
+  assert.equal((await manager.create({ model: 'made', from: 'fresh' })).status, 'success');
+  for (const name of ['fresh', 'copied', 'made']) {
+    assert.equal((await manager.delete({ model: name })).status, 'success');
+  }
+  await refused(() => ask({ model: 'fresh' }), 404, 'model \'fresh\' not found');
+}
+
 // What is refused.
 
 /** The error with everything that the client reads out of an answer. */
@@ -104,12 +119,15 @@ async function anUnknownModel() {
   }
 }
 
-/** The key may not. */
-async function changingModels() {
+async function changingModelsByAKeyThatMayNot() {
   for (const call of [() => good.pull({ model: unknown }), () => good.pull({ model: unknown, stream: true })]) {
     await refused(call, 403, 'may not');
   }
   await refused(() => good.delete({ model }), 403, 'may not');
+}
+
+async function changingModelsOfAnyBackend() {
+  await refused(() => client('manager').pull({ model: unknown }), 400, 'x-tollgate-backend', 'sim-1');
 }
 
 async function oneCallTooMany() {
@@ -159,11 +177,13 @@ run(
   aTextIsGeneratedWholeAndInPieces,
   textsAreEmbedded,
   modelsAreListedAndShown,
+  modelsAreChangedByAKeyThatMay,
   aCallWithoutAKey,
   aWrongKey,
   aDisabledKey,
   anUnknownModel,
-  changingModels,
+  changingModelsByAKeyThatMayNot,
+  changingModelsOfAnyBackend,
   oneCallTooMany,
   aBadBody,
   aBodyThatIsTooLarge,

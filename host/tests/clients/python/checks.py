@@ -33,7 +33,7 @@ def run(*checks):
         except Exception:
             failed += 1
             print(f"\n== {check.__name__}", file=sys.stderr)
-            traceback.print_exc()
+            traceback.print_exc(chain=False)
         else:
             print(f"ok {check.__name__}", flush=True)
     if failed:

@@ -1,7 +1,8 @@
 """The Python client `ollama` against the gate."""
 
+import tempfile
+
 import httpx
-import ollama
 from ollama import Client, ResponseError
 
 from checks import BROKEN, GONE, KEYS, MODEL, TOO_LARGE, UNKNOWN, URL, VECTOR
@@ -10,9 +11,9 @@ from checks import cancelled, equal, raised, run, says, simulated
 HELLO = [{"role": "user", "content": "hello"}]
 
 
-def client(key):
-    headers = {"Authorization": f"Bearer {KEYS[key]}"} if key else {}
-    return Client(host=URL, headers=headers, timeout=20)
+def client(key, **headers):
+    credential = {"Authorization": f"Bearer {KEYS[key]}"} if key else {}
+    return Client(host=URL, headers={**credential, **headers}, timeout=20)
 
 
 good = client("good")
@@ -67,6 +68,25 @@ def models_are_listed_and_shown():
     assert shown.modelinfo, "it comes with what the model is"
 
 
+def models_are_changed_by_a_key_that_may():
+    manager = client("manager", **{"x-tollgate-backend": "sim-1"})
+    progress = list(manager.pull("fresh", stream=True))
+    equal(progress[-1].status, "success")
+    assert [line for line in progress if line.total and line.completed == line.total], progress
+    simulated(ask("fresh").message.content)
+    equal(manager.pull("fresh").status, "success")
+    equal(manager.push("fresh").status, "success")
+    equal(manager.copy("fresh", "copied").status, "success")
+    with tempfile.NamedTemporaryFile() as blob:
+        blob.write(b"a blob")
+        blob.flush()
+        digest = manager.create_blob(blob.name)
+    equal(manager.create("made", files={"made.gguf": digest}).status, "success")
+    for model in ["fresh", "copied", "made"]:
+        equal(manager.delete(model).status, "success")
+    refused(lambda: ask("fresh"), 404, "model 'fresh' not found")
+
+
 # What is refused.
 
 
@@ -104,11 +124,14 @@ def an_unknown_model():
     refused(lambda: good.show(UNKNOWN), 404, expected)
 
 
-def changing_models():
-    """The key may not."""
+def changing_models_by_a_key_that_may_not():
     refused(lambda: good.pull(UNKNOWN), 403, "may not")
     refused(lambda: list(good.pull(UNKNOWN, stream=True)), 403, "may not")
     refused(lambda: good.delete(MODEL), 403, "may not")
+
+
+def changing_models_of_any_backend():
+    refused(lambda: client("manager").pull(UNKNOWN), 400, "x-tollgate-backend", "sim-1")
 
 
 def one_call_too_many():
@@ -151,11 +174,13 @@ run(
     a_text_is_generated_whole_and_in_pieces,
     texts_are_embedded,
     models_are_listed_and_shown,
+    models_are_changed_by_a_key_that_may,
     a_call_without_a_key,
     a_wrong_key,
     a_disabled_key,
     an_unknown_model,
-    changing_models,
+    changing_models_by_a_key_that_may_not,
+    changing_models_of_any_backend,
     one_call_too_many,
     a_bad_body,
     a_body_that_is_too_large,
