@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Response, header};
-use hyper::body::Incoming;
 
 use super::{Parts, manage::Refresh, read::CheckedBody, refusal::Refusal, route::Routed, settle::Settlement};
 use crate::{
@@ -13,6 +12,7 @@ use crate::{
     },
     policy::Exchange,
     upstream::{
+        answer::AnswerBody,
         backend::{Backend, Busy},
         client::SendError,
         fleet::Candidate,
@@ -27,7 +27,7 @@ use crate::{
 /// A backend has begun to answer.
 #[derive(Debug)]
 pub(super) struct Answered {
-    pub(super) response: Response<Incoming>,
+    pub(super) response: Response<AnswerBody>,
     pub(super) busy: Busy,
     pub(super) sent_at: Duration,
     /// The longest silence that is waited for.
