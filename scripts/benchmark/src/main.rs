@@ -5,15 +5,25 @@
 
 mod backend;
 mod clock;
+mod contender;
 mod failure;
 mod load;
+mod process;
+mod report;
+mod run;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    failure::Failure,
+    failure::{Failure, Trying},
     load::{Call, Load, Pace, Target, Until, client_tls},
 };
 
@@ -38,6 +48,23 @@ enum Command {
     },
     /// Makes calls, and prints what it saw as JSON.
     Load(LoadArguments),
+    /// Measures all contenders, prints the table, and writes every raw figure as JSON.
+    Run(run::RunArguments),
+    /// Prints the table of a JSON file again, and puts it into a README.
+    Report(ReportArguments),
+}
+
+#[derive(Args, Debug)]
+struct ReportArguments {
+    /// What `run` has written.
+    #[arg(long)]
+    json: PathBuf,
+    /// Where the chart goes.
+    #[arg(long)]
+    svg: Option<PathBuf>,
+    /// The page whose block of figures is replaced; the chart is named relative to its folder.
+    #[arg(long, requires = "svg")]
+    readme: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -82,6 +109,12 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Backend { listen, threads, spin } => backend::serve(listen, threads, spin),
         Command::Load(arguments) => load(&arguments),
+        Command::Run(arguments) => stoppable(move || {
+            let results = run::run(&arguments)?;
+            print(&report::text(&results));
+            report::smoke(&results)
+        }),
+        Command::Report(arguments) => report(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -119,4 +152,39 @@ fn load(arguments: &LoadArguments) -> Result<(), Failure> {
     let report = load::run(&load, &mut |_| Ok(()))?;
     println!("{}", serde_json::to_string_pretty(&report)?);
     Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the table is the command's result")]
+fn print(text: &str) {
+    println!("{text}");
+}
+
+fn report(arguments: &ReportArguments) -> Result<(), Failure> {
+    let text =
+        std::fs::read_to_string(&arguments.json).trying(format_args!("{} can't be read", arguments.json.display()))?;
+    let results: run::Results = serde_json::from_str(&text)?;
+    print(&report::text(&results));
+    let Some(svg) = &arguments.svg else { return Ok(()) };
+    std::fs::write(svg, report::chart(&results)).trying(format_args!("{} can't be written", svg.display()))?;
+    let Some(page) = &arguments.readme else { return Ok(()) };
+    let folder = page.parent().unwrap_or(Path::new(""));
+    let chart = svg.strip_prefix(folder).unwrap_or(svg);
+    report::write(page, &chart.display().to_string(), &results)
+}
+
+/// Does it on a thread of its own; when the run is told to stop, all that it started is killed first.
+fn stoppable(what: impl FnOnce() -> Result<(), Failure> + Send + 'static) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (done, ended) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || done.send(what()));
+    let ended = runtime.block_on(async {
+        let mut stop = signal(SignalKind::terminate())?;
+        tokio::select! {
+            ended = ended => ended.unwrap_or_else(|_| Err(Failure::new("the run broke off"))),
+            _ = tokio::signal::ctrl_c() => Err(Failure::new("stopped")),
+            _ = stop.recv() => Err(Failure::new("stopped")),
+        }
+    });
+    process::kill_all();
+    ended
 }

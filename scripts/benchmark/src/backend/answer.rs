@@ -48,7 +48,8 @@ pub(crate) fn asked_model(body: &[u8]) -> Option<&str> {
 
 /// A chat answer of exactly so many bytes; fewer than the frame takes are rounded up to it.
 pub(crate) fn whole(bytes: usize) -> Bytes {
-    const HEAD: &str = r#"{"model":"bench","created_at":"2026-01-01T00:00:00Z","message":{"role":"assistant","content":""#;
+    const HEAD: &str =
+        r#"{"model":"bench","created_at":"2026-01-01T00:00:00Z","message":{"role":"assistant","content":""#;
     const TAIL: &str = r#""},"done":true,"done_reason":"stop","prompt_eval_count":256,"eval_count":256}"#;
     let filling = "word ".chars().cycle().take(bytes.saturating_sub(HEAD.len() + TAIL.len()));
     let mut text = String::with_capacity(bytes.max(HEAD.len() + TAIL.len()));

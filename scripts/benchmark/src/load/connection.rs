@@ -55,7 +55,8 @@ impl Connection {
             None => None,
             Some(config) => {
                 socket.set_read_timeout(Some(OPENING))?;
-                let mut tls = ClientConnection::new(Arc::clone(config), ServerName::IpAddress(target.address.ip().into()))?;
+                let mut tls =
+                    ClientConnection::new(Arc::clone(config), ServerName::IpAddress(target.address.ip().into()))?;
                 tls.complete_io(&mut socket)?;
                 Some(Box::new(tls))
             }

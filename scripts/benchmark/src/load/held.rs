@@ -21,6 +21,8 @@ use crate::{
 const MOST_OPENING: usize = 64;
 /// Time in which all must be open.
 const MOST_TIME: Duration = Duration::from_secs(120);
+/// Time for a single call.
+const ONE_CALL: Duration = Duration::from_secs(10);
 const SCRATCH: usize = 64 << 10;
 
 /// Opens so many streams, each up to its first line, then calls `held`, and closes all of them.
@@ -37,7 +39,8 @@ pub(crate) fn hold(
     let mut begun = 0;
     while begun < streams {
         while open.len() < streams && open.len() - begun < MOST_OPENING {
-            let mut connection = Connection::open(target).trying(format_args!("stream {} can't be opened", open.len()))?;
+            let mut connection =
+                Connection::open(target).trying(format_args!("stream {} can't be opened", open.len()))?;
             connection.send(request).trying("a request can't be sent")?;
             if connection.wants_write() {
                 return Err(Failure::new("a request doesn't fit into an empty socket"));
@@ -56,7 +59,9 @@ pub(crate) fn hold(
         }
         for event in events {
             let data = event.data;
-            let Some(connection) = usize::try_from(data.u64()).ok().and_then(|index| open.get_mut(index)) else { continue };
+            let Some(connection) = usize::try_from(data.u64()).ok().and_then(|index| open.get_mut(index)) else {
+                continue;
+            };
             let before = connection.answer.lines;
             let is_done = connection.read(&mut scratch).trying(format_args!("with {begun} streams open"))?;
             if is_done || connection.answer.status.is_some_and(|status| status != 200) {
@@ -69,4 +74,20 @@ pub(crate) fn hold(
         }
     }
     held()
+}
+
+/// Makes one call over a connection of its own; answers the status.
+pub(crate) fn call_once(target: &Target, request: &Bytes) -> Result<u16, Failure> {
+    let last = now() + ONE_CALL;
+    let mut connection = Connection::open(target).trying("no connection")?;
+    connection.send(request).trying("the request can't be sent")?;
+    let mut scratch = vec![0; SCRATCH];
+    while !connection.read(&mut scratch).trying("no answer")? {
+        if now() > last {
+            return Err(Failure::new(format!("no answer in {} s", ONE_CALL.as_secs())));
+        }
+        std::thread::sleep(Duration::from_micros(200));
+        connection.flush().trying("the request can't be sent")?;
+    }
+    Ok(connection.answer.status.unwrap_or(0))
 }

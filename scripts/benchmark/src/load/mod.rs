@@ -13,8 +13,8 @@ mod request;
 pub(crate) use self::{
     connection::Target,
     engine::{Mark, run},
-    held::hold,
-    report::{Errors, Percentiles, Report},
+    held::{call_once, hold},
+    report::Report,
     request::{Call, client_tls},
 };
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Trying};
 
@@ -35,7 +35,7 @@ impl Times {
 }
 
 /// Percentiles of durations, in microseconds; all zero where nothing was counted.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Percentiles {
     pub(crate) count: u64,
     pub(crate) p50_us: f64,
@@ -45,7 +45,7 @@ pub(crate) struct Percentiles {
 }
 
 /// What went wrong, by kind.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Errors {
     /// No connection came about.
     pub(crate) connect: u64,
@@ -66,7 +66,7 @@ impl Errors {
 }
 
 /// What a load has seen while it was measured.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Report {
     /// How long was measured.
     pub(crate) seconds: f64,

@@ -25,7 +25,8 @@ impl Call<'_> {
     /// The request as it goes over the wire. A body smaller than its frame is as large as that.
     pub(crate) fn request(&self) -> Bytes {
         let is_stream = !self.model.starts_with("bytes-");
-        let head = format!(r#"{{"model":"{}","stream":{is_stream},"messages":[{{"role":"user","content":""#, self.model);
+        let head =
+            format!(r#"{{"model":"{}","stream":{is_stream},"messages":[{{"role":"user","content":""#, self.model);
         let tail = r#""}]}"#;
         let filling = "word ".chars().cycle().take(self.body_bytes.saturating_sub(head.len() + tail.len()));
         let body: String = head.chars().chain(filling).chain(tail.chars()).collect();
