@@ -63,23 +63,29 @@ need_wasm_target() {
   fi
 }
 
-# need_c_compiler: Rust links with it, and builds the cryptography and SQLite.
-need_c_compiler() {
-  local packages=(gcc libc6-dev) as_root=()
-  if builds_c; then
-    return
-  fi
+# install_packages WHAT PACKAGE...: with apt, where that is allowed; else says what to do.
+install_packages() {
+  local what="$1" as_root=()
+  shift
   if [[ "$(id -u)" != 0 ]]; then
     as_root=(sudo -n)
   fi
   if ! command -v apt-get >/dev/null || ! "${as_root[@]}" true 2>/dev/null; then
-    fail "A C compiler with the headers of the C library is missing. Install them, then run this again; on Debian and Ubuntu:" \
-      "  sudo apt-get update && sudo apt-get install --no-install-recommends ${packages[*]}"
+    fail "Missing: $what. Install it, then run this again; on Debian and Ubuntu:" \
+      "  sudo apt-get update && sudo apt-get install --no-install-recommends $*"
   fi
-  say "Installing ${packages[*]}."
+  say "Installing $*."
   # A list that can't be renewed may still be good enough; the installation tells.
   "${as_root[@]}" apt-get update -q >&2 || say "The package lists could not all be renewed."
-  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${packages[@]}" >&2
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" >&2
+}
+
+# need_c_compiler: Rust links with it, and builds the cryptography and SQLite.
+need_c_compiler() {
+  if builds_c; then
+    return
+  fi
+  install_packages "a C compiler with the headers of the C library" gcc libc6-dev
   builds_c || fail "There still is no \`cc\` that builds a C program; see what it says to: echo 'int main(void) { return 0; }' | cc -x c -"
 }
 

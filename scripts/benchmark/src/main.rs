@@ -7,6 +7,7 @@ mod backend;
 mod clock;
 mod contender;
 mod failure;
+mod instructions;
 mod load;
 mod process;
 mod report;
@@ -52,6 +53,8 @@ enum Command {
     Run(run::RunArguments),
     /// Prints the table of a JSON file again, and puts it into a README.
     Report(ReportArguments),
+    /// Counts instructions under callgrind, and compares them with the committed counts.
+    Instructions(instructions::InstructionArguments),
 }
 
 #[derive(Args, Debug)]
@@ -115,6 +118,7 @@ fn main() -> ExitCode {
             report::smoke(&results)
         }),
         Command::Report(arguments) => report(&arguments),
+        Command::Instructions(arguments) => stoppable(move || instructions::run(&arguments)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

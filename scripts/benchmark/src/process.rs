@@ -98,9 +98,14 @@ impl Process {
     }
 
     /// Asks it to stop, and waits; after a while it is killed.
-    pub(crate) fn stop(mut self) -> Result<(), Failure> {
+    pub(crate) fn stop(self) -> Result<(), Failure> {
+        self.stop_within(PATIENCE)
+    }
+
+    /// The same with more patience, for what has much to write.
+    pub(crate) fn stop_within(mut self, patience: Duration) -> Result<(), Failure> {
         kill_process_group(self.group, Signal::TERM)?;
-        let last = now() + PATIENCE;
+        let last = now() + patience;
         while now() < last && self.child.try_wait()?.is_none() {
             sleep(Duration::from_millis(5));
         }

@@ -12,7 +12,6 @@ pub(super) fn set_up(bench: &Bench) -> Result<SetUp, Failure> {
     let config = format!(
         "global
   nbthread 1
-  maxconn 25000
 defaults
   mode http
   timeout connect 5s

@@ -130,6 +130,23 @@ struct Prepared {
     key: String,
 }
 
+/// Tollgate, about to be started under callgrind.
+#[derive(Debug)]
+pub(crate) struct GateUnderCallgrind {
+    pub(crate) command: Command,
+    pub(crate) log: PathBuf,
+    pub(crate) target: Target,
+    pub(crate) key: String,
+}
+
+impl Programs {
+    /// Where nothing else is needed.
+    pub(crate) fn only_tollgate(tollgate: PathBuf) -> Self {
+        let none = PathBuf::new;
+        Self { tollgate, nginx: none(), haproxy: none(), envoy: none(), envoy_filter: none() }
+    }
+}
+
 /// Presented where nobody looks at it.
 const NO_KEY: &str = "none";
 
@@ -176,6 +193,16 @@ impl Bench {
         Ok(Running { process: Some(process), whole, streams, key, started_in })
     }
 
+    /// Tollgate behind this command, with a budget that a hook doesn't spend even when it is slowed down.
+    pub(crate) fn under_callgrind(&self, mut callgrind: Command) -> Result<GateUnderCallgrind, Failure> {
+        let SetUp { command, log, whole, key, .. } = tollgate::set_up(self, Kind::Tollgate)?;
+        // Without `taskset`: instructions are the same on every core.
+        let mut words = command.get_args().skip_while(|word| *word != "--config");
+        callgrind.arg(&self.programs.tollgate).args(&mut words);
+        callgrind.args(["--set", "policies.cpu_budget=100ms"]);
+        Ok(GateUnderCallgrind { command: callgrind, log, target: whole, key })
+    }
+
     /// What each program calls itself.
     pub(crate) fn version(&self, kind: Kind) -> Option<String> {
         let (program, argument) = match kind {
@@ -188,7 +215,12 @@ impl Bench {
         let output = Command::new(program).arg(argument).output().ok()?;
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text);
-        text.lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
+        let line = text.lines().map(str::trim).find(|line| !line.is_empty())?;
+        // Envoy names its file, its commit, its version and how it was built.
+        let envoy = line.split_once("version: ").and_then(|(_, text)| text.split('/').nth(1));
+        Some(
+            envoy.filter(|_| kind == Kind::Envoy).map_or_else(|| line.to_owned(), |version| format!("Envoy {version}")),
+        )
     }
 
     fn log(&self, kind: Kind) -> PathBuf {

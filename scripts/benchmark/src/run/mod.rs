@@ -10,8 +10,8 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     net::SocketAddr,
-    path::PathBuf,
-    process::Stdio,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
 };
 
 use clap::Args;
@@ -108,10 +108,11 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<Results, Failure> {
 }
 
 fn wanted(arguments: &RunArguments) -> Vec<Kind> {
-    if !arguments.only.is_empty() {
-        return arguments.only.clone();
-    }
-    if arguments.quick { vec![Kind::Direct, Kind::Tollgate] } else { Kind::ALL.to_vec() }
+    let is_wanted = |kind: &Kind| match arguments.only.as_slice() {
+        [] => !arguments.quick || matches!(kind, Kind::Direct | Kind::Tollgate),
+        only => only.contains(kind),
+    };
+    Kind::ALL.into_iter().filter(is_wanted).collect()
 }
 
 #[expect(clippy::print_stderr, reason = "the person at the keyboard can change it")]
@@ -158,7 +159,12 @@ fn prepare(arguments: &RunArguments, settings: &Settings) -> Result<(Process, So
     if settings.spins {
         command.arg("--spin");
     }
-    let mut backend = Process::start("the backend", &mut command, &folder.join("backend.log"))?;
+    started_backend(&mut command, folder)
+}
+
+/// Starts a backend and reads where it listens.
+pub(crate) fn started_backend(command: &mut Command, folder: &Path) -> Result<(Process, SocketAddr), Failure> {
+    let mut backend = Process::start("the backend", command, &folder.join("backend.log"))?;
     let mut line = String::new();
     let stdout = backend.stdout().ok_or_else(|| Failure::new("the backend has no output"))?;
     BufReader::new(stdout).read_line(&mut line)?;
