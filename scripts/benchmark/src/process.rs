@@ -175,7 +175,11 @@ pub(crate) fn stay_away() -> Result<(), Failure> {
     let list = format!("1-{}", count - 1);
     let own = std::process::id().to_string();
     let moved = Command::new("taskset").args(["-a", "-p", "-c", &list, &own]).stdout(Stdio::null()).status()?;
-    if moved.success() { Ok(()) } else { Err(Failure::new(format!("taskset could not move this process to cores {list}"))) }
+    if moved.success() {
+        Ok(())
+    } else {
+        Err(Failure::new(format!("taskset could not move this process to cores {list}")))
+    }
 }
 
 /// How many cores the machine has, whatever this process may use.
