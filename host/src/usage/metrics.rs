@@ -2,7 +2,7 @@
 
 use std::{
     fmt::{Debug, Formatter, Result as FmtResult},
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicI64},
+    sync::{Arc, atomic::AtomicI64},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use super::{
     admin::AdminNumbers,
     backend_gauges::{BackendGauges, BackendNumbers},
     edges::Edges,
+    few::Few,
 };
 use crate::{
     llm::{Operation, Surface},
@@ -77,23 +78,17 @@ struct FaultLabels {
 
 type Seconds = Family<PolicyLabels, Histogram, fn() -> Histogram>;
 
-/// What one policy does at one hook, found without hashing labels: there are few.
-struct PolicyMeters {
-    policy: Arc<str>,
-    hook: Hook,
-    took: Histogram,
-}
-
 /// All metrics of a gate. One per process; cheap to read and write from any thread.
 pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
+    known_requests: Few<RequestLabels, Counter>,
     in_flight: Gauge<i64, AtomicI64>,
     tokens: Family<TokenLabels, Counter>,
     policy_seconds: Seconds,
+    known_policies: Few<PolicyLabels, Histogram>,
     policy_faults: Family<FaultLabels, Counter>,
     backends: BackendGauges,
-    policy_meters: Mutex<Vec<Arc<PolicyMeters>>>,
     edges: Edges,
     admin: AdminNumbers,
 }
@@ -117,17 +112,17 @@ impl Default for Metrics {
         registry.register("policy_faults", "Policy calls that failed, by kind of fault", policy_faults.clone());
         let backends = BackendGauges::default();
         registry.register_collector(Box::new(backends.clone()));
-        let policy_meters = Mutex::default();
         let (edges, admin) = (Edges::register(&mut registry), AdminNumbers::register(&mut registry));
         Self {
             registry,
             requests,
+            known_requests: Few::default(),
             in_flight,
             tokens,
             policy_seconds,
+            known_policies: Few::default(),
             policy_faults,
             backends,
-            policy_meters,
             edges,
             admin,
         }
@@ -148,8 +143,10 @@ impl Metrics {
     /// A call has ended with this status.
     pub fn call_ended(&self, surface: Surface, operation: Operation, status: u16) {
         self.in_flight.dec();
-        let (surface, operation, status) = (surface.as_str(), operation.as_str(), status_class(status));
-        self.requests.get_or_create(&RequestLabels { surface, operation, status }).inc();
+        let labels =
+            RequestLabels { surface: surface.as_str(), operation: operation.as_str(), status: status_class(status) };
+        let make = || (labels.clone(), self.requests.get_or_create(&labels).clone());
+        self.known_requests.with(|known| *known == labels, make, Counter::inc);
     }
 
     /// A call took so many tokens.
@@ -183,28 +180,21 @@ impl Metrics {
         }
         text
     }
-
-    fn meters(&self, policy: &str, hook: Hook) -> Arc<PolicyMeters> {
-        let mut known = self.policy_meters.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(meters) = known.iter().find(|meters| meters.hook == hook && *meters.policy == *policy) {
-            return Arc::clone(meters);
-        }
-        let policy: Arc<str> = policy.into();
-        let labels = PolicyLabels { policy: Arc::clone(&policy), hook: hook.as_str() };
-        let took = self.policy_seconds.get_or_create(&labels).clone();
-        let meters = Arc::new(PolicyMeters { policy, hook, took });
-        known.push(Arc::clone(&meters));
-        meters
-    }
 }
 
 impl Observer for Metrics {
     fn asked(&self, policy: &str, hook: Hook, took: Duration, fault: Option<FaultKind>) {
-        let meters = self.meters(policy, hook);
-        meters.took.observe(took.as_secs_f64());
+        let hook = hook.as_str();
+        let make = || {
+            let labels = PolicyLabels { policy: policy.into(), hook };
+            let histogram = self.policy_seconds.get_or_create(&labels).clone();
+            (labels, histogram)
+        };
+        let is = |known: &PolicyLabels| known.hook == hook && *known.policy == *policy;
+        self.known_policies.with(is, make, |histogram| histogram.observe(took.as_secs_f64()));
         if let Some(kind) = fault {
-            let policy = Arc::clone(&meters.policy);
-            self.policy_faults.get_or_create(&FaultLabels { policy, hook: hook.as_str(), kind: kind.as_str() }).inc();
+            let labels = FaultLabels { policy: policy.into(), hook, kind: kind.as_str() };
+            self.policy_faults.get_or_create(&labels).inc();
         }
     }
 }

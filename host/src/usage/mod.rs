@@ -4,4 +4,5 @@ pub mod admin;
 pub mod backend_gauges;
 pub mod bound;
 pub mod edges;
+mod few;
 pub mod metrics;
