@@ -56,10 +56,8 @@ pub(super) async fn forward(parts: &Parts, routed: Routed, settlement: &mut Sett
         let (headers, pieces) = (request_headers(&exchange, row), pieces(body.as_ref(), &candidate));
         settlement.goes_to(&candidate.backend);
         let sent_at = parts.clock.monotonic();
-        let sent = parts
-            .upstream
-            .send(&candidate.backend, upstream.method, upstream.path, headers, pieces.into())
-            .await;
+        let sent =
+            parts.upstream.send(&candidate.backend, upstream.method, upstream.path, headers, pieces.into()).await;
         match sent {
             Ok(response) => {
                 let idle = parts.bounds.upstream_idle;

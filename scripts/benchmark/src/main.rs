@@ -78,7 +78,7 @@ struct LoadArguments {
     #[arg(long)]
     certificate: Option<PathBuf>,
     /// The key to present.
-    #[arg(long, default_value = "none", env = "BENCHMARK_KEY", hide_env_values = true)]
+    #[arg(long, default_value = "none")]
     key: String,
     /// The model to ask for: bytes-N, stream-LINES-MICROSECONDS or hold.
     #[arg(long, default_value = "bytes-1024:latest")]

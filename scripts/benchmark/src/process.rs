@@ -172,11 +172,14 @@ pub(crate) fn stay_away() -> Result<(), Failure> {
     if count < 2 {
         return Ok(());
     }
-    let mut set = rustix::thread::CpuSet::new();
-    for core in 1..count {
-        set.set(core);
+    let list = format!("1-{}", count - 1);
+    let own = std::process::id().to_string();
+    let moved = Command::new("taskset").args(["-a", "-p", "-c", &list, &own]).stdout(Stdio::null()).status()?;
+    if moved.success() {
+        Ok(())
+    } else {
+        Err(Failure::new(format!("taskset could not move this process to cores {list}")))
     }
-    Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
 
 /// How many cores the machine has, whatever this process may use.
