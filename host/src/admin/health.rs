@@ -22,7 +22,7 @@ pub struct Readiness {
     pub ready: bool,
     /// `fresh`, `degraded` (they serve, but changes are not seen) or `stale` (nobody is let in).
     pub keys: String,
-    /// Backends that answer.
+    /// Backends that answer and aren't drained.
     pub backends_up: usize,
     /// All backends.
     pub backends: usize,
@@ -33,7 +33,7 @@ pub struct Readiness {
 impl Readiness {
     pub(super) fn of(operations: &Operations) -> Self {
         let backends = operations.fleet.backends();
-        let backends_up = backends.iter().filter(|backend| backend.is_up()).count();
+        let backends_up = backends.iter().filter(|backend| backend.takes_calls()).count();
         let (keys, is_trusted) = match operations.keys.age() {
             Some(age) if age < DEGRADED_AFTER => ("fresh", true),
             _ if operations.keys.is_fresh() => ("degraded", true),
@@ -53,7 +53,10 @@ impl Readiness {
             Self { draining: true, .. } => "it is stopping, and lets running calls finish".to_owned(),
             Self { backends_up: 0, backends: 0, .. } => "no backends are configured: add [[backends]]".to_owned(),
             Self { backends_up: 0, backends, .. } => {
-                format!("no backend answers (0 of {backends} are up): look at them, and at `url` in [[backends]]")
+                format!(
+                    "no backend answers that takes calls (0 of {backends} are up and not drained): look at them with `tollgate \
+                     backends list`, and at `url` in [[backends]]"
+                )
             }
             Self { .. } => format!("its keys are {}: the store can't be read, and the log says why", self.keys),
         })

@@ -165,6 +165,7 @@ async fn a_drained_backend_finishes_its_calls_and_gets_no_new_ones_until_it_is_d
         assert_eq!((refused.status, refused.header("retry-after")), (503, Some("5")), "{refused:?}");
     }
     assert_eq!(names(&gate.get("/api/tags").await), [""; 0]);
+    assert_eq!(gate.admin("/readyz").await.status, 503, "nobody takes calls");
 
     gate.fleet().apply(&[declared(&one), declared(&two)]);
     assert_eq!(answered_by(&gate, 4).await, ["gpu-1", "gpu-1", "gpu-2", "gpu-2"]);
