@@ -285,7 +285,7 @@ pub(super) fn certificates(config: &Config, clock: &Clock) -> Result<Option<Arc<
 fn edge_bounds(config: &Config) -> Bounds {
     let server = &config.server;
     Bounds {
-        connections: connections(server.max_connections.get()),
+        connections: connections(server.max_connections.get(), server.max_in_flight.get()),
         head_bytes: usize::try_from(server.max_head).unwrap_or(usize::MAX),
         headers: server.max_headers.get(),
         first_byte: server.first_byte_timeout,
@@ -299,10 +299,13 @@ fn edge_bounds(config: &Config) -> Bounds {
 }
 
 /// As many connections as are configured, or as the open files of this process allow: what is accepted must be served, and
-/// serving takes files too.
-fn connections(configured: usize) -> usize {
+/// a running call takes a second file for its backend.
+fn connections(configured: usize, max_in_flight: usize) -> usize {
     let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
-    let possible = files.map_or(usize::MAX, |files| files.saturating_sub(FILES_FOR_THE_REST).max(1));
+    let possible = files.map_or(usize::MAX, |files| {
+        let to_backends = max_in_flight.min(files / 3);
+        files.saturating_sub(FILES_FOR_THE_REST).saturating_sub(to_backends).max(1)
+    });
     if possible < configured {
         tracing::warn!(
             configured,
@@ -326,8 +329,8 @@ fn request_bounds(config: &Config) -> RequestBounds {
     }
 }
 
-/// Files that are not callers' connections: the store, logs, watches, and connections to backends that wait in the pool.
-const FILES_FOR_THE_REST: usize = 512;
+/// Files for all else: the store, logs, watches, the admin listener, connections to backends that wait for a call.
+const FILES_FOR_THE_REST: usize = 256;
 
 /// How often the store is asked for changes: a change by the command line must be in force within two seconds.
 pub(super) const KEY_POLL: Duration = Duration::from_secs(1);

@@ -23,10 +23,9 @@ impl InFlight {
 
     /// A place for one more call, if there is one.
     pub(super) fn enter(&self) -> Option<Place> {
-        // Counted first and looked at then: two who come at once can't both take the last place.
-        let before = self.running.fetch_add(1, Ordering::Relaxed);
-        let place = Place(Arc::clone(&self.running));
-        (before < self.most).then_some(place)
+        let one_more = |running| (running < self.most).then_some(running + 1);
+        let entered = self.running.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
+        entered.ok().map(|_| Place(Arc::clone(&self.running)))
     }
 }
 

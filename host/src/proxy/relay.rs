@@ -187,7 +187,14 @@ impl Body for RelayBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
         let this = &mut *self;
-        match Pin::new(&mut this.upstream).poll_frame(context) {
+        let frame = loop {
+            match Pin::new(&mut this.upstream).poll_frame(context) {
+                // Trailers are headers, and of those only the listed ones pass.
+                Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => {}
+                frame => break frame,
+            }
+        };
+        match frame {
             Poll::Ready(Some(Ok(frame))) => {
                 this.came(&frame);
                 if this.upstream.is_end_stream() {

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::pulse::Pulse;
+use super::{pulse::Pulse, streams::Handed};
 use crate::proxy::{RelayError, ResponseBody};
 
 /// A running call; it ends when this is dropped.
@@ -32,13 +32,15 @@ impl Drop for RunningCall {
 /// The body of an answer, with the call that it belongs to.
 #[derive(Debug)]
 pub(super) struct CallBody {
-    body: ResponseBody,
+    /// None where the answer has a head only.
+    body: Option<ResponseBody>,
+    handed: Option<Arc<Handed>>,
     _call: RunningCall,
 }
 
 impl CallBody {
-    pub(super) fn new(body: ResponseBody, call: RunningCall) -> Self {
-        Self { body, _call: call }
+    pub(super) fn new(body: Option<ResponseBody>, call: RunningCall) -> Self {
+        Self { body, handed: Handed::of_this_call(), _call: call }
     }
 }
 
@@ -50,14 +52,23 @@ impl Body for CallBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let this = &mut *self;
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        if let Some(handed) = &this.handed {
+            handed.taken();
+        }
+        let frame = Pin::new(body).poll_frame(context);
+        if let (Poll::Ready(Some(Ok(_))), Some(handed)) = (&frame, &this.handed) {
+            handed.given();
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }

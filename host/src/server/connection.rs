@@ -10,7 +10,8 @@ use std::{
     task::Poll,
 };
 
-use http::{Request, Response};
+use http::{Method, Request, Response, Version, header::CONTENT_LENGTH};
+use http_body::Body;
 use hyper::{
     body::Incoming,
     rt::{Read, Write},
@@ -56,6 +57,8 @@ connection: close\r\n\r\n{\"error\":\"this port speaks TLS: write https:// inste
 /// Serves a connection until it ends. When the gate stops, the calls in progress are the last ones.
 pub(super) async fn serve(stream: TcpStream, peer: IpAddr, shared: Arc<Shared>) {
     let began = tokio::select! {
+        // First: who has sent something before the gate stops is answered.
+        biased;
         began = begin(&stream, &shared) => began,
         () = shared.ending.stopping() => return,
     };
@@ -80,7 +83,10 @@ async fn begin(stream: &TcpStream, shared: &Shared) -> io::Result<u8> {
     // Without this a small piece of a stream waits for the one before it to be acknowledged.
     stream.set_nodelay(true)?;
     // A caller who takes nothing for so long is cut: what waits for it holds a backend.
+    #[cfg(target_os = "linux")]
     SockRef::from(stream).set_tcp_user_timeout(Some(shared.bounds.stall))?;
+    #[cfg(not(target_os = "linux"))]
+    SockRef::from(stream).set_keepalive(true)?;
     let mut first = [0];
     match timeout(shared.bounds.first_byte, stream.peek(&mut first)).await {
         Ok(Ok(0)) => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -166,7 +172,7 @@ async fn http2(mut stream: TlsStream<CallerStream>, peer: IpAddr, shared: &Arc<S
     let pulse = Arc::new(Pulse::new(shared.clock.clone(), false));
     stream.beats(Arc::clone(&pulse));
     let bounds = &shared.bounds;
-    let mut builder = http2::Builder::new(Streams::new(shared.streams.clone()));
+    let mut builder = http2::Builder::new(Streams::new(Arc::clone(shared)));
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(bounds.http2.max_streams)
@@ -189,8 +195,13 @@ async fn answer(
     shared: Arc<Shared>,
     call: RunningCall,
 ) -> Result<Response<CallBody>, Infallible> {
-    let answer = shared.proxy.handle(peer, request).await;
-    Ok(answer.map(|body| CallBody::new(body, call)))
+    // hyper leaves the body of an answer to HEAD out on HTTP/1.1 only.
+    let is_bare = request.method() == Method::HEAD && request.version() == Version::HTTP_2;
+    let mut answer = shared.proxy.handle(peer, request).await;
+    if is_bare && let Some(length @ 1..) = answer.body().size_hint().exact() {
+        answer.headers_mut().entry(CONTENT_LENGTH).or_insert(length.into());
+    }
+    Ok(answer.map(|body| CallBody::new((!is_bare).then_some(body), call)))
 }
 
 /// Runs a connection to its end, its deadlines, or the end of the gate.

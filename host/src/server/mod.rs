@@ -127,25 +127,30 @@ impl Server {
         let connections = TaskTracker::new();
         let shared = self.shared;
         let room = Arc::new(Semaphore::new(shared.bounds.connections));
+        let serve = |(stream, peer, place): Accepted| {
+            let shared = Arc::clone(&shared);
+            connections.spawn(async move {
+                let _open = Open::count(&shared);
+                connection::serve(stream, peer.ip(), Arc::clone(&shared)).await;
+                drop(place);
+            });
+        };
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
                 accepted = accept(&self.listener, &room, shared.edges()) => accepted,
             };
             match accepted {
-                Ok((stream, peer, place)) => {
-                    let shared = Arc::clone(&shared);
-                    connections.spawn(async move {
-                        let _open = Open::count(&shared);
-                        connection::serve(stream, peer.ip(), Arc::clone(&shared)).await;
-                        drop(place);
-                    });
-                }
+                Ok(accepted) => serve(accepted),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     sleep(ACCEPT_BACK_OFF).await;
                 }
             }
+        }
+        // Who has been let in by the system already may have sent a call.
+        while let Ok(Ok(accepted)) = timeout(Duration::ZERO, accept(&self.listener, &room, shared.edges())).await {
+            serve(accepted);
         }
         drop(self.listener);
         shared.ending.stop();

@@ -59,7 +59,7 @@ impl Pulse {
 
     /// Whether a call runs.
     pub(super) fn has_calls(&self) -> bool {
-        self.calls.load(Ordering::Relaxed) > 0
+        self.calls.load(Ordering::Acquire) > 0
     }
 
     pub(super) fn call_begins(&self) {
@@ -67,9 +67,9 @@ impl Pulse {
     }
 
     pub(super) fn call_ends(&self) {
-        if self.calls.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.mark.store(self.clock.monotonic_ms() << 1, Ordering::Relaxed);
-        }
+        // In this order: the mark is looked at only when no call runs, and must be this one's then.
+        self.mark.store(self.clock.monotonic_ms() << 1, Ordering::Relaxed);
+        self.calls.fetch_sub(1, Ordering::Release);
     }
 
     /// Is a deadline over? If not, when to look again: never later than a head that begins now would be due.

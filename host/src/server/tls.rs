@@ -73,6 +73,14 @@ pub enum TlsError {
         /// When.
         ended: String,
     },
+    /// The certificate is not valid yet.
+    #[error("the certificate in {} is valid from {begins} only: wait for that, or set this machine's clock right", path.display())]
+    NotYet {
+        /// Which file.
+        path: PathBuf,
+        /// From when.
+        begins: String,
+    },
     /// TLS can't be set up.
     #[error("TLS can't be set up: {0}")]
     Setup(#[from] rustls::Error),
@@ -125,14 +133,17 @@ impl Certificates {
             *refused = None;
             return Ok(false);
         }
-        if *refused == Some(fingerprint) {
-            return Ok(false);
+        let was_refused = refused.replace(fingerprint) == Some(fingerprint);
+        match files.and_then(|files| files.check(&self.cert, &self.key, now_unix_ms)) {
+            Ok(current) => {
+                self.current.store(Arc::new(current));
+                *refused = None;
+                Ok(true)
+            }
+            // It may be valid by now, so it is looked at every time; it is complained of once.
+            Err(_) if was_refused => Ok(false),
+            Err(error) => Err(error),
         }
-        *refused = Some(fingerprint);
-        let current = files?.check(&self.cert, &self.key, now_unix_ms)?;
-        self.current.store(Arc::new(current));
-        *refused = None;
-        Ok(true)
     }
 
     /// The two files.
@@ -195,7 +206,7 @@ impl Files {
             .map_err(|error| no_certificate(error.to_string()))?;
         let leaf = chain.first().ok_or_else(|| no_certificate("there is none".to_owned()))?;
         let (_, parsed) = X509Certificate::from_der(leaf).map_err(|error| no_certificate(error.to_string()))?;
-        let ends = parsed.validity().not_after;
+        let (begins, ends) = (parsed.validity().not_before, parsed.validity().not_after);
         let ends_unix_s = ends.timestamp();
         let private = PrivateKeyDer::from_pem_slice(&self.key)
             .map_err(|error| TlsError::NoKey { path: key.to_owned(), reason: error.to_string() })?;
@@ -204,7 +215,11 @@ impl Files {
             key: key.to_owned(),
             reason: error.to_string(),
         })?;
-        if i64::try_from(now_unix_ms / 1000).is_ok_and(|now| now >= ends_unix_s) {
+        let now_unix_s = i64::try_from(now_unix_ms / 1000).unwrap_or(i64::MAX);
+        if now_unix_s < begins.timestamp() {
+            return Err(TlsError::NotYet { path: cert.to_owned(), begins: begins.to_string() });
+        }
+        if now_unix_s >= ends_unix_s {
             return Err(TlsError::Ended { path: cert.to_owned(), ended: ends.to_string() });
         }
         Ok(Current { certified: Arc::new(certified), fingerprint: self.fingerprint(), ends_unix_s })

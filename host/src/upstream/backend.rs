@@ -210,6 +210,7 @@ impl Backend {
     pub(super) fn retire(&self) {
         self.is_drained.store(true, Ordering::Relaxed);
         self.retired.cancel();
+        self.pool.clear();
     }
 
     /// Is cancelled when it is no longer declared.

@@ -54,6 +54,11 @@ impl Pool {
         }
     }
 
+    /// Closes all of them.
+    pub(super) fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Closes connections that have waited too long.
     pub(super) fn sweep(&self, now_ms: u64) {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -79,5 +84,9 @@ impl Lease {
 
     pub(super) fn give_back(self, now_ms: u64) {
         self.backend.pool().put(self.sender, now_ms);
+        // Looked at afterwards: what is put in while the backend goes must not stay.
+        if self.backend.retired().is_cancelled() {
+            self.backend.pool().clear();
+        }
     }
 }

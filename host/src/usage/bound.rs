@@ -25,6 +25,9 @@ pub enum Bound {
     KeepAlive,
     /// `server.http2`: a connection that did more than it may, or didn't answer a ping.
     Http2,
+    /// `upstream.idle_timeout`, on the caller's side: a caller on HTTP/2 took nothing of an answer. On HTTP/1.1 the system
+    /// ends such a connection, uncounted.
+    Stall,
     /// `server.drain_timeout`: a connection was cut when the gate stopped.
     Drain,
     /// `upstream.first_byte_timeout`.
@@ -35,7 +38,7 @@ pub enum Bound {
 
 impl Bound {
     /// All of them, so that each counter is there before it counts.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Connections,
         Self::InFlight,
         Self::HeadSize,
@@ -47,6 +50,7 @@ impl Bound {
         Self::BodyIdle,
         Self::KeepAlive,
         Self::Http2,
+        Self::Stall,
         Self::Drain,
         Self::UpstreamFirstByte,
         Self::UpstreamIdle,
@@ -66,6 +70,7 @@ impl Bound {
             Self::BodyIdle => "body_idle_timeout",
             Self::KeepAlive => "keep_alive_timeout",
             Self::Http2 => "http2",
+            Self::Stall => "caller_idle_timeout",
             Self::Drain => "drain_timeout",
             Self::UpstreamFirstByte => "upstream_first_byte_timeout",
             Self::UpstreamIdle => "upstream_idle_timeout",
