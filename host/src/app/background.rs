@@ -164,6 +164,7 @@ async fn probe_for_ever(fleet: &Fleet, backend: &Arc<Backend>, rhythm: Rhythm) {
     let mut since_refresh = 0;
     loop {
         ticks.tick().await;
+        fleet.sweep(backend);
         let is_news = probe::check(fleet.control(), backend).await;
         since_refresh += 1;
         if backend.is_up() && (is_news || since_refresh >= rhythm.probes_a_refresh) {

@@ -218,7 +218,12 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         keys: Arc::clone(&keys),
         quota: Arc::new(Quota::new(QuotaBounds::default())),
         fleet: Arc::clone(&fleet),
-        upstream: Upstream::new(&client_tls(config.upstream.ca.as_deref())?, resolver(&config), &config.upstream),
+        upstream: Upstream::new(
+            &client_tls(config.upstream.ca.as_deref())?,
+            resolver(&config),
+            &config.upstream,
+            clock.clone(),
+        ),
         metrics: Arc::clone(&metrics),
         buffers,
         bounds: request_bounds(&config),

@@ -2,10 +2,12 @@
 //! gate takes a change within two seconds.
 
 use clap::{Args, Subcommand};
+use reqwest::Method;
 use serde::{Deserialize, Serialize};
 
 use super::{
     Format,
+    admin_client::{AdminClient, PATIENCE},
     declared::{done, open, refused},
     output::{self, Failure},
 };
@@ -72,7 +74,13 @@ struct Live {
     name: String,
     up: bool,
     in_flight: u64,
-    models: u64,
+    models: Vec<String>,
+}
+
+/// What a running gate says of its backends.
+#[derive(Debug, Deserialize)]
+struct Said {
+    backends: Vec<Live>,
 }
 
 pub(super) async fn answer(command: BackendsCommand, config: &Config, format: Format) -> Result<(), Failure> {
@@ -151,7 +159,15 @@ async fn known(config: &Config, store: &dyn Store) -> Result<AllBackends, Failur
 }
 
 async fn list(config: &Config, store: &dyn Store, format: Format) -> Result<(), Failure> {
-    print(&known(config, store).await?, None, format)
+    let known = known(config, store).await?;
+    print(&known, live(config).await.as_deref(), format)
+}
+
+/// How the backends do, if a gate runs that says so: the list is worth having without it.
+async fn live(config: &Config) -> Option<Vec<Live>> {
+    let gate = AdminClient::with_token(config).ok()?;
+    let answer = gate.ask(Method::GET, "/api/v1/backends", PATIENCE).await.ok()?;
+    answer.success::<Said>().ok().map(|said| said.backends)
 }
 
 /// Prints all backends, with how they do where a running gate has said so.
@@ -182,7 +198,11 @@ fn print(known: &AllBackends, live: Option<&[Live]>, format: Format) -> Result<(
             row.extend(backend.live.map_or_else(
                 || ["-", "-", "-"].map(str::to_owned),
                 |live| {
-                    [if live.up { "yes" } else { "no" }.to_owned(), live.in_flight.to_string(), live.models.to_string()]
+                    [
+                        if live.up { "yes" } else { "no" }.to_owned(),
+                        live.in_flight.to_string(),
+                        live.models.len().to_string(),
+                    ]
                 },
             ));
         }
@@ -208,7 +228,7 @@ fn shown<'a>(known: &'a AllBackends, live: Option<&'a [Live]>) -> Vec<Shown<'a>>
         url: known.config.url.to_string(),
         kind: known.config.kind.as_str(),
         weight: known.config.weight,
-        source: source(known.origin),
+        source: known.origin.as_str(),
         drained: known.is_drained,
         problem: None,
         live: live_of(&known.config.name),
@@ -218,18 +238,10 @@ fn shown<'a>(known: &'a AllBackends, live: Option<&'a [Live]>) -> Vec<Shown<'a>>
         url: left_out.url.clone(),
         kind: &left_out.kind,
         weight: left_out.weight,
-        source: source(Origin::Store),
+        source: Origin::Store.as_str(),
         drained: false,
         problem: Some(&left_out.reason),
         live: None,
     });
     usable.chain(left_out).collect()
-}
-
-/// The word for where a backend was declared.
-fn source(origin: Origin) -> &'static str {
-    match origin {
-        Origin::Config => "config",
-        Origin::Store => "store",
-    }
 }

@@ -120,7 +120,7 @@ fn hooks(policies: &Policies) -> Vec<HookChain> {
 }
 
 fn backends(fleet: &Fleet) -> Vec<Backend> {
-    let shown = fleet.backends().iter();
+    let shown = fleet.backends().into_iter();
     shown.map(|backend| Backend { name: backend.name().to_string(), url: backend.url().to_string() }).collect()
 }
 

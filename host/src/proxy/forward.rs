@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Response, header};
-use hyper::body::Incoming;
 
 use super::{Parts, manage::Refresh, read::CheckedBody, refusal::Refusal, route::Routed, settle::Settlement};
 use crate::{
@@ -13,6 +12,7 @@ use crate::{
     },
     policy::Exchange,
     upstream::{
+        answer::AnswerBody,
         backend::{Backend, Busy},
         client::SendError,
         fleet::Candidate,
@@ -27,7 +27,7 @@ use crate::{
 /// A backend has begun to answer.
 #[derive(Debug)]
 pub(super) struct Answered {
-    pub(super) response: Response<Incoming>,
+    pub(super) response: Response<AnswerBody>,
     pub(super) busy: Busy,
     pub(super) sent_at: Duration,
     /// The longest silence that is waited for.
@@ -45,7 +45,6 @@ pub(super) async fn forward(parts: &Parts, routed: Routed, settlement: &mut Sett
     let Routed { row, exchange, body, order } = routed;
     // What no backend answers is answered before it gets here; nothing else says where a call may go.
     let Source::Backend(upstream) = row.answer else { return Err(Refusal::nowhere_to_go()) };
-    let headers = request_headers(&exchange, row);
     let mut last = None;
     for candidate in order {
         // An attempt takes its time: this one may have been drained, or taken away, meanwhile.
@@ -53,13 +52,12 @@ pub(super) async fn forward(parts: &Parts, routed: Routed, settlement: &mut Sett
             continue;
         }
         let busy = Busy::new(candidate.backend.clone(), candidate.model.clone());
-        let pieces = pieces(body.as_ref(), &candidate);
+        // Made for each attempt, of which there is mostly one.
+        let (headers, pieces) = (request_headers(&exchange, row), pieces(body.as_ref(), &candidate));
         settlement.goes_to(&candidate.backend);
         let sent_at = parts.clock.monotonic();
-        let sent = parts
-            .upstream
-            .send(&candidate.backend, upstream.method, upstream.path, headers.clone(), pieces.into())
-            .await;
+        let sent =
+            parts.upstream.send(&candidate.backend, upstream.method, upstream.path, headers, pieces.into()).await;
         match sent {
             Ok(response) => {
                 let idle = parts.bounds.upstream_idle;

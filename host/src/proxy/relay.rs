@@ -10,7 +10,6 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Response};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 
 use super::{
@@ -24,7 +23,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, saturating_ms},
-    upstream::backend::Busy,
+    upstream::{answer::AnswerBody, backend::Busy},
     usage::bound::Bound,
     wire::headers::{self, ACCEL_BUFFERING, BACKEND},
 };
@@ -32,7 +31,7 @@ use crate::{
 /// An answer on its way, before its settlement is handed to it.
 #[derive(Debug)]
 pub(super) struct Relayed {
-    response: Response<Incoming>,
+    response: Response<AnswerBody>,
     busy: Busy,
     clock: Clock,
     sent_at: Duration,
@@ -92,7 +91,7 @@ impl Relayed {
 /// A backend's body on its way to a caller. Its settlement ends with its last byte, or when it is dropped.
 #[derive(Debug)]
 pub(super) struct RelayBody {
-    upstream: Incoming,
+    upstream: AnswerBody,
     settlement: Option<Settlement>,
     busy: Busy,
     refresh: Option<Refresh>,

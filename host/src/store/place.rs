@@ -65,7 +65,7 @@ impl Place {
 
 fn check_folder(folder: &Path, opened: &File) -> Result<(), StoreError> {
     let found = opened.metadata().map_err(|error| failed(folder, error))?;
-    files::check_place(folder, &found).map_err(refused)?;
+    files::check_place(folder, &found).map_err(|exposed| refused(&exposed))?;
     let statistics = fstatfs(opened).map_err(|error| failed(folder, error.into()))?;
     match FileSystem::of(statistics.f_type) {
         FileSystem::Local => Ok(()),
@@ -145,10 +145,10 @@ fn check_file_if_any(path: &Path) -> Result<(), StoreError> {
         let path = path.display();
         return Err(StoreError::Refused(format!("'{path}' is no regular file: name the database file itself")));
     }
-    files::check_file(path, &found).map_err(refused)
+    files::check_file(path, &found).map_err(|exposed| refused(&exposed))
 }
 
-fn refused(exposed: Exposed) -> StoreError {
+fn refused(exposed: &Exposed) -> StoreError {
     StoreError::Refused(exposed.to_string())
 }
 

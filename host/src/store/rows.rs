@@ -118,14 +118,14 @@ pub(super) enum Owner<'a> {
 
 impl Owner<'_> {
     pub(super) fn unsigned(self, row: &SqliteRow, column: &str) -> Result<u64, StoreError> {
-        self.from_signed(row.try_get(column)?, column)
+        self.positive(row.try_get(column)?, column)
     }
 
     fn unsigned_or_none(self, row: &SqliteRow, column: &str) -> Result<Option<u64>, StoreError> {
-        row.try_get::<Option<i64>, _>(column)?.map(|number| self.from_signed(number, column)).transpose()
+        row.try_get::<Option<i64>, _>(column)?.map(|number| self.positive(number, column)).transpose()
     }
 
-    fn from_signed(self, number: i64, column: &str) -> Result<u64, StoreError> {
+    fn positive(self, number: i64, column: &str) -> Result<u64, StoreError> {
         u64::try_from(number).map_err(|_| self.unreadable(&format!("{number} as {column}")))
     }
 

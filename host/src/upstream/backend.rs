@@ -10,6 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use http::HeaderValue;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +18,7 @@ use super::{
     ability,
     declared::{DeclaredBackend, Origin},
     once_more::OnceMore,
+    pool::Pool,
     recent::Recent,
 };
 use crate::{
@@ -58,6 +60,8 @@ pub struct Backend {
     id: u32,
     name: Arc<str>,
     url: BackendUrl,
+    host: HeaderValue,
+    pool: Pool,
     kind: BackendKind,
     speaks_anthropic: bool,
     origin: Origin,
@@ -106,7 +110,10 @@ impl Backend {
     /// A backend that nothing is known of yet: it counts as down.
     pub fn new(id: u32, declared: &DeclaredBackend) -> Self {
         let DeclaredBackend { config, origin, is_drained } = declared;
+        let host = HeaderValue::from_str(config.url.authority().as_str());
         Self {
+            host: host.expect("the authority of a URL has no control characters"),
+            pool: Pool::default(),
             id,
             name: config.name.as_str().into(),
             url: config.url.clone(),
@@ -141,6 +148,21 @@ impl Backend {
     /// Where it is.
     pub fn url(&self) -> &BackendUrl {
         &self.url
+    }
+
+    /// Its name in a request's `host` header.
+    pub(super) fn host(&self) -> &HeaderValue {
+        &self.host
+    }
+
+    /// Its connections that wait for a call.
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Closes connections that have waited too long for a call.
+    pub fn sweep(&self, now_ms: u64) {
+        self.pool.sweep(now_ms);
     }
 
     /// What it speaks.

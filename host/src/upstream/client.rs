@@ -1,33 +1,32 @@
 //! Sending a call to a backend. The address is built from the backend and the operation's row, never from a caller's text.
 
-use std::{io, pin::pin, sync::Arc, time::Duration};
+use std::{future::poll_fn, io, pin::pin, sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
-use hyper::body::Incoming;
-use hyper_util::{
-    client::legacy::{self, Client},
-    rt::{TokioExecutor, TokioTimer},
-};
+use hyper::client::conn::http1::{self, SendRequest};
 use rustix::io::Errno;
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+use tower_service::Service;
 
-use super::{backend::Backend, connector::Connector, resolver::Resolver};
+use super::{answer::AnswerBody, backend::Backend, connector::Connector, pool::Lease, resolver::Resolver};
 use crate::{
+    clock::Clock,
     config,
-    wire::{body::Outgoing, bounded::ReadError},
+    wire::{body::Outgoing, bounded::ReadError, causes::causes},
 };
-
-/// Connections without a call are kept this long.
-const POOL_IDLE: Duration = Duration::from_secs(60);
 
 /// Largest head of an answer: what a backend may make the gate hold.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
-/// The data plane's client; pools connections by backend.
+/// The data plane's client. The connections that wait for a call belong to their backends.
 #[derive(Clone, Debug)]
 pub struct Upstream {
-    client: Client<Connector, Outgoing>,
+    connector: Connector,
     first_byte: Duration,
+    clock: Clock,
+    /// Each ends with its connection, which ends with its backend, or with the call that uses it.
+    connections: TaskTracker,
 }
 
 /// Where a call goes below a backend's address: a path of the operation table, and the parameter that some rows end with.
@@ -104,19 +103,14 @@ impl SendError {
 
 impl Upstream {
     /// A client with the deadlines of this configuration.
-    pub fn new(tls: &Arc<rustls::ClientConfig>, resolver: Resolver, config: &config::Upstream) -> Self {
+    pub fn new(tls: &Arc<rustls::ClientConfig>, resolver: Resolver, config: &config::Upstream, clock: Clock) -> Self {
         let connector = Connector::new(tls, resolver, config.connect_timeout, config.idle_timeout);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(POOL_IDLE)
-            .http1_max_buf_size(MAX_HEAD_BYTES)
-            .build(connector);
-        Self { client, first_byte: config.first_byte_timeout }
+        Self { connector, first_byte: config.first_byte_timeout, clock, connections: TaskTracker::new() }
     }
 
-    /// The same client, whose pool they share, with another time to the answer's first byte.
+    /// The same client with another time to the answer's first byte.
     pub fn with_first_byte(&self, first_byte: Duration) -> Self {
-        Self { client: self.client.clone(), first_byte }
+        Self { first_byte, ..self.clone() }
     }
 
     /// Sends a call and waits for the head of the answer. The time to its first byte counts from when all of the request
@@ -129,20 +123,19 @@ impl Upstream {
     /// Dropped at any point, the connection is closed: the backend learns that nobody waits any more.
     pub async fn send(
         &self,
-        backend: &Backend,
+        backend: &Arc<Backend>,
         method: &Method,
         path: impl Into<CallPath<'_>>,
         headers: HeaderMap,
         mut body: Outgoing,
-    ) -> Result<Response<Incoming>, SendError> {
+    ) -> Result<Response<AnswerBody>, SendError> {
         let end_of_body = body.end();
         let mut request = Request::new(body);
         *request.method_mut() = method.clone();
-        *request.uri_mut() = address(backend, path.into())?;
+        *request.uri_mut() = target(backend, path.into())?;
         *request.headers_mut() = headers;
-        let host = backend.url().authority().as_str().try_into().map_err(http::Error::from)?;
-        request.headers_mut().insert(header::HOST, host);
-        let mut answer = pin!(self.client.request(request));
+        request.headers_mut().insert(header::HOST, backend.host().clone());
+        let mut answer = pin!(self.exchange(backend, request));
         if let Some(end_of_body) = end_of_body {
             tokio::select! {
                 // First, because a body that breaks off breaks the exchange as well, and is the reason for it.
@@ -157,25 +150,87 @@ impl Upstream {
             Ok(answer) => checked(answer),
         }
     }
+
+    /// Sends on a connection that waits, or on a new one. A connection that closed while it waited gives the request back
+    /// unsent, so the next one may take it.
+    async fn exchange(
+        &self,
+        backend: &Arc<Backend>,
+        mut request: Request<Outgoing>,
+    ) -> Result<Response<AnswerBody>, SendError> {
+        while let Some(sender) = backend.pool().take(self.clock.monotonic_ms()) {
+            match self.try_on(backend, sender, request).await {
+                Ok(response) => return Ok(response),
+                Err((_, Some(unsent))) => request = unsent,
+                Err((error, None)) => return Err(SendError::Broken(error.into())),
+            }
+        }
+        let sender = self.connect(backend).await?;
+        self.try_on(backend, sender, request).await.map_err(|(error, unsent)| match unsent {
+            Some(_) => SendError::Connect(error.into()),
+            None => SendError::Broken(error.into()),
+        })
+    }
+
+    async fn try_on(
+        &self,
+        backend: &Arc<Backend>,
+        mut sender: SendRequest<Outgoing>,
+        request: Request<Outgoing>,
+    ) -> Result<Response<AnswerBody>, (hyper::Error, Option<Request<Outgoing>>)> {
+        match sender.try_send_request(request).await {
+            Ok(response) => {
+                let lease = Lease::new(Arc::clone(backend), sender);
+                Ok(response.map(|body| AnswerBody::new(body, lease, self.clock.clone())))
+            }
+            Err(mut error) => {
+                let unsent = error.take_message();
+                Err((error.into_error(), unsent))
+            }
+        }
+    }
+
+    async fn connect(&self, backend: &Backend) -> Result<SendRequest<Outgoing>, SendError> {
+        let mut connector = self.connector.clone();
+        poll_fn(|context| connector.poll_ready(context)).await.map_err(SendError::Connect)?;
+        let stream = connector.call(place(backend)?).await.map_err(SendError::Connect)?;
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(MAX_HEAD_BYTES);
+        let (mut sender, connection) =
+            builder.handshake(stream).await.map_err(|error| SendError::Connect(error.into()))?;
+        self.connections.spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error = causes(&error), "a connection to a backend ended early");
+            }
+        });
+        sender.ready().await.map_err(|error| SendError::Connect(error.into()))?;
+        Ok(sender)
+    }
 }
 
-fn checked(answer: Result<Response<Incoming>, legacy::Error>) -> Result<Response<Incoming>, SendError> {
+/// What came, if it is an answer to a call.
+fn checked(answer: Result<Response<AnswerBody>, SendError>) -> Result<Response<AnswerBody>, SendError> {
     match answer {
         // Neither followed nor passed on: where it leads is a place behind the gate.
         Ok(response) if response.status().is_redirection() || response.status().is_informational() => {
             Err(SendError::NoAnswer(response.status()))
         }
-        Ok(response) => Ok(response),
-        Err(error) if error.is_connect() => Err(SendError::Connect(error.into())),
-        Err(error) => Err(SendError::Broken(error.into())),
+        other => other,
     }
 }
 
-fn address(backend: &Backend, path: CallPath<'_>) -> Result<Uri, http::Error> {
+/// Where to connect.
+fn place(backend: &Backend) -> Result<Uri, http::Error> {
     let url = backend.url();
-    let path = match (url.prefix(), path) {
-        ("", CallPath { row, parameter: "" }) => PathAndQuery::from_static(row),
-        (prefix, CallPath { row, parameter }) => PathAndQuery::try_from(format!("{prefix}{row}{parameter}"))?,
-    };
-    Uri::builder().scheme(url.scheme().clone()).authority(url.authority().clone()).path_and_query(path).build()
+    Uri::builder().scheme(url.scheme().clone()).authority(url.authority().clone()).path_and_query("/").build()
+}
+
+/// What is asked for, as it stands in the request's first line: the server is known, so only the path.
+fn target(backend: &Backend, path: CallPath<'_>) -> Result<Uri, http::Error> {
+    Ok(match (backend.url().prefix(), path) {
+        ("", CallPath { row, parameter: "" }) => Uri::from(PathAndQuery::from_static(row)),
+        (prefix, CallPath { row, parameter }) => {
+            Uri::from(PathAndQuery::try_from(format!("{prefix}{row}{parameter}"))?)
+        }
+    })
 }

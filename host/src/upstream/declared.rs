@@ -14,6 +14,16 @@ pub enum Origin {
     Store,
 }
 
+impl Origin {
+    /// The word for it in lists.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Store => "store",
+        }
+    }
+}
+
 /// A backend that there shall be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeclaredBackend {

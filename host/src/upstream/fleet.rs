@@ -176,6 +176,11 @@ impl Fleet {
         &self.control
     }
 
+    /// Closes connections to a backend that have waited too long for a call.
+    pub fn sweep(&self, backend: &Backend) {
+        backend.sweep(self.clock.monotonic_ms());
+    }
+
     /// Who can serve this model to a caller of this surface.
     pub fn candidates(&self, name: &ModelName, surface: Surface, operation: Operation) -> Candidates {
         let now_ms = self.clock.monotonic_ms();

@@ -30,6 +30,7 @@ use super::{
     trust::client_tls,
 };
 use crate::{
+    clock::Clock,
     config::{self, BackendKind, BackendUrl, Config},
     wire::{
         body::{Outgoing, Pieces},
@@ -49,11 +50,11 @@ fn upstream_config(change: impl FnOnce(&mut config::Upstream)) -> config::Upstre
     config
 }
 
-fn backend(url: &str) -> Backend {
+fn backend(url: &str) -> Arc<Backend> {
     let url = BackendUrl::parse(url, false).unwrap();
     let (name, kind) = ("gpu-1".to_owned(), BackendKind::Ollama);
     let config = config::Backend { name, url, kind, weight: 1, anthropic: false };
-    Backend::new(0, &DeclaredBackend::of_config(&config))
+    Arc::new(Backend::new(0, &DeclaredBackend::of_config(&config)))
 }
 
 /// Every name leads to this address.
@@ -68,10 +69,10 @@ async fn listener() -> (TcpListener, SocketAddr) {
 }
 
 fn client(config: &config::Upstream, resolver: Resolver) -> Upstream {
-    Upstream::new(&client_tls(config.ca.as_deref()).unwrap(), resolver, config)
+    Upstream::new(&client_tls(config.ca.as_deref()).unwrap(), resolver, config, Clock::system())
 }
 
-async fn send(upstream: &Upstream, backend: &Backend, body: impl Into<Outgoing>) -> Result<u16, SendError> {
+async fn send(upstream: &Upstream, backend: &Arc<Backend>, body: impl Into<Outgoing>) -> Result<u16, SendError> {
     let sending = upstream.send(backend, &Method::POST, "/api/chat", HeaderMap::new(), body.into());
     timeout(PATIENCE, sending).await.unwrap().map(|response| response.status().as_u16())
 }

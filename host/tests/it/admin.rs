@@ -4,10 +4,10 @@ use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
 use http::Method;
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tollgate::clock::Clock;
 
-use crate::support::{Answer, LlmServer, Log, TestProxy, guest, raw::Raw, soon};
+use crate::support::{Answer, LlmServer, Log, TestProxy, binary, guest, raw::Raw, soon};
 
 /// Every path that needs the token, with its method; one is not there.
 const API: [(&str, &str); 6] = [
@@ -277,6 +277,19 @@ async fn the_status_and_the_backends_are_what_they_are() {
     assert_eq!((&backend["name"], &backend["kind"], &backend["up"]), (&json!("gpu-1"), &json!("ollama"), &json!(true)));
     assert_eq!(backend["models"], json!(["llama3:latest", "qwen3:8b"]));
     assert_eq!(backends["backends"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn the_list_of_backends_says_how_they_do_while_a_gate_runs() {
+    let (gate, _server) = before_one_server().await;
+    let (folder, listen) = (gate.folder().to_owned(), format!("admin.listen={}", gate.admin_address()));
+    let list =
+        move |arguments: &[&str]| binary::run(&folder, &[&["--set", &listen, "backends", "list"], arguments].concat());
+    let (json, table) = spawn_blocking(move || (list(&["-o", "json"]).json(), list(&[]).stdout)).await.unwrap();
+    let live = json!({ "name": "gpu-1", "up": true, "in_flight": 0, "models": ["llama3:latest", "qwen3:8b"] });
+    assert_eq!((&json[0]["source"], &json[0]["live"]), (&json!("config"), &live));
+    let row: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(row[5..], ["used", "yes", "0", "2"], "{table}");
 }
 
 fn policy<'a>(list: &'a Value, name: &str) -> &'a Value {

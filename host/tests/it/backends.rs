@@ -31,7 +31,7 @@ fn declared(server: &LlmServer) -> DeclaredBackend {
 
 fn declared_at(name: &str, url: &str) -> DeclaredBackend {
     let url = BackendUrl::parse(url, false).unwrap();
-    let config = config::Backend { name: name.to_owned(), url, kind: BackendKind::Ollama, weight: 1 };
+    let config = config::Backend { name: name.to_owned(), url, kind: BackendKind::Ollama, weight: 1, anthropic: false };
     DeclaredBackend::of_config(&config)
 }
 

@@ -263,7 +263,7 @@ fn everything_that_keeps_a_gate_from_starting_is_told_at_once_to_people_and_scri
     assert_eq!(problems.len(), 3);
     // What others can write to is no place for any of it; the policies are still looked at.
     fs::set_permissions(&state, fs::Permissions::from_mode(0o777)).unwrap();
-    assert_fails(&run(folder, &["check"]), 78, &["chmod go-w", "policy 'broken' is not used", "2 problems"]);
+    assert_fails(&run(folder, &["check"]), 78, &["chmod 700", "policy 'broken' is not used", "2 problems"]);
 }
 
 #[test]

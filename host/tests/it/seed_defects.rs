@@ -60,7 +60,7 @@ const DEFECTS: [Defect; 32] = [
     Held(&["admit::of_two_hundred_callers_at_once_exactly_a_hundred_pass"]),
     Waits(HARDENED),
     Held(&["config::the_store_is_a_sqlite_file"]),
-    Held(&["store::revoked_is_for_good"]),
+    Held(&["tests::revoked_is_for_good"]),
     Held(&[
         "federation::lists_show_what_the_key_may_use_and_nothing_else",
         "operations::who_asks_whether_there_is_an_ollama_needs_no_key",

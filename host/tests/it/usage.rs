@@ -29,6 +29,8 @@ impl Bench {
     async fn start() -> Self {
         let log = Log::listen();
         let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
+        // The first that speaks all three dialects.
+        server.set_version("0.14.0");
         Self { gate: TestProxy::before(&[&server]).await, server, log }
     }
 

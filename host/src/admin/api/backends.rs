@@ -6,7 +6,7 @@ use axum::{Json, Router, extract::State, routing::get};
 use serde::Serialize;
 
 use super::super::Shared;
-use crate::{config::BackendKind, upstream::backend::Backend};
+use crate::upstream::backend::Backend;
 
 #[derive(Debug, Serialize)]
 struct Backends {
@@ -18,7 +18,12 @@ struct Shown {
     name: String,
     url: String,
     kind: &'static str,
+    weight: u32,
+    /// Who wants it: `config` or `store`.
+    source: &'static str,
     up: bool,
+    drained: bool,
+    in_flight: u32,
     version: Option<String>,
     /// Names of its models, as it spells them, in order.
     models: Vec<String>,
@@ -30,15 +35,17 @@ impl Shown {
     fn of(backend: &Backend) -> Self {
         let mut models: Vec<String> = backend.models().values().map(|model| model.entry.name.clone()).collect();
         models.sort();
+        let status = backend.status();
         Self {
-            name: backend.name().to_string(),
-            url: backend.url().to_string(),
-            kind: match backend.kind() {
-                BackendKind::Ollama => "ollama",
-                BackendKind::OpenAi => "openai",
-            },
-            up: backend.is_up(),
-            version: (*backend.version()).clone(),
+            name: status.name.to_string(),
+            url: status.url.to_string(),
+            kind: status.kind.as_str(),
+            weight: status.weight,
+            source: status.origin.as_str(),
+            up: status.is_up,
+            drained: status.is_drained,
+            in_flight: status.in_flight,
+            version: status.version,
             models,
             running: backend.running().iter().map(|entry| entry.name.clone()).collect(),
         }

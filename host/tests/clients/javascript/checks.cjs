@@ -69,7 +69,7 @@ async function cancelled() {
 }
 
 module.exports = {
-  ...{ run, simulated, raised, waitTime, all, cancelled },
+  run, simulated, raised, waitTime, all, cancelled,
   url: gate.url,
   keys: gate.keys,
   tooLarge: 'a'.repeat(gate.max_body + 1),

@@ -71,10 +71,6 @@ impl TestProxy {
         self.app.data_plane()
     }
 
-    pub(crate) fn admin_address(&self) -> SocketAddr {
-        self.app.admin()
-    }
-
     /// The gate's backends.
     pub fn fleet(&self) -> &Fleet {
         self.app.fleet()

@@ -1,0 +1,46 @@
+//! Results for readers: the table, the targets, the chart, and their place in the README.
+
+mod chart;
+mod readme;
+mod table;
+mod targets;
+
+pub(crate) use self::{readme::write, targets::smoke};
+
+use crate::run::Results;
+
+/// The chart as SVG.
+pub(crate) fn chart(results: &Results) -> String {
+    chart::draw(results)
+}
+
+/// All that is said in words and tables, as Markdown.
+pub(crate) fn text(results: &Results) -> String {
+    let machine = &results.machine;
+    let settings = &results.settings;
+    let mut text = format!(
+        "Commit {}. {}, {} cores, {} GiB, Linux {}. One proxy thread each, alone on core 0; load and backend share the others{}. \
+         Medians of {} rounds of {} s each.\n\n",
+        results.commit,
+        machine.processor,
+        machine.cores,
+        (machine.memory_mib + 512) / 1024,
+        machine.kernel,
+        if settings.spins { " and never sleep, so that no proxy pays for waking them" } else { "" },
+        settings.rounds,
+        settings.measured_seconds,
+    );
+    text.push_str(&table::figures(results));
+    text.push_str(
+        "\nCPU is that of the proxy's own process, all threads. Requests/s are what the cores left to load and backend can do at most: \
+         compare CPU. nginx and HAProxy only forward; Envoy checks the key in Wasm; Tollgate checks the key, charges the limit and \
+         chooses the backend in Wasm, and counts metrics; it logs warnings, in *call log* a line for each call into a file.\n",
+    );
+    text.push_str(&table::versions(results));
+    let targets = targets::table(results);
+    if !targets.is_empty() {
+        text.push('\n');
+        text.push_str(&targets);
+    }
+    text
+}
