@@ -201,8 +201,7 @@ impl Fleet {
         match found.is_empty() {
             false => Candidates::Some(found),
             true if is_spoken => Candidates::NoneUp,
-            // Ollama's own callers see only Ollama's models, in lists too: to them any other is none.
-            true if is_known && surface != Surface::Ollama => Candidates::NotSpoken,
+            true if is_known => Candidates::NotSpoken,
             true => Candidates::Unknown,
         }
     }
