@@ -86,10 +86,8 @@ fn without_any_source_every_key_has_its_default() {
     assert_eq!(config.warnings().len(), 1, "no backends are worth a warning");
 }
 
-#[test]
-fn a_full_file_is_read_key_by_key() {
-    let setup = Setup::with_file(
-        r#"
+/// A file with keys of every section.
+const FULL: &str = r#"
         state_dir = "/var/lib/tollgate"
         [server]
         listen = "[::1]:80"
@@ -137,26 +135,31 @@ fn a_full_file_is_read_key_by_key() {
         [log]
         level = "debug"
         format = "json"
-        "#,
-    );
+"#;
+
+#[test]
+fn a_full_file_is_read_key_by_key() {
+    let setup = Setup::with_file(FULL);
     fs::create_dir(setup.path("policies.d")).unwrap();
     let config = setup.config();
-    assert_eq!(config.state_dir, Path::new("/var/lib/tollgate"));
-    assert_eq!(config.store.path, Path::new("/srv/keys.db"));
+    assert_eq!([&config.state_dir, &config.store.path], [Path::new("/var/lib/tollgate"), Path::new("/srv/keys.db")]);
     assert_eq!(config.server.threads.map(usize::from), Some(4));
-    assert_eq!((config.server.max_body, config.server.max_buffered), (65_536, 65_536));
-    assert_eq!((config.server.max_blob, config.upstream.management_timeout), (1 << 40, Duration::from_secs(3600)));
-    assert_eq!(config.backends.iter().map(|backend| backend.anthropic).collect::<Vec<_>>(), [false, true]);
+    let Server { max_body, max_buffered, max_blob, .. } = config.server;
+    assert_eq!((max_body, max_buffered, max_blob), (65_536, 65_536, 1 << 40));
     assert_eq!(config.server.drain_timeout, Duration::from_secs(65));
     assert_eq!(config.policies.folder, Some(setup.path("policies.d")));
     assert_eq!((config.policies.cpu_budget, config.policies.memory), (Duration::from_micros(500), 1_572_864));
     assert_eq!(config.policies.masked_headers, ["x-internal"]);
     assert_eq!(config.admin.hosts, ["gate.example.com", "10.0.0.7"]);
     assert_eq!(config.limits.requests_per_minute.get(), 1_000_000_000);
-    assert_eq!(config.upstream.first_byte_timeout, Duration::from_secs(86_400));
-    let backends: Vec<String> =
-        config.backends.iter().map(|b| format!("{} {} {:?} {}", b.name, b.url, b.kind, b.weight)).collect();
-    assert_eq!(backends, ["gpu-1 http://169.254.0.1:11434 Ollama 1", "cloud https://llm.example/openai OpenAi 1000"]);
+    assert_eq!(
+        [config.upstream.first_byte_timeout, config.upstream.management_timeout].map(|t| t.as_secs()),
+        [86_400, 3_600]
+    );
+    let shown = |b: &Backend| format!("{} {} {:?} {} {}", b.name, b.url, b.kind, b.weight, b.anthropic);
+    let backends: Vec<String> = config.backends.iter().map(shown).collect();
+    assert_eq!(backends[0], "gpu-1 http://169.254.0.1:11434 Ollama 1 false");
+    assert_eq!(backends[1..], ["cloud https://llm.example/openai OpenAi 1000 true"]);
     assert_eq!((config.log.level.as_str(), config.log.format), ("debug", LogFormat::Json));
     assert!(config.warnings().is_empty());
 }

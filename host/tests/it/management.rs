@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::Method;
 use tokio::sync::Notify;
-use tollgate::ports::keys::Scope;
+use tollgate::ports::{keys::Scope, store::Store};
 
 use crate::support::{Answer, LlmServer, Log, Script, TestProxy, guest, until};
 
@@ -115,6 +115,19 @@ async fn of_several_backends_the_caller_names_one() {
     let told = down.refusal("/api/delete", 503, "");
     assert!(told.contains("'gpu-2' is down") && down.header("retry-after").is_some(), "{down:?}");
     assert_eq!(send_to(&gate, &["gpu-1"]).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_drained_backend_can_be_managed() {
+    let server = server("gpu-1").await;
+    let gate = TestProxy::builder().backend(&server).managing().start().await;
+    let store = gate.store().await;
+    store.set_backend_drained("gpu-1", true, &["gpu-1".to_owned()]).await.unwrap();
+    store.close().await;
+    let chat = async || gate.post_text("/api/chat", r#"{"model":"llama3","messages":[]}"#).await.status;
+    until("the draining", async || chat().await == 503).await;
+    let answer = send_to(&gate, &[]).await;
+    assert_eq!((answer.status, answer.backend()), (200, Some("gpu-1")));
 }
 
 #[tokio::test]

@@ -288,7 +288,7 @@ impl Builder {
     pub async fn start(self) -> TestProxy {
         let (clock, hand) = Clock::manual(START_UNIX_MS);
         let config = self.stored().await;
-        let app = App::start(config, clock).await.unwrap_or_else(|error| panic!("{error}"));
+        let app = Box::pin(App::start(config, clock)).await.unwrap_or_else(|error| panic!("{error}"));
         let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         TestProxy { app, folder: self.folder, key: self.key.text().to_owned(), client, hand }
     }
