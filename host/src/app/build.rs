@@ -218,21 +218,14 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         keys: Arc::clone(&keys),
         quota: Arc::new(Quota::new(QuotaBounds::default())),
         fleet: Arc::clone(&fleet),
-        upstream: Upstream::new(
-            &client_tls(config.upstream.ca.as_deref())?,
-            resolver(&config),
-            &config.upstream,
-            clock.clone(),
-        ),
+        upstream: upstream(&config, &clock)?,
         metrics: Arc::clone(&metrics),
         buffers,
         bounds: request_bounds(&config),
         clock: clock.clone(),
     }));
     let certificates = certificates(&config, &clock)?;
-    let server =
-        Server::bind(config.server.listen, proxy, Arc::clone(&metrics), edge_bounds(&config), certificates.as_ref());
-    let server = listen(config.server.listen, server).await?;
+    let server = data_plane(&config, proxy, &metrics, certificates.as_ref()).await?;
     let policies = super::watch::follow_policies(&serving, &stop, policies);
     let operations = Operations {
         metrics: Arc::clone(&metrics),
@@ -267,6 +260,21 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         serving,
         admin_serving,
     })
+}
+
+fn upstream(config: &Config, clock: &Clock) -> Result<Upstream, StartError> {
+    let tls = client_tls(config.upstream.ca.as_deref())?;
+    Ok(Upstream::new(&tls, resolver(config), &config.upstream, clock.clone()))
+}
+
+async fn data_plane(
+    config: &Config,
+    proxy: Arc<Proxy>,
+    metrics: &Arc<Metrics>,
+    certificates: Option<&Arc<Certificates>>,
+) -> Result<Server, StartError> {
+    let address = config.server.listen;
+    listen(address, Server::bind(address, proxy, Arc::clone(metrics), edge_bounds(config), certificates)).await
 }
 
 async fn listen<T>(address: SocketAddr, bind: impl Future<Output = io::Result<T>>) -> Result<T, StartError> {

@@ -1,6 +1,6 @@
 //! Composition: the only place that knows every module. Builds a gate from its configuration, starts it and stops it.
 //!
-//! Nothing listens before everything is built, and every task belongs to a tracker: none outlives the gate.
+//! Nothing listens before everything is built, and every task that serves belongs to a tracker: none outlives the gate.
 
 mod background;
 mod build;

@@ -1,7 +1,7 @@
 //! Asks the running gate, by the admin listener of its configuration and the token in its state folder.
 //!
 //! Uses no proxy, follows no redirect, reads no more than a bound, and waits no longer than a deadline. The token goes to
-//! the configured address only, which is on this machine.
+//! the configured address only, and only while nobody else listens there.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -9,7 +9,7 @@ use reqwest::{Client, Method, Response, StatusCode, redirect::Policy};
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::time::timeout;
 
-use super::output::Failure;
+use super::{listener, output::Failure};
 use crate::{
     config::Config,
     identity::{AdminToken, AdminTokenError},
@@ -64,6 +64,15 @@ impl AdminClient {
             AdminTokenError::Missing { .. } | AdminTokenError::File { .. } => Failure::failed(causes(&error)),
             _ => Failure::configuration(causes(&error)),
         })?;
+        let port = client.address.port();
+        let is_ours = listener::belongs_to_owner_of(&AdminToken::file(&config.state_dir), port);
+        if !is_ours.map_err(|error| Failure::failed(format!("the admin token's owner is not known: {error}")))? {
+            let address = client.address;
+            return Err(Failure::failed(format!(
+                "what listens at {address} (admin.listen) belongs to another user, so it is not asked: the token would be \
+                 theirs; see who it is with `ss -ltnp`"
+            )));
+        }
         Ok(Self { token: Some(token), ..client })
     }
 

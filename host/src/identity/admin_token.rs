@@ -91,6 +91,11 @@ pub enum AdminTokenError {
 pub struct AdminToken(Box<str>);
 
 impl AdminToken {
+    /// The file that holds it.
+    pub fn file(state_dir: &Path) -> PathBuf {
+        state_dir.join(FILE)
+    }
+
     /// Reads `admin.token` in the state folder.
     ///
     /// # Errors

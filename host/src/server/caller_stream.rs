@@ -5,7 +5,7 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -13,7 +13,7 @@ use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
-    time::sleep,
+    time::{Sleep, sleep},
 };
 
 use super::pulse::Pulse;
@@ -21,7 +21,22 @@ use super::pulse::Pulse;
 /// After a caller has closed its side this long is left to finish: for who sends a request, closes, and still reads.
 const AFTER_CLOSE: Duration = Duration::from_millis(500);
 
+/// So long nobody reads before a second handle watches: a body that comes in pieces is not read for moments only.
+const UNREAD: Duration = Duration::from_millis(250);
+
 type Leaving = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What is done about a caller who might leave unseen.
+enum Watch {
+    /// Somebody reads, or no call runs.
+    Off,
+    /// Nobody reads, since a moment ago.
+    Soon(Pin<Box<Sleep>>),
+    /// Nobody reads.
+    On(Leaving),
+    /// There was no descriptor left for it: the call ends by itself.
+    Failed,
+}
 
 /// A caller's socket.
 pub(super) struct CallerStream {
@@ -29,12 +44,12 @@ pub(super) struct CallerStream {
     pulse: Option<Arc<Pulse>>,
     /// Whether the last read found nothing: then the reader is told of what comes next, an end too.
     is_read_awaited: bool,
-    leaving: Option<Leaving>,
+    watch: Watch,
 }
 
 impl CallerStream {
     pub(super) fn new(stream: TcpStream) -> Self {
-        Self { stream, pulse: None, is_read_awaited: false, leaving: None }
+        Self { stream, pulse: None, is_read_awaited: false, watch: Watch::Off }
     }
 
     /// From now on this pulse is told.
@@ -47,18 +62,20 @@ impl CallerStream {
     fn poll_left(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let is_unwatched = !self.is_read_awaited && self.pulse.as_ref().is_some_and(|pulse| pulse.has_calls());
         if !is_unwatched {
-            self.leaving = None;
+            self.watch = Watch::Off;
             return Poll::Pending;
         }
-        let leaving = match &mut self.leaving {
-            Some(leaving) => leaving,
-            None => match second_handle(&self.stream) {
-                Ok(handle) => self.leaving.insert(Box::pin(left(handle))),
-                // No descriptor left: the call ends by itself.
-                Err(_) => return Poll::Pending,
-            },
-        };
-        leaving.as_mut().poll(context)
+        loop {
+            self.watch = match &mut self.watch {
+                Watch::Off => Watch::Soon(Box::pin(sleep(UNREAD))),
+                Watch::Soon(soon) => {
+                    ready!(soon.as_mut().poll(context));
+                    second_handle(&self.stream).map_or(Watch::Failed, |handle| Watch::On(Box::pin(left(handle))))
+                }
+                Watch::On(leaving) => return leaving.as_mut().poll(context),
+                Watch::Failed => return Poll::Pending,
+            };
+        }
     }
 }
 

@@ -1,5 +1,4 @@
 //! All backends together: who can serve a model, and what there is to list.
-
 //!
 //! The set of backends is swapped as a whole: a call sees one set, and no lock.
 

@@ -114,3 +114,20 @@ async fn what_still_runs_after_the_drain_time_is_cut() {
     assert!(response.chunk().await.is_err(), "a stream that was cut must not look whole");
     server.closed().await;
 }
+
+#[tokio::test]
+async fn streams_of_http2_that_still_run_after_the_drain_time_are_cut() {
+    let (authority, mut server) = (Authority::new(), LlmServer::start("gpu-1", &["llama3:latest"]).await);
+    server.script(Script::ndjson().chunk("{\"first\":1}\n").stall());
+    let builder = TestProxy::builder().backend(&server).tls(&authority.issue());
+    let gate = builder.set("server.drain_timeout = \"200ms\"").start().await;
+    let mut sender = tls::http2(gate.address(), &authority).await;
+    let mut response = soon("the head", sender.send_request(tls::chat(gate.key(), CHAT))).await.unwrap();
+    soon("the first piece", response.body_mut().frame()).await.unwrap().unwrap();
+    soon("the gate's end", gate.stop()).await;
+    assert!(
+        soon("the end", response.body_mut().frame()).await.unwrap().is_err(),
+        "a stream that was cut must not look whole"
+    );
+    server.closed().await;
+}

@@ -159,9 +159,13 @@ async fn bytes_that_are_held_are_shown_until_their_call_is_over() {
     server.script(Script::silence());
     let body = format!("{{\"model\":\"llama3\",\"prompt\":\"{}\"}}", "y".repeat(100_000));
     let call = gate.post_text("/api/generate", body);
+    let held = async {
+        server.seen().await;
+        gate.metric("tollgate_buffered_bytes").await
+    };
     tokio::select! {
         answer = call => panic!("{answer:?}"),
-        _ = server.seen() => {}
+        held = held => assert!(held >= 100_000.0, "{held}"),
     }
     // A call that is over gives back what it held.
     gate.until_metric("tollgate_buffered_bytes", 0.0).await;

@@ -106,6 +106,7 @@ async fn a_changed_pair_is_in_use_without_a_restart_and_a_connection_from_before
 async fn a_pair_that_cant_be_used_is_refused_with_the_reason_and_the_one_before_it_stays() {
     let it = Encrypted::start("").await;
     let (other, ended) = (it.authority.issue(), it.authority.issue_until(2020));
+    let early = it.authority.issue_between(2090, 2100);
     let folder = it.gate.folder();
     let refused = "tollgate_tls_certificates_refused_total";
     let cases = [
@@ -113,6 +114,7 @@ async fn a_pair_that_cant_be_used_is_refused_with_the_reason_and_the_one_before_
         (other.cert.as_str(), "garbage", "holds no private key"),
         (other.cert.as_str(), it.pair.key.as_str(), "does not fit"),
         (ended.cert.as_str(), ended.key.as_str(), "ended on"),
+        (early.cert.as_str(), early.key.as_str(), "is valid from"),
         ("", "", "holds no certificate"),
     ];
     for (count, (cert, key, reason)) in (1..).zip(cases) {

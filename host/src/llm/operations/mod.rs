@@ -151,8 +151,6 @@ pub struct Row {
     pub stream_default: bool,
     /// Whether a backend computes for it, so that its input is estimated; what it costs is the policies' to say.
     pub charged: bool,
-    /// Whether the caller must be known.
-    pub needs_key: bool,
     /// Where the answer comes from.
     pub answer: Source,
 }
@@ -243,7 +241,6 @@ const REFUSED: Row = Row {
     more_models: &[],
     stream_default: false,
     charged: false,
-    needs_key: true,
     answer: Source::Nobody,
 };
 
@@ -305,14 +302,7 @@ const fn listing(methods: &'static [Method], path: &'static str, surface: Surfac
 }
 
 const fn local(path: &'static str, own: Own) -> Row {
-    Row {
-        methods: GET_HEAD,
-        pattern: Pattern::Exact(path),
-        class: Class::Local,
-        needs_key: false,
-        answer: Source::Gate(own),
-        ..REFUSED
-    }
+    Row { methods: GET_HEAD, pattern: Pattern::Exact(path), class: Class::Local, answer: Source::Gate(own), ..REFUSED }
 }
 
 const fn management(

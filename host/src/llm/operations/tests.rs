@@ -127,7 +127,6 @@ fn what_a_row_says_fits_its_class() {
     for row in ROWS {
         let path = sample(row);
         assert_eq!(row.charged, row.class == Class::Inference, "{path}");
-        assert_eq!(row.needs_key, row.class != Class::Local, "{path}");
         assert_eq!(row.operation == Operation::Manage, row.class == Class::Management, "{path}");
         assert_eq!(row.body == BodyMode::Json, !row.model_fields.is_empty(), "{path}");
         assert_eq!(row.body == BodyMode::Json, row.cap.bytes(INFERENCE_CAP_BYTES) > 0, "{path}");

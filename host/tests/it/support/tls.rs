@@ -48,8 +48,13 @@ impl Authority {
 
     /// One that ends when this year begins.
     pub(crate) fn issue_until(&self, year: i32) -> Pair {
+        self.issue_between(1990, year)
+    }
+
+    /// One that begins and ends when these years begin.
+    pub(crate) fn issue_between(&self, first: i32, last: i32) -> Pair {
         let mut params = CertificateParams::new(vec![NAME.to_owned()]).unwrap();
-        params.not_after = date_time_ymd(year, 1, 1);
+        (params.not_before, params.not_after) = (date_time_ymd(first, 1, 1), date_time_ymd(last, 1, 1));
         let key = KeyPair::generate().unwrap();
         let cert = params.signed_by(&key, &self.issuer).unwrap();
         Pair { cert: cert.pem(), key: key.serialize_pem(), der: cert.der().clone() }
