@@ -20,7 +20,7 @@ pub(crate) fn text(results: &Results) -> String {
     let settings = &results.settings;
     let mut text = format!(
         "Commit {}. {}, {} cores, {} GiB, Linux {}. One proxy thread each, alone on core 0; load and backend share the others{}. \
-         Medians of {} rounds of {} s each.\n\n",
+         Medians of {} times {} s.\n\n",
         results.commit,
         machine.processor,
         machine.cores,

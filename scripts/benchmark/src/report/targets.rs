@@ -16,8 +16,11 @@ struct Target {
     figure: Option<f64>,
 }
 
-/// As a Markdown table; empty where Tollgate was not measured.
+/// As a Markdown table; empty where Tollgate was not measured, or too shortly.
 pub(super) fn table(results: &Results) -> String {
+    if results.settings.is_smoke {
+        return String::new();
+    }
     let Some(tollgate) = results.contender(Kind::Tollgate) else { return String::new() };
     let mut text = String::from("| Tollgate | target | measured | |\n|---|---:|---:|---|\n");
     for target in targets(results, tollgate) {

@@ -118,6 +118,7 @@ fn wanted(arguments: &RunArguments) -> Vec<Kind> {
 #[expect(clippy::print_stderr, reason = "the person at the keyboard can change it")]
 fn settings(arguments: &RunArguments) -> Result<Settings, Failure> {
     let mut settings = Settings {
+        is_smoke: arguments.quick,
         rounds: arguments.rounds,
         warm_up_seconds: 0.4,
         measured_seconds: 2.0,
