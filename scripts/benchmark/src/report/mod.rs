@@ -26,7 +26,11 @@ pub(crate) fn text(results: &Results) -> String {
         machine.cores,
         (machine.memory_mib + 512) / 1024,
         machine.kernel,
-        if settings.spins { " and never sleep, so that no proxy pays for waking them" } else { "" },
+        if settings.spins {
+            " and never sleep, so that no proxy pays for waking them"
+        } else {
+            ", and sleep when idle"
+        },
         settings.rounds,
         settings.measured_seconds,
     );

@@ -46,6 +46,9 @@ pub(crate) struct RunArguments {
     /// Rounds; the table has their medians.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// Load and backend sleep when they have nothing to do; then a proxy pays for waking them, the more the slower it is.
+    #[arg(long)]
+    sleep: bool,
     /// What is measured, as `git describe` names it.
     #[arg(long, default_value = "unknown")]
     commit: String,
@@ -126,7 +129,7 @@ fn settings(arguments: &RunArguments) -> Result<Settings, Failure> {
         rate: 1_000.0,
         streams: 100,
         held_streams: 10_000,
-        spins: true,
+        spins: !arguments.sleep,
     };
     if arguments.quick {
         settings.rounds = 1;
