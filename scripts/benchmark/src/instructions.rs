@@ -2,9 +2,11 @@
 //! doesn't change. Compared with the committed one.
 //!
 //! Each is counted with N repetitions and with 3 N; what is left of the difference, by repetition, is the cost without
-//! start and end. Only the thread that did most counts, so that timers and polls of others stay out.
+//! start and end. Only the thread whose count grew most counts, so that timers and polls of others stay out, and the
+//! compilers of a first start, whose counts shrink.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -81,9 +83,16 @@ pub(crate) fn run(arguments: &InstructionArguments) -> Result<(), Failure> {
     compare(serde_json::from_str(&text)?, counts)
 }
 
-fn by_repetition(count: u64, of: impl Fn(u64) -> Result<u64, Failure>) -> Result<u64, Failure> {
+/// Instructions by thread: the same thread has the same number in each run.
+type Threads = BTreeMap<u32, u64>;
+
+fn by_repetition(count: u64, of: impl Fn(u64) -> Result<Threads, Failure>) -> Result<u64, Failure> {
     let (short, long) = (of(count)?, of(3 * count)?);
-    Ok(long.saturating_sub(short) / (2 * count))
+    let grown = long.iter().map(|(thread, total)| total.saturating_sub(short.get(thread).copied().unwrap_or(0)));
+    match grown.max() {
+        Some(grown) if grown >= 2 * count => Ok(grown / (2 * count)),
+        _ => Err(Failure::new("the repetitions have cost nothing: what was counted did not make them")),
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "the counts are this command's result")]
@@ -121,7 +130,7 @@ fn callgrind(out: &Path) -> Command {
     command
 }
 
-fn hooks(arguments: &InstructionArguments, passes: u64) -> Result<u64, Failure> {
+fn hooks(arguments: &InstructionArguments, passes: u64) -> Result<Threads, Failure> {
     let out = arguments.folder.join(format!("hooks-{passes}"));
     let mut command = callgrind(&out);
     command.arg(&arguments.policy_call).args(["--passes", &passes.to_string()]).stdin(Stdio::null());
@@ -130,10 +139,10 @@ fn hooks(arguments: &InstructionArguments, passes: u64) -> Result<u64, Failure> 
         let said = String::from_utf8_lossy(&output.stderr);
         return Err(Failure::new(format!("{} failed under valgrind:\n{said}", arguments.policy_call.display())));
     }
-    busiest_thread(&out)
+    threads(&out)
 }
 
-fn calls_through(arguments: &InstructionArguments, backend: SocketAddr, calls: u64) -> Result<u64, Failure> {
+fn calls_through(arguments: &InstructionArguments, backend: SocketAddr, calls: u64) -> Result<Threads, Failure> {
     let out = arguments.folder.join(format!("calls-{calls}"));
     let programs = Programs::only_tollgate(arguments.tollgate.clone());
     let bench = Bench::new(arguments.folder.clone(), programs, backend)?;
@@ -155,7 +164,7 @@ fn calls_through(arguments: &InstructionArguments, backend: SocketAddr, calls: u
         return Err(Failure::new(format!("not all calls were answered: {:?}", report.errors.first)));
     }
     process.stop_within(PATIENCE)?;
-    busiest_thread(&out)
+    threads(&out)
 }
 
 fn until_served(process: &mut Process, target: &Target, request: &bytes::Bytes) -> Result<(), Failure> {
@@ -171,24 +180,20 @@ fn until_served(process: &mut Process, target: &Target, request: &bytes::Bytes) 
     }
 }
 
-/// The largest count of the files `OUT-NN`, one for each thread.
-fn busiest_thread(out: &Path) -> Result<u64, Failure> {
+/// The counts of the files `OUT-NN`, one for each thread.
+fn threads(out: &Path) -> Result<Threads, Failure> {
     let folder = out.parent().unwrap_or(Path::new("."));
     let stem = out.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let mut most = 0;
+    let mut threads = Threads::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        let is_thread = entry.file_name().to_str().and_then(|name| name.strip_prefix(stem)).is_some_and(|rest| {
-            rest.strip_prefix('-').is_some_and(|number| number.chars().all(|digit| digit.is_ascii_digit()))
-        });
-        if is_thread {
-            most = most.max(total(&fs::read_to_string(entry.path())?).unwrap_or(0));
+        let name = entry.file_name();
+        let rest = name.to_str().and_then(|name| name.strip_prefix(stem)?.strip_prefix('-'));
+        if let Some(thread) = rest.and_then(|rest| rest.parse().ok()) {
+            threads.extend(total(&fs::read_to_string(entry.path())?).map(|total| (thread, total)));
         }
     }
-    if most == 0 {
-        return Err(Failure::new(format!("callgrind has written no counts to {}", out.display())));
-    }
-    Ok(most)
+    Ok(threads)
 }
 
 /// The `totals:` line of callgrind's file.
@@ -219,7 +224,12 @@ mod tests {
 
     #[test]
     fn a_count_is_what_repetitions_add() {
-        assert_eq!(by_repetition(100, |count| Ok(1_000_000 + 7 * count)).unwrap(), 7);
+        let of = |count| {
+            let compiler = if count == 100 { 5_000_000 } else { 10 };
+            Ok(Threads::from([(1, 1_000_000 + 7 * count), (2, 50), (9, compiler)]))
+        };
+        assert_eq!(by_repetition(100, of).unwrap(), 7);
+        assert!(by_repetition(100, |_| Ok(Threads::from([(1, 1_000_000)]))).is_err());
     }
 
     #[test]

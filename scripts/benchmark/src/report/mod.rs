@@ -20,13 +20,17 @@ pub(crate) fn text(results: &Results) -> String {
     let settings = &results.settings;
     let mut text = format!(
         "Commit {}. {}, {} cores, {} GiB, Linux {}. One proxy thread each, alone on core 0; load and backend share the others{}. \
-         Medians of {} rounds of {} s each.\n\n",
+         Medians of {} times {} s.\n\n",
         results.commit,
         machine.processor,
         machine.cores,
         (machine.memory_mib + 512) / 1024,
         machine.kernel,
-        if settings.spins { " and never sleep, so that no proxy pays for waking them" } else { "" },
+        if settings.spins {
+            " and never sleep, so that no proxy pays for waking them"
+        } else {
+            ", and sleep when idle"
+        },
         settings.rounds,
         settings.measured_seconds,
     );

@@ -16,13 +16,17 @@ struct Target {
     figure: Option<f64>,
 }
 
-/// As a Markdown table; empty where Tollgate was not measured.
+/// As a Markdown table; empty where Tollgate was not measured, or too shortly.
 pub(super) fn table(results: &Results) -> String {
+    if results.settings.is_smoke {
+        return String::new();
+    }
     let Some(tollgate) = results.contender(Kind::Tollgate) else { return String::new() };
     let mut text = String::from("| Tollgate | target | measured | |\n|---|---:|---:|---|\n");
     for target in targets(results, tollgate) {
         let Target { name, most, unit, figure } = target;
         let (measured, verdict) = match figure {
+            Some(figure) if figure < 0.0 => (format!("{figure:.2}{unit}"), "too restless a machine to tell".to_owned()),
             None => ("–".to_owned(), "not measured".to_owned()),
             Some(figure) if figure <= most => (format!("{figure:.2}{unit}"), "holds".to_owned()),
             Some(figure) => (format!("{figure:.2}{unit}"), format!("missed by {:.0} %", (figure / most - 1.0) * 100.0)),

@@ -46,6 +46,9 @@ pub(crate) struct RunArguments {
     /// Rounds; the table has their medians.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// Load and backend sleep when they have nothing to do; then a proxy pays for waking them, the more the slower it is.
+    #[arg(long)]
+    sleep: bool,
     /// What is measured, as `git describe` names it.
     #[arg(long, default_value = "unknown")]
     commit: String,
@@ -118,6 +121,7 @@ fn wanted(arguments: &RunArguments) -> Vec<Kind> {
 #[expect(clippy::print_stderr, reason = "the person at the keyboard can change it")]
 fn settings(arguments: &RunArguments) -> Result<Settings, Failure> {
     let mut settings = Settings {
+        is_smoke: arguments.quick,
         rounds: arguments.rounds,
         warm_up_seconds: 0.4,
         measured_seconds: 2.0,
@@ -125,7 +129,7 @@ fn settings(arguments: &RunArguments) -> Result<Settings, Failure> {
         rate: 1_000.0,
         streams: 100,
         held_streams: 10_000,
-        spins: true,
+        spins: !arguments.sleep,
     };
     if arguments.quick {
         settings.rounds = 1;

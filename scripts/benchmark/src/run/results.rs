@@ -32,6 +32,8 @@ pub(crate) struct Machine {
 /// How it was measured.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Settings {
+    /// Whether it only shows that all is served: its times are too short to be compared with anything.
+    pub(crate) is_smoke: bool,
     pub(crate) rounds: usize,
     pub(crate) warm_up_seconds: f64,
     pub(crate) measured_seconds: f64,
