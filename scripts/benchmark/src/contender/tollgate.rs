@@ -24,6 +24,7 @@ pub(super) fn set_up(bench: &Bench, kind: Kind) -> Result<SetUp, Failure> {
 listen = "{address}"
 threads = 1
 max_connections = 25000
+max_in_flight = 25000
 {tls}
 [admin]
 listen = "{admin}"

@@ -63,7 +63,7 @@ pub(crate) struct RunArguments {
 /// Descriptors beside those of the held streams.
 const SPARE_DESCRIPTORS: u64 = 2_000;
 /// A proxy has two sockets for a stream, and Tollgate at times three.
-const DESCRIPTORS_PER_STREAM: u64 = 3;
+const DESCRIPTORS_PER_STREAM: u64 = 2;
 
 /// Measures, and writes the JSON file.
 #[expect(clippy::print_stderr, reason = "whoever waits for minutes wants to see that it goes on")]
