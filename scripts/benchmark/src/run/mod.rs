@@ -62,7 +62,7 @@ pub(crate) struct RunArguments {
 
 /// Descriptors beside those of the held streams.
 const SPARE_DESCRIPTORS: u64 = 2_000;
-/// A proxy has two sockets for a stream, and Tollgate at times three.
+/// A proxy has two sockets for a stream.
 const DESCRIPTORS_PER_STREAM: u64 = 2;
 
 /// Measures, and writes the JSON file.
