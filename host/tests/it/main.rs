@@ -24,6 +24,7 @@ mod drain;
 mod edges;
 mod federation;
 mod gallery;
+mod hostile;
 mod http2;
 mod management;
 mod operations;
