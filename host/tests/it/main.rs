@@ -27,6 +27,7 @@ mod gallery;
 mod hostile;
 mod http2;
 mod management;
+mod masking;
 mod operations;
 mod policy_fault;
 mod policy_interface;
