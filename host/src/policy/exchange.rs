@@ -12,6 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use http::HeaderMap;
+use memchr::memmem;
 
 use super::facts::Principal;
 use crate::{
@@ -149,12 +150,20 @@ impl Exchange {
     /// The text with the presented credential replaced by `[credential]`. One that is shorter than any key is no secret:
     /// blanking it would let callers rewrite what policies say.
     pub fn blanked(&self, text: String) -> String {
-        match self.credential.as_deref() {
-            Some(credential) if credential.len() >= SHORTEST_SECRET && text.contains(credential) => {
-                text.replace(credential, "[credential]")
-            }
+        match self.secret() {
+            Some(secret) if text.contains(secret) => text.replace(secret, "[credential]"),
             _ => text,
         }
+    }
+
+    /// Whether the presented credential stands in these bytes.
+    pub fn holds_credential(&self, bytes: &[u8]) -> bool {
+        let fits = |secret: &&str| secret.len() <= bytes.len();
+        self.secret().filter(fits).is_some_and(|secret| memmem::find(bytes, secret.as_bytes()).is_some())
+    }
+
+    fn secret(&self) -> Option<&str> {
+        self.credential.as_deref().filter(|credential| credential.len() >= SHORTEST_SECRET)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 
 use super::{Parts, manage::Refresh, read::CheckedBody, refusal::Refusal, route::Routed, settle::Settlement};
 use crate::{
@@ -106,6 +106,10 @@ pub(super) fn request_headers(exchange: &Exchange, row: &Row) -> HeaderMap {
         Surface::Anthropic => headers::anthropic_to_backend(exchange.headers()),
         Surface::Ollama | Surface::OpenAi | Surface::Other => headers::to_backend(exchange.headers()),
     };
+    // A caller who says its key a second time, where it doesn't belong, says it to the gate alone.
+    while let Some(name) = repeating_credential(&headers, exchange) {
+        headers.remove(name);
+    }
     headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("tollgate/", env!("CARGO_PKG_VERSION"))));
     let kind = match row.body {
         BodyMode::None => None,
@@ -119,4 +123,9 @@ pub(super) fn request_headers(exchange: &Exchange, row: &Row) -> HeaderMap {
         headers.insert(REQUEST_ID, id);
     }
     headers
+}
+
+fn repeating_credential(headers: &HeaderMap, exchange: &Exchange) -> Option<HeaderName> {
+    let mut repeating = headers.iter().filter(|(_, value)| exchange.holds_credential(value.as_bytes()));
+    repeating.next().map(|(name, _)| name.clone())
 }

@@ -61,6 +61,9 @@ pub(super) async fn read(parts: &Parts, authenticated: Authenticated) -> Result<
     };
     let in_path = parameter.as_deref().filter(|_| matches!(row.pattern, Pattern::Rest(_)));
     let named = body.as_ref().and_then(|body| body.json.model()).or(in_path);
+    if named.is_some_and(|text| exchange.holds_credential(text.as_bytes())) {
+        return Err(Refusal::credential_as_model());
+    }
     let model = match named {
         Some(text) => Some(ModelName::parse(text)?),
         None if row.model_fields.is_empty() => None,

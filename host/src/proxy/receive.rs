@@ -1,6 +1,6 @@
 //! receive: the head of a request becomes a row of the operation table, or a refusal.
 
-use http::Request;
+use http::{Request, Version, header};
 use hyper::body::Incoming;
 
 use super::{refusal::Refusal, settle::Settlement};
@@ -28,5 +28,10 @@ pub(super) fn receive(request: Request<Incoming>, settlement: &mut Settlement) -
         }
     };
     settlement.asks(row.surface, row.operation);
+    // The gate has one name for all callers, but whoever stands before it may have taken the request for another's.
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
+        return Err(Refusal::unclear_host());
+    }
     Ok(Received { row, parameter, request })
 }

@@ -111,6 +111,11 @@ impl Refusal {
         refusal
     }
 
+    pub(super) fn unclear_host() -> Self {
+        let message = "the request has no Host header, or more than one: send exactly one";
+        Self::client(StatusCode::BAD_REQUEST, "bad_host", message)
+    }
+
     pub(super) fn two_credentials() -> Self {
         let message =
             "there is more than one credential in the request: send one Authorization or one x-api-key header";
@@ -195,6 +200,12 @@ impl Refusal {
     pub(super) fn no_model(fields: &[&str]) -> Self {
         let field = fields.first().unwrap_or(&"model");
         Self::client(StatusCode::BAD_REQUEST, "missing_model", format!("no model is named: set the field `{field}`"))
+    }
+
+    /// A name stands in logs and is shown to policies.
+    pub(super) fn credential_as_model() -> Self {
+        let message = "the credential stands where a model's name belongs: send it as a credential only";
+        Self::client(StatusCode::BAD_REQUEST, "bad_model_name", message)
     }
 
     pub(super) fn cloud_model() -> Self {

@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::{
     identity::looks_like_key,
@@ -15,6 +15,12 @@ use crate::{
 
 /// Longest id that is taken from a caller.
 const MAX_BYTES: usize = 64;
+
+/// Where a caller's credential may stand.
+const CREDENTIALS: [HeaderName; 2] = [header::AUTHORIZATION, HeaderName::from_static("x-api-key")];
+
+/// Shortest credential that an id must not repeat, in bytes.
+const SHORTEST_SECRET: usize = 8;
 
 /// Makes ids: unique within a process by a counter, and between processes by what the counter is mixed with.
 #[derive(Debug)]
@@ -39,7 +45,8 @@ impl RequestIds {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         // A keyed hash: who has seen one number can't tell the next.
         let seed = self.secret.hash_one((number, 0_u8));
-        let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(|text| is_well_formed(text));
+        let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
+        let given = given.filter(|text| is_well_formed(text) && !repeats_credential(headers, text));
         let text = match given {
             Some(text) => text.into(),
             None => {
@@ -85,6 +92,13 @@ fn is_well_formed(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
+/// Whether the id holds what the caller presents as its credential.
+fn repeats_credential(headers: &HeaderMap, text: &str) -> bool {
+    let lines = CREDENTIALS.into_iter().flat_map(|name| headers.get_all(name));
+    let mut words = lines.filter_map(|line| line.to_str().ok()?.split_ascii_whitespace().next_back());
+    words.any(|word| word.len() >= SHORTEST_SECRET && text.contains(word))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +119,20 @@ mod tests {
         {
             assert_eq!(id(given).as_str().len(), 32, "{given:?}");
         }
+    }
+
+    #[test]
+    fn an_id_that_repeats_the_credential_is_replaced() {
+        let made = |name: &'static str, line: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(REQUEST_ID, "-a-long-token-".parse().unwrap());
+            headers.insert(name, line.parse().unwrap());
+            RequestIds::new().accept_or_make(&headers).text.len() == 32
+        };
+        assert!(made("authorization", "Bearer a-long-token"));
+        assert!(made("x-api-key", "a-long-token"));
+        assert!(!made("authorization", "Bearer another-long-token"));
+        assert!(!made("authorization", "Bearer token"), "what is that short is no secret");
     }
 
     #[test]

@@ -108,9 +108,7 @@ pub(super) fn authenticated(
                 return Err(format!("a subject has 1 to {MAX_SUBJECT_BYTES} bytes and no control characters"));
             }
             // It would stand in logs and counters.
-            if blank(subject.clone()) != subject {
-                return Err("a subject may not hold the credential".to_owned());
-            }
+            without_credential("subject", &subject, &blank)?;
             Ok(AuthenticateDecision::Allow { subject })
         }
     }
@@ -125,7 +123,7 @@ pub(super) fn admitted(decision: admit::Decision, blank: impl Fn(String) -> Stri
             Err(format!("it asked for {} charges, at most {MAX_CHARGES} are taken", charges.len()))
         }
         admit::Decision::Admit(charges) => {
-            Ok(AdmitDecision::Admit(charges.into_iter().map(charge).collect::<Result<_, _>>()?))
+            Ok(AdmitDecision::Admit(charges.into_iter().map(|asked| charge(asked, &blank)).collect::<Result<_, _>>()?))
         }
     }
 }
@@ -140,12 +138,17 @@ pub(super) fn routed(decision: route::Decision, blank: impl Fn(String) -> String
     })
 }
 
+fn without_credential(what: &str, text: &str, blank: impl Fn(String) -> String) -> Result<(), Wrong> {
+    if blank(text.to_owned()) == text { Ok(()) } else { Err(format!("a {what} may not hold the credential")) }
+}
+
 fn rejection(rejected: types::Rejection, blank: impl Fn(String) -> String) -> Result<Rejection, Wrong> {
     let code_fits = matches!(rejected.code.len(), 1..=64)
         && rejected.code.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'));
     if !code_fits {
         return Err("a rejection's code is 1 to 64 of a-z, 0-9 and _".to_owned());
     }
+    without_credential("rejection's code", &rejected.code, &blank)?;
     if rejected.message.len() > MAX_MESSAGE_BYTES || rejected.message.chars().any(char::is_control) {
         return Err(format!("a rejection's message has at most {MAX_MESSAGE_BYTES} bytes and no control characters"));
     }
@@ -162,12 +165,14 @@ fn rejection(rejected: types::Rejection, blank: impl Fn(String) -> String) -> Re
     Ok(Rejection { reason, code: rejected.code, message, retry_after_ms: rejected.retry_after_ms })
 }
 
-fn charge(charge: charges::Charge) -> Result<Charge, Wrong> {
+fn charge(charge: charges::Charge, blank: impl Fn(String) -> String) -> Result<Charge, Wrong> {
     let limit_fits = matches!(charge.limit.len(), 1..=32)
         && charge.limit.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
     if !limit_fits {
         return Err("a limit's name is 1 to 32 of a-z, 0-9 and -".to_owned());
     }
+    without_credential("limit's name", &charge.limit, &blank)?;
+    without_credential("partition", &charge.partition, &blank)?;
     Ok(Charge { limit: charge.limit, partition: charge.partition, rule: rule(charge.rule)? })
 }
 

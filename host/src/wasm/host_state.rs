@@ -175,6 +175,11 @@ impl HostState {
         }
     }
 
+    /// Whether the presented credential stands in these bytes.
+    pub(super) fn holds_credential(&self, bytes: &[u8]) -> bool {
+        self.turn.during.as_ref().is_some_and(|(_, exchange)| exchange.holds_credential(bytes))
+    }
+
     /// What WASI's streams need: the resources, and the call whose credential must not be written.
     pub(super) fn table_and_exchange(&mut self) -> (&mut ResourceTable, Option<&Exchange>) {
         (&mut self.table, self.turn.during.as_ref().map(|(_, exchange)| &**exchange))

@@ -70,7 +70,9 @@ impl Host for HostState {
     }
 
     fn path(&mut self) -> Result<String> {
-        Ok(self.exchange_in("request.path", &Hook::ALL)?.path().to_owned())
+        let exchange = self.exchange_in("request.path", &Hook::ALL)?;
+        // A path may end with a name, which is the caller's text.
+        Ok(exchange.blanked(exchange.path().to_owned()))
     }
 
     fn prefix_hash(&mut self, bytes: u32) -> Result<Option<u64>> {

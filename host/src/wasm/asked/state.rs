@@ -15,10 +15,19 @@ impl HostState {
     /// The monotonic time, if `import` may be called with this key.
     fn state_time(&mut self, import: &'static str, key: &str) -> Result<u64> {
         self.exchange_in(import, &Hook::ALL)?;
+        self.without_credential(key.as_bytes())?;
         if key.is_empty() || key.len() > MAX_KEY_BYTES {
             return Err(bad_argument(format!("a state key has 1 to {MAX_KEY_BYTES} bytes, this one {}", key.len())));
         }
         Ok(self.shared.clock.monotonic_ms())
+    }
+
+    /// What one caller presents must not be kept where another's call finds it.
+    fn without_credential(&self, bytes: &[u8]) -> Result<()> {
+        if self.holds_credential(bytes) {
+            return Err(bad_argument("neither a state key nor a state value may hold the credential"));
+        }
+        Ok(())
     }
 }
 
@@ -39,6 +48,7 @@ impl Host for HostState {
             let bytes = value.len();
             return Err(bad_argument(format!("a state value has at most {MAX_VALUE_BYTES} bytes, this one {bytes}")));
         }
+        self.without_credential(&value)?;
         self.shared.state.put(&key, value, ttl_ms, now_ms);
         Ok(())
     }

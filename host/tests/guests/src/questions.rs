@@ -94,6 +94,7 @@ fn about_itself(name: &str, rest: &str) -> String {
             start.elapsed().as_nanos().to_string()
         }
         "wasi-random" => RandomState::new().build_hasher().finish().to_string(),
+        "say" => rest.to_owned(),
         "variables" => std::env::vars().count().to_string(),
         "arguments" => std::env::args().count().to_string(),
         _ => panic!("there is no question `{name}`"),
