@@ -263,26 +263,73 @@ fn thread_cpu() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap()
 }
 
+/// A policy that works for some tenth of a millisecond, and then has no opinion.
+fn hard_worker() -> Vec<u8> {
+    let work = "(local.set 0 (i32.const 150000))
+        (loop $again (br_if $again (local.tee 0 (i32.sub (local.get 0) (i32.const 1)))))";
+    guest::router(&format!("{work} {}", answer(3, &[])))
+}
+
+async fn faults(gate: &TestProxy, policy: &str, kind: &str) -> f64 {
+    let labels = format!("policy=\"{policy}\",hook=\"route\",kind=\"{kind}\"");
+    gate.metric(&format!("tollgate_policy_faults_total{{{labels}}}")).await
+}
+
 #[tokio::test]
 async fn a_busy_machine_cuts_no_policy_that_stays_within_its_budget() {
     let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
-    // A million turns are about a millisecond of work.
-    let work = "(local.set 0 (i32.const 1000000))
-        (loop $again (br_if $again (local.tee 0 (i32.sub (local.get 0) (i32.const 1)))))";
-    let gate = TestProxy::builder()
-        .backend(&server)
-        .set("policies.cpu_budget = \"20ms\"")
-        .set("limits.requests_per_minute = 1000")
-        .policy("hard-worker", &guest::router(&format!("{work} {}", answer(3, &[]))))
-        .start()
-        .await;
+    let builder = TestProxy::builder().backend(&server).set("limits.requests_per_minute = 1000");
+    let gate = builder.policy("hard-worker", &hard_worker()).start().await;
     let busy = BusyMachine::start();
+    let before = thread_cpu();
     for call in 0..200 {
         let answer = chat_with_cap(&gate, 1).await;
         assert_eq!(answer.status, 200, "call {call}: {answer:?}");
     }
+    let worked = thread_cpu() - before;
     drop(busy);
+    // The gate runs on this thread: so much of it was the policy's.
+    assert!(worked > Duration::from_millis(5), "the policy did nothing: {worked:?}");
     assert!(!gate.admin("/metrics").await.body.contains("tollgate_policy_faults_total{"), "no fault was counted");
+}
+
+#[tokio::test]
+async fn a_busy_machine_cuts_every_loop() {
+    const CALLS: u8 = 50;
+    let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
+    let builder = TestProxy::builder().backend(&server).policy("loop", &guest::router(ENDLESS_LOOP));
+    let gate = builder.start().await;
+    let busy = BusyMachine::start();
+    for call in 0..CALLS {
+        let answer = chat_with_cap(&gate, 1).await;
+        assert_eq!((answer.status, answer.code().as_str()), (503, "policy_fault"), "call {call}: {answer:?}");
+    }
+    drop(busy);
+    assert!((faults(&gate, "loop", "budget").await - f64::from(CALLS)).abs() < 0.5, "each for its budget");
+    assert_eq!(server.calls(), 0);
+}
+
+/// While nobody asks, the gate looks seldom at what runs.
+#[tokio::test]
+async fn a_loop_is_cut_as_soon_after_an_idle_time() {
+    let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
+    let policies = [("loop", guest::router(&only_for(1, 3, ENDLESS_LOOP))), ("worker", hard_worker())];
+    let builder = TestProxy::builder().backend(&server);
+    let gate = policies.iter().fold(builder, |builder, (name, policy)| builder.policy(name, policy)).start().await;
+    let mut spent = Vec::new();
+    for _ in 0..3 {
+        // Longer than the gate goes on looking every millisecond.
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        let before = thread_cpu();
+        assert_eq!(chat_with_cap(&gate, 1).await.code(), "policy_fault");
+        spent.push(thread_cpu() - before);
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        assert_eq!(chat_with_cap(&gate, 2).await.status, 200, "and a good policy isn't");
+    }
+    assert!((faults(&gate, "loop", "budget").await - 3.0).abs() < 0.5);
+    // The first look comes with the call: after a slow one it would be a tenth of a second.
+    let least = spent.iter().min().unwrap();
+    assert!(*least < Duration::from_millis(50), "the loops took {spent:?} of CPU time");
 }
 
 /// Two threads for each core, which work without a pause.

@@ -87,6 +87,7 @@ impl Bench {
     }
 
     /// What holds after all of them.
+    #[expect(clippy::print_stdout, reason = "the count is for who runs this")]
     async fn close(self, least: usize) {
         assert!(self.wrong.is_empty(), "{} of {}:\n{}", self.wrong.len(), self.sent, self.wrong.join("\n"));
         println!("{} hostile forms, {} requests; {} passed", self.forms, self.sent, self.reached.len());
