@@ -90,3 +90,76 @@ impl Lease {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hyper::client::conn::http1;
+    use hyper_util::rt::TokioIo;
+    use tokio::{
+        io::{AsyncReadExt, DuplexStream, duplex},
+        task::JoinSet,
+    };
+
+    use super::*;
+
+    /// A connection that waits, and the backend's side of it.
+    async fn waiting(tasks: &mut JoinSet<hyper::Result<()>>) -> (SendRequest<Outgoing>, DuplexStream) {
+        let (ours, theirs) = duplex(64);
+        let (mut sender, connection) = http1::handshake(TokioIo::new(ours)).await.unwrap();
+        tasks.spawn(connection);
+        sender.ready().await.unwrap();
+        (sender, theirs)
+    }
+
+    async fn is_closed(mut theirs: DuplexStream) -> bool {
+        theirs.read(&mut [0]).await.unwrap() == 0
+    }
+
+    #[tokio::test]
+    async fn as_many_wait_as_are_kept_and_one_more_is_closed() {
+        let (pool, mut tasks) = (Pool::default(), JoinSet::new());
+        let mut kept = Vec::new();
+        for _ in 0..KEPT {
+            let (sender, theirs) = waiting(&mut tasks).await;
+            pool.put(sender, 0);
+            kept.push(theirs);
+        }
+        let (sender, theirs) = waiting(&mut tasks).await;
+        pool.put(sender, 0);
+        assert!(is_closed(theirs).await);
+        let taken = std::iter::from_fn(|| pool.take(0)).count();
+        assert_eq!(taken, KEPT);
+    }
+
+    #[tokio::test]
+    async fn the_one_that_came_last_is_taken_first_and_old_ones_are_swept() {
+        let (pool, mut tasks) = (Pool::default(), JoinSet::new());
+        let (old, old_end) = waiting(&mut tasks).await;
+        let (young, mut young_end) = waiting(&mut tasks).await;
+        pool.put(old, 0);
+        pool.put(young, 1);
+        pool.sweep(IDLE_MS - 1);
+        assert_eq!(pool.0.lock().unwrap().len(), 2);
+        pool.sweep(IDLE_MS);
+        assert!(is_closed(old_end).await);
+        let taken = pool.take(IDLE_MS).unwrap();
+        assert!(pool.take(IDLE_MS).is_none());
+        drop(taken);
+        assert_eq!(young_end.read(&mut [0]).await.unwrap(), 0, "one that is taken and dropped closes");
+    }
+
+    #[tokio::test]
+    async fn one_that_the_backend_closed_is_not_taken() {
+        let (pool, mut tasks) = (Pool::default(), JoinSet::new());
+        let (sender, theirs) = waiting(&mut tasks).await;
+        pool.put(sender, 0);
+        drop(theirs);
+        drop(tasks.join_next().await);
+        assert!(pool.take(0).is_none());
+        let (sender, theirs) = waiting(&mut tasks).await;
+        drop(theirs);
+        drop(tasks.join_next().await);
+        pool.put(sender, 0);
+        assert!(pool.0.lock().unwrap().is_empty(), "nor kept");
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::{
     future::pending,
+    io,
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -12,6 +13,7 @@ use futures_util::stream;
 use http::{HeaderMap, Method};
 use http_body::Frame;
 use http_body_util::StreamBody;
+use rustix::io::Errno;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -296,3 +298,24 @@ async fn a_parameter_of_a_path_is_one_plain_segment() {
         assert_eq!(CallPath::with_parameter("/api/blobs/", bad), Err(ParameterError), "{bad:?}");
     }
 }
+
+#[test]
+fn want_of_descriptors_is_this_machine_s_and_a_refusal_the_backend_s() {
+    let check = |errno: Errno, is_ours: bool| {
+        let error = io::Error::from_raw_os_error(errno.raw_os_error());
+        let plain = SendError::Connect(Box::new(io::Error::from_raw_os_error(errno.raw_os_error())));
+        let wrapped = SendError::Connect(Box::new(ConnectFailed(error)));
+        assert_eq!((plain.is_ours(), wrapped.is_ours()), (is_ours, is_ours), "{errno}");
+    };
+    for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL] {
+        check(errno, true);
+    }
+    for errno in [Errno::CONNREFUSED, Errno::CONNRESET, Errno::HOSTUNREACH, Errno::TIMEDOUT] {
+        check(errno, false);
+    }
+}
+
+/// An error as connectors wrap it.
+#[derive(Debug, thiserror::Error)]
+#[error("no connection")]
+struct ConnectFailed(#[source] io::Error);

@@ -64,3 +64,27 @@ impl ResourceLimiter for GuestLimits {
         8
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_that_of_all_memories_together() {
+        let mut limits = GuestLimits::new(100);
+        assert!(limits.memory_growing(0, 60, None).unwrap());
+        assert!(limits.memory_growing(0, 30, None).unwrap(), "a second memory");
+        assert!(limits.memory_growing(60, 71, None).is_err());
+        assert!(limits.memory_growing(30, 40, None).unwrap());
+        assert!(limits.memory_growing(0, 1, None).is_err());
+        assert_eq!(limits.grown_to(), 100, "what was refused doesn't count");
+    }
+
+    #[test]
+    fn tables_are_counted_together_too() {
+        let mut limits = GuestLimits::new(0);
+        assert!(limits.table_growing(0, TABLE_ELEMENTS - 1, None).unwrap());
+        assert!(limits.table_growing(0, 1, None).unwrap());
+        assert!(limits.table_growing(1, 2, None).is_err());
+    }
+}

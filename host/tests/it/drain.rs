@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::support::{
-    LlmServer, Script, TestProxy, soon,
+    LlmServer, Script, TestProxy, guest, soon,
     tls::{self, Authority},
 };
 
@@ -130,4 +130,30 @@ async fn streams_of_http2_that_still_run_after_the_drain_time_are_cut() {
         "a stream that was cut must not look whole"
     );
     server.closed().await;
+}
+
+#[tokio::test]
+async fn a_policy_that_loops_is_cut_while_the_gate_stops() {
+    let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
+    let builder = TestProxy::builder().backend(&server).set("server.drain_timeout = \"60s\"");
+    let gate = builder.policy("loop", &guest::router("(loop $again (br $again)) (unreachable)")).start().await;
+    let mut late = TcpStream::connect(gate.address()).await.unwrap();
+    let (begin, end) = CHAT.split_at(10);
+    let head = format!(
+        "POST /api/chat HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-length: {}\r\n\r\n{begin}",
+        gate.key(),
+        CHAT.len()
+    );
+    late.write_all(head.as_bytes()).await.unwrap();
+    gate.until_metric("tollgate_requests_in_flight", 1.0).await;
+    let address = gate.address();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(gate.stop());
+    soon("the gate's stopping", async { while TcpStream::connect(address).await.is_ok() {} }).await;
+    // The policy is asked only now.
+    late.write_all(end.as_bytes()).await.unwrap();
+    let mut said = String::new();
+    soon("the answer", late.read_to_string(&mut said)).await.unwrap();
+    assert!(said.starts_with("HTTP/1.1 503 ") && said.contains("a policy of this gate failed"), "{said:?}");
+    soon("the gate's end", tasks.join_all()).await;
 }

@@ -226,3 +226,20 @@ async fn metrics_count_requests_policy_calls_backends_and_what_is_in_flight() {
         assert!(answer.body.lines().any(|other| other == line), "{line} is missing in:\n{}", answer.body);
     }
 }
+
+#[tokio::test]
+async fn cloud_models_stand_in_no_list_unless_they_may_be_used() {
+    let server = LlmServer::start("gpu-1", &["a:cloud", "llama3:latest", "b:120b-cloud"]).await;
+    for (line, others) in [("", 0), ("models.allow_cloud = true", 2)] {
+        let gate = TestProxy::builder().backend(&server).set(line).start().await;
+        for path in ["/api/tags", "/v1/models"] {
+            let answer = gate.get(path).await;
+            let is_listed = |name: &str| answer.body.contains(&format!("\"{name}\""));
+            assert!(is_listed("llama3:latest"), "{path}: {answer:?}");
+            let cloud = ["a:cloud", "b:120b-cloud"].into_iter().filter(|name| is_listed(name)).count();
+            assert_eq!(cloud, others, "{path}: {answer:?}");
+        }
+        let status = gate.get("/v1/models/a:cloud").await.status;
+        assert_eq!(status, if others == 0 { 403 } else { 200 });
+    }
+}

@@ -14,6 +14,7 @@ mod admin;
 mod admin_commands;
 mod admit;
 mod authenticate;
+mod backend_connections;
 mod backends;
 mod bad_input;
 mod blobs;

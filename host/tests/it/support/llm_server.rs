@@ -110,6 +110,8 @@ pub struct Seen {
     pub path: String,
     pub headers: HeaderMap,
     pub body: String,
+    /// On which of the server's connections, counted from 0.
+    pub connection: usize,
 }
 
 impl Seen {
@@ -252,14 +254,15 @@ fn spawn(work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
 async fn accept(listener: TcpListener, state: Arc<State>) {
     while let Ok((stream, _)) = listener.accept().await {
         stream.set_nodelay(true).unwrap();
-        let connection = spawn(serve(stream, Arc::clone(&state)));
+        let number = state.connections.lock().unwrap().len();
+        let connection = spawn(serve(stream, number, Arc::clone(&state)));
         state.connections.lock().unwrap().push(connection);
     }
 }
 
-async fn serve(stream: TcpStream, state: Arc<State>) {
+async fn serve(stream: TcpStream, number: usize, state: Arc<State>) {
     let mut stream = BufReader::new(stream);
-    while let Some(seen) = read(&mut stream).await {
+    while let Some(seen) = read(&mut stream, number).await {
         let control = matches!(seen.path.as_str(), "/api/version" | "/api/tags" | "/api/ps" | "/v1/models");
         if control {
             state.control.lock().unwrap().push(seen.path.clone());
@@ -307,7 +310,7 @@ fn entry(model: &String) -> Value {
 }
 
 /// Reads one request; none at the end of the connection.
-async fn read(stream: &mut BufReader<TcpStream>) -> Option<Seen> {
+async fn read(stream: &mut BufReader<TcpStream>, connection: usize) -> Option<Seen> {
     let mut line = String::new();
     if stream.read_line(&mut line).await.ok()? == 0 {
         return None;
@@ -326,7 +329,7 @@ async fn read(stream: &mut BufReader<TcpStream>) -> Option<Seen> {
         None if headers.contains_key("transfer-encoding") => chunks(stream).await?,
         None => Vec::new(),
     };
-    Some(Seen { method, path, headers, body: String::from_utf8(body).ok()? })
+    Some(Seen { method, path, headers, body: String::from_utf8(body).ok()?, connection })
 }
 
 async fn piece(stream: &mut BufReader<TcpStream>, length: usize) -> Option<Vec<u8>> {
