@@ -35,8 +35,8 @@ use support::{LlmServer, TestProxy, binary::Running};
 
 /// Connections of each of the two kinds.
 const CROWD: usize = 10_000;
-/// Descriptors that the gate needs beside its callers', and then some.
-const SPARE: usize = 200;
+/// Descriptors that the gate keeps for all but its callers: 256, and one for each call that may run; and then some.
+const SPARE: usize = 500;
 const CALLERS: usize = 8;
 const CALLS: usize = 3_000;
 /// Connections that one thread of the crowd makes.
@@ -109,6 +109,7 @@ impl Gate {
         let (folder, key) = TestProxy::builder().backend(server).write().await;
         let sets = [
             "server.max_connections=25000",
+            "server.max_in_flight=100",
             "server.first_byte_timeout=1h",
             "server.keep_alive_timeout=1h",
             "limits.requests_per_minute=1000000000",
