@@ -189,7 +189,7 @@ fn upload(bounds: Bounds) -> (mpsc::Sender<Bytes>, Upload) {
     let (pieces, from_test) = mpsc::channel::<Bytes>(1);
     let frames = stream::unfold(from_test, async |mut from_test| {
         let piece = from_test.recv().await?;
-        Some((Ok::<_, std::io::Error>(Frame::data(piece)), from_test))
+        Some((Ok::<_, io::Error>(Frame::data(piece)), from_test))
     });
     (pieces, Upload::new(StreamBody::new(Box::pin(frames)), bounds).unwrap())
 }
