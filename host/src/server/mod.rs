@@ -11,7 +11,7 @@ mod tls;
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     sync::Semaphore,
     time::{sleep, timeout},
 };
@@ -30,6 +30,10 @@ pub use tls::{Certificates, TlsError};
 
 /// After a failed `accept` (no more file descriptors, most often) this long is waited: trying at once would burn a core.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
+
+/// Connections that the system lets in before they are accepted; it may take fewer (`net.core.somaxconn`). What comes at once
+/// above it tries again after a second, so the usual 128 would make a crowd's coming everybody's wait.
+const BACKLOG: u32 = 4096;
 
 /// Bounds of the listener and of each connection.
 #[derive(Clone, Copy, Debug)]
@@ -108,7 +112,7 @@ impl Server {
             Some(certificates) => Some(TlsAcceptor::from(certificates.server_config().map_err(io::Error::other)?)),
             None => None,
         };
-        let listener = TcpListener::bind(address).await?;
+        let listener = listen(address)?;
         let address = listener.local_addr()?;
         let (clock, streams) = (Clock::system(), TaskTracker::new());
         let ending = Ending::default();
@@ -168,6 +172,15 @@ impl Server {
         connections.wait().await;
         shared.streams.wait().await;
     }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A gate that comes back must not wait until the system has forgotten its old connections.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Counts a connection for as long as it lives, however it ends.
