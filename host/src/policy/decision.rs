@@ -1,5 +1,7 @@
 //! Decisions: what one policy answers at a hook.
 
+use super::charge::Charge;
+
 /// Why a policy says no.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -31,33 +33,6 @@ pub struct Rejection {
     pub message: String,
     /// When a retry makes sense.
     pub retry_after_ms: Option<u32>,
-}
-
-/// What is counted, and how, in one charge.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Rule {
-    /// So many requests on a sliding window.
-    RequestsPerWindow {
-        /// Requests that this call counts as; at least 1.
-        amount: u32,
-        /// Most requests in any stretch of `length_ms`.
-        capacity: u64,
-        /// Length of the stretch.
-        length_ms: u32,
-    },
-    /// A rule of the interface that this version doesn't enforce; its name.
-    Unsupported(&'static str),
-}
-
-/// One charge of a call. Checked: the limit's name is `[a-z0-9-]{1,32}`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Charge {
-    /// Which limit.
-    pub limit: String,
-    /// Whose counter.
-    pub partition: String,
-    /// What is asked of the counter.
-    pub rule: Rule,
 }
 
 /// An answer of `authenticate`.

@@ -3,6 +3,7 @@
 //! Plain data and one trait. Assumes nothing of how a policy runs; knows no wasmtime, no hyper, no store.
 
 pub mod chain;
+pub mod charge;
 pub mod decision;
 pub mod exchange;
 pub mod facts;
@@ -11,7 +12,8 @@ pub mod fault;
 use std::{fmt::Debug, sync::Arc};
 
 pub use chain::{AdmitVerdict, AuthenticateVerdict, Chains, Observer, RouteVerdict};
-pub use decision::{AdmitDecision, AuthenticateDecision, Charge, Reason, Rejection, RouteDecision};
+pub use charge::{Amount, Charge, MOST_UNITS, Period, Rule, Shape, TokenKind};
+pub use decision::{AdmitDecision, AuthenticateDecision, Reason, Rejection, RouteDecision};
 pub use exchange::{Caller, Exchange, ExchangeHead};
 pub use facts::{Backend, Call, Head, Presented, Principal, Scheme};
 pub use fault::{Fault, FaultKind};

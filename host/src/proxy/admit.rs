@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::{Parts, read::Read, refusal::Refusal, settle::Settlement};
 use crate::{
-    policy::{AdmitVerdict, Chains, Charge, Fault, FaultKind, Hook, decision::Rule},
+    policy::{AdmitVerdict, Amount, Chains, Charge, Fault, FaultKind, Hook, Rule, Shape},
     quota::{self, Refused},
 };
 
@@ -48,17 +48,26 @@ pub(super) fn admit(
 fn reserve(parts: &Parts, charges: &[(Arc<str>, Charge)], settlement: &mut Settlement) -> Result<(), Refusal> {
     let mut wanted: SmallVec<[quota::Charge<'_>; 4]> = SmallVec::new();
     for (policy, charge) in charges {
-        match &charge.rule {
-            Rule::Unsupported(rule) => return Err(Refusal::unsupported_charge(policy, &charge.limit, rule)),
-            Rule::RequestsPerWindow { amount, capacity, length_ms } => wanted.push(quota::Charge {
-                policy,
-                limit: &charge.limit,
-                partition: &charge.partition,
-                capacity: *capacity,
-                length_ms: *length_ms,
-                amount: u64::from(*amount),
-            }),
-        }
+        let (amount, shape) = match charge.rule {
+            Rule::Metered { amount, shape } => (amount, shape),
+            Rule::Concurrent(_) => return Err(Refusal::unsupported_charge(policy, &charge.limit, "concurrent")),
+        };
+        let Amount::Requests(amount) = amount else {
+            return Err(Refusal::unsupported_charge(policy, &charge.limit, "tokens"));
+        };
+        let (capacity, length_ms) = match shape {
+            Shape::Window { capacity, length_ms } => (capacity, length_ms),
+            Shape::Bucket { .. } => return Err(Refusal::unsupported_charge(policy, &charge.limit, "bucket")),
+            Shape::Calendar { .. } => return Err(Refusal::unsupported_charge(policy, &charge.limit, "calendar")),
+        };
+        wanted.push(quota::Charge {
+            policy,
+            limit: &charge.limit,
+            partition: &charge.partition,
+            capacity,
+            length_ms,
+            amount: u64::from(amount),
+        });
     }
     match parts.quota.reserve(parts.clock.monotonic_ms(), &wanted) {
         Ok(reservation) => {

@@ -8,7 +8,10 @@ use super::bindings::{
 };
 use crate::{
     llm::{Operation, Surface},
-    policy::{self, AdmitDecision, AuthenticateDecision, Charge, Reason, Rejection, RouteDecision, decision::Rule},
+    policy::{
+        self, AdmitDecision, Amount, AuthenticateDecision, Charge, MOST_UNITS, Period, Reason, Rejection,
+        RouteDecision, Rule, Shape, TokenKind,
+    },
 };
 
 /// Charges that one policy may ask for in one call.
@@ -177,19 +180,57 @@ fn charge(charge: charges::Charge, blank: impl Fn(String) -> String) -> Result<C
 }
 
 fn rule(rule: charges::Rule) -> Result<Rule, Wrong> {
-    let charges::Rule::Metered(metered) = rule else { return Ok(Rule::Unsupported("concurrent")) };
-    let charges::Amount::Requests(amount) = metered.amount else { return Ok(Rule::Unsupported("tokens")) };
-    let window = match metered.shape {
-        charges::Shape::Window(window) => window,
-        charges::Shape::Bucket(_) => return Ok(Rule::Unsupported("bucket")),
-        charges::Shape::Calendar(_) => return Ok(Rule::Unsupported("calendar")),
-    };
-    if amount == 0 {
-        return Err("a charge of no requests".to_owned());
+    match rule {
+        charges::Rule::Metered(metered) => {
+            Ok(Rule::Metered { amount: amount(metered.amount)?, shape: shape(metered.shape)? })
+        }
+        charges::Rule::Concurrent(most) => Ok(Rule::Concurrent(most)),
     }
-    if !WINDOW_LENGTH_MS.contains(&window.length_ms) {
-        let (shortest, longest) = (WINDOW_LENGTH_MS.start(), WINDOW_LENGTH_MS.end());
-        return Err(format!("a window is {shortest} to {longest} ms long, not {}", window.length_ms));
+}
+
+fn amount(amount: charges::Amount) -> Result<Amount, Wrong> {
+    match amount {
+        charges::Amount::Requests(0) => Err("a charge of no requests".to_owned()),
+        charges::Amount::Requests(requests) => Ok(Amount::Requests(requests)),
+        charges::Amount::Tokens(tokens) if tokens.weight_permille == 0 => {
+            Err("a charge of tokens that weigh nothing".to_owned())
+        }
+        charges::Amount::Tokens(tokens) => {
+            let kind = match tokens.kind {
+                charges::TokenKind::Input => TokenKind::Input,
+                charges::TokenKind::Output => TokenKind::Output,
+                charges::TokenKind::All => TokenKind::All,
+            };
+            Ok(Amount::Tokens { kind, weight_permille: tokens.weight_permille })
+        }
     }
-    Ok(Rule::RequestsPerWindow { amount, capacity: window.capacity, length_ms: window.length_ms })
+}
+
+fn shape(shape: charges::Shape) -> Result<Shape, Wrong> {
+    let (shortest, longest) = (WINDOW_LENGTH_MS.start(), WINDOW_LENGTH_MS.end());
+    match shape {
+        charges::Shape::Window(window) if !WINDOW_LENGTH_MS.contains(&window.length_ms) => {
+            Err(format!("a window is {shortest} to {longest} ms long, not {}", window.length_ms))
+        }
+        charges::Shape::Window(window) => {
+            Ok(Shape::Window { capacity: window.capacity.min(MOST_UNITS), length_ms: window.length_ms })
+        }
+        charges::Shape::Bucket(bucket) if bucket.refill == 0 || !(1..=*longest).contains(&bucket.every_ms) => {
+            Err(format!("a bucket gets at least one unit back, every 1 to {longest} ms"))
+        }
+        charges::Shape::Bucket(bucket) => Ok(Shape::Bucket {
+            burst: bucket.burst.min(MOST_UNITS),
+            refill: bucket.refill.min(MOST_UNITS),
+            every_ms: bucket.every_ms,
+        }),
+        charges::Shape::Calendar(calendar) => {
+            let period = match calendar.period {
+                charges::Period::Hour => Period::Hour,
+                charges::Period::Day => Period::Day,
+                charges::Period::Week => Period::Week,
+                charges::Period::Month => Period::Month,
+            };
+            Ok(Shape::Calendar { capacity: calendar.capacity.min(MOST_UNITS), period })
+        }
+    }
 }

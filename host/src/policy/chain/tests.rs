@@ -10,7 +10,7 @@ use http::HeaderMap;
 use super::*;
 use crate::{
     llm::{Operation, Surface},
-    policy::{ExchangeHead, Reason, decision::Rule},
+    policy::{Amount, ExchangeHead, Reason, Rule, Shape},
     ports::keys::Proof,
 };
 
@@ -165,7 +165,7 @@ fn charges_add_up_and_a_rejection_ends_them() {
     let charge = |limit: &str| Charge {
         limit: limit.to_owned(),
         partition: "k1".to_owned(),
-        rule: Rule::RequestsPerWindow { amount: 1, capacity: 1, length_ms: 1000 },
+        rule: Rule::Metered { amount: Amount::Requests(1), shape: Shape::Window { capacity: 1, length_ms: 1000 } },
     };
     let policy = |name, decision| {
         let mut policy = Scripted::named(name);

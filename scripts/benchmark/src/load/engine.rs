@@ -86,6 +86,8 @@ struct Counted {
 /// Runs a load. `at` is called twice, on this thread, between the calls.
 pub(crate) fn run(load: &Load, at: &mut dyn FnMut(Mark) -> Result<(), Failure>) -> Result<Report, Failure> {
     let mut engine = Engine::new(load)?;
+    // Before the clock starts: a connection whose first packet is lost takes a second.
+    engine.open_all()?;
     let began = now();
     let measured_from = began + load.warm_up;
     let end = match load.until {
@@ -98,7 +100,9 @@ pub(crate) fn run(load: &Load, at: &mut dyn FnMut(Mark) -> Result<(), Failure>) 
         at(Mark::Begin)?;
         engine.phase = Phase::Measured;
     }
-    engine.open_all()?;
+    if load.pace == Pace::Closed {
+        engine.begin_everywhere();
+    }
     let mut last_news = (began, 0);
     let until = loop {
         let time = now();
@@ -166,7 +170,7 @@ impl<'a> Engine<'a> {
         })
     }
 
-    /// Opens all connections; in a closed loop each begins its first call.
+    /// Opens all connections.
     fn open_all(&mut self) -> Result<(), Failure> {
         for index in 0..self.load.connections {
             self.slots.push(None);
@@ -174,11 +178,15 @@ impl<'a> Engine<'a> {
             if self.counted.errors.connect > 0 && index == 0 {
                 return Err(self.failure("nothing can be measured"));
             }
-            if self.load.pace == Pace::Closed {
-                self.begin_or_wait(now());
-            }
         }
         Ok(())
+    }
+
+    /// Begins a call on each connection.
+    fn begin_everywhere(&mut self) {
+        for _ in 0..self.slots.len() {
+            self.begin_or_wait(now());
+        }
     }
 
     fn open(&mut self, index: usize) {
