@@ -189,7 +189,17 @@ async fn http2(mut stream: TlsStream<CallerStream>, peer: IpAddr, shared: &Arc<S
     drive(connection, http2::Connection::graceful_shutdown, &pulse, shared).await;
 }
 
-async fn answer(
+/// Answers one request.
+///
+/// Boxed: hyper keeps the place of this future for as long as the connection, or the stream, lasts; all that a call needs
+/// up to its answer's head is large, and its answer's body may take minutes.
+fn answer(request: Request<Incoming>, peer: IpAddr, shared: Arc<Shared>, call: RunningCall) -> Answering {
+    Box::pin(answer_now(request, peer, shared, call))
+}
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response<CallBody>, Infallible>> + Send>>;
+
+async fn answer_now(
     request: Request<Incoming>,
     peer: IpAddr,
     shared: Arc<Shared>,

@@ -11,11 +11,11 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::upload::{Broken, End, Upload};
 
-/// What a backend is sent.
+/// What a backend is sent. Small: hyper keeps room for 32 requests for each connection to a backend.
 #[derive(Debug)]
 pub enum Outgoing {
     /// What was read and checked.
-    Pieces(Pieces),
+    Pieces(Box<Pieces>),
     /// What is never held: piece by piece, as the caller sends it.
     Stream(Box<Upload>),
 }
@@ -33,7 +33,7 @@ impl Outgoing {
 
 impl From<Pieces> for Outgoing {
     fn from(pieces: Pieces) -> Self {
-        Self::Pieces(pieces)
+        Self::Pieces(Box::new(pieces))
     }
 }
 
@@ -49,7 +49,7 @@ impl Body for Outgoing {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.get_mut() {
-            Self::Pieces(pieces) => Pin::new(pieces).poll_frame(context).map_err(|never| match never {}),
+            Self::Pieces(pieces) => Pin::new(&mut **pieces).poll_frame(context).map_err(|never| match never {}),
             Self::Stream(upload) => Pin::new(&mut **upload).poll_frame(context),
         }
     }
