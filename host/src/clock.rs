@@ -47,31 +47,45 @@ impl Clock {
         }
     }
 
+    /// [`Self::monotonic`] in whole microseconds.
+    pub fn monotonic_us(&self) -> u64 {
+        saturating_us(self.monotonic())
+    }
+
     /// [`Self::monotonic`] in whole milliseconds.
     pub fn monotonic_ms(&self) -> u64 {
         saturating_ms(self.monotonic())
     }
 
-    /// Milliseconds since 1970, UTC.
+    /// Microseconds since 1970, UTC.
     #[expect(clippy::disallowed_methods, reason = "this is the one place that asks the system")]
-    pub fn unix_ms(&self) -> u64 {
+    pub fn unix_us(&self) -> u64 {
         match &self.0 {
-            Source::System { .. } => saturating_ms(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
-            Source::Manual { start_unix_ms, elapsed_us } => start_unix_ms + elapsed_us.load(Ordering::Relaxed) / 1000,
+            Source::System { .. } => saturating_us(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
+            Source::Manual { start_unix_ms, elapsed_us } => start_unix_ms * 1000 + elapsed_us.load(Ordering::Relaxed),
         }
+    }
+
+    /// Milliseconds since 1970, UTC.
+    pub fn unix_ms(&self) -> u64 {
+        self.unix_us() / 1000
     }
 }
 
 impl Hand {
     /// Moves the clock forward.
     pub fn advance(&self, by: Duration) {
-        self.0.fetch_add(u64::try_from(by.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.0.fetch_add(saturating_us(by), Ordering::Relaxed);
     }
 }
 
 /// A duration in whole milliseconds; u64::MAX when it is longer than that can say.
 pub fn saturating_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn saturating_us(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -85,6 +99,8 @@ mod tests {
         assert_eq!((clock.unix_ms(), clock.monotonic_ms()), (1_000, 0));
         hand.advance(Duration::from_millis(1_500));
         assert_eq!((clone.unix_ms(), clone.monotonic_ms()), (2_500, 1_500));
+        hand.advance(Duration::from_micros(7));
+        assert_eq!((clone.unix_us(), clone.monotonic_us()), (2_500_007, 1_500_007));
     }
 
     #[test]

@@ -13,8 +13,9 @@ use crate::{
     config::{self, Config},
     identity::{self, KeyTable},
     ports::store::{Store, StoreError},
+    quota::Quota,
     upstream::{backend::Backend, fleet::Fleet, probe},
-    usage::{backend_gauges::BackendNumbers, metrics::Metrics},
+    usage::{backend_gauges::BackendNumbers, limit_counters::LimitNumbers, metrics::Metrics},
     wire::causes::causes,
 };
 
@@ -94,6 +95,21 @@ pub(super) fn measure_backends(fleet: &Arc<Fleet>, metrics: &Metrics) {
             in_flight: backend.in_flight(),
         };
         fleet.backends().into_iter().map(numbers).collect()
+    });
+}
+
+/// Lets the metrics ask what the limits did.
+pub(super) fn measure_limits(quota: &Arc<Quota>, metrics: &Metrics) {
+    let quota = Arc::clone(quota);
+    metrics.limits_from(move || {
+        let totals = quota.totals();
+        LimitNumbers {
+            admitted: totals.admitted(),
+            refused: totals.refused(),
+            debts: totals.debts(),
+            debt_units: totals.debt_units(),
+            overshoot_units: totals.overshoot_units(),
+        }
     });
 }
 

@@ -211,12 +211,14 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         &metrics,
     )?;
 
+    let quota = Arc::new(Quota::new(QuotaBounds::default()));
+    background::measure_limits(&quota, &metrics);
     let buffers = BufferBudget::new(config.server.max_buffered);
     metrics.edges().follow_buffers(buffers.clone());
     let proxy = Arc::new(Proxy::new(Parts {
         chains: policies.chains(),
         keys: Arc::clone(&keys),
-        quota: Arc::new(Quota::new(QuotaBounds::default())),
+        quota,
         fleet: Arc::clone(&fleet),
         upstream: upstream(&config, &clock)?,
         metrics: Arc::clone(&metrics),

@@ -6,9 +6,13 @@ use smallvec::SmallVec;
 
 use super::{Parts, read::Read, refusal::Refusal, settle::Settlement};
 use crate::{
-    policy::{AdmitVerdict, Amount, Chains, Charge, Fault, FaultKind, Hook, Rule, Shape},
-    quota::{self, Refused},
+    llm::{Operation, operations::Row},
+    policy::{AdmitVerdict, Call, Chains, Charge, Fault, FaultKind, Hook},
+    quota::{self, Moment, Refused, Reservation, Tokens},
 };
+
+/// Output tokens that are reserved for a call that sets no cap.
+const UNCAPPED_OUTPUT: u32 = 256;
 
 /// A call that was paid for; what it cost lies in its settlement.
 #[derive(Debug)]
@@ -26,7 +30,8 @@ pub(super) fn admit(
         AdmitVerdict::Admit(charges) => charges,
     };
     if !charges.is_empty() {
-        reserve(parts, &charges, settlement)?;
+        let expected = expected(read.row, &read.call);
+        settlement.holds(reserve(parts, &read.caller.principal.subject, &charges, expected)?);
     }
     if read.row.charged {
         settlement.expects(read.call.input_tokens);
@@ -45,47 +50,45 @@ pub(super) fn admit(
     Ok(Admitted(read))
 }
 
-fn reserve(parts: &Parts, charges: &[(Arc<str>, Charge)], settlement: &mut Settlement) -> Result<(), Refusal> {
-    let mut wanted: SmallVec<[quota::Charge<'_>; 4]> = SmallVec::new();
-    for (policy, charge) in charges {
-        let (amount, shape) = match charge.rule {
-            Rule::Metered { amount, shape } => (amount, shape),
-            Rule::Concurrent(_) => return Err(Refusal::unsupported_charge(policy, &charge.limit, "concurrent")),
-        };
-        let Amount::Requests(amount) = amount else {
-            return Err(Refusal::unsupported_charge(policy, &charge.limit, "tokens"));
-        };
-        let (capacity, length_ms) = match shape {
-            Shape::Window { capacity, length_ms } => (capacity, length_ms),
-            Shape::Bucket { .. } => return Err(Refusal::unsupported_charge(policy, &charge.limit, "bucket")),
-            Shape::Calendar { .. } => return Err(Refusal::unsupported_charge(policy, &charge.limit, "calendar")),
-        };
-        wanted.push(quota::Charge {
+fn reserve(
+    parts: &Parts,
+    principal: &str,
+    charges: &[(Arc<str>, Charge)],
+    expected: Tokens,
+) -> Result<Reservation, Refusal> {
+    let wanted: SmallVec<[quota::Charge<'_>; 4]> = charges
+        .iter()
+        .map(|(policy, charge)| quota::Charge {
             policy,
             limit: &charge.limit,
             partition: &charge.partition,
-            capacity,
-            length_ms,
-            amount: u64::from(amount),
-        });
-    }
-    match parts.quota.reserve(parts.clock.monotonic_ms(), &wanted) {
-        Ok(reservation) => {
-            settlement.holds(reservation);
-            Ok(())
-        }
-        Err(Refused::Exceeded { limit, capacity, length_ms, retry_after_ms, .. }) => {
-            Err(Refusal::limit_exceeded(&limit, capacity, length_ms, retry_after_ms))
-        }
-        Err(Refused::Full) => Err(Refusal::counters_full()),
-        Err(Refused::Repeated { policy, limit } | Refused::NoLength { policy, limit }) => {
-            Err(bad_answer(&policy, format!("it charged '{limit}' twice in one call, or for no time at all")))
-        }
-        Err(Refused::TooMany { count }) => {
+            rule: charge.rule,
+        })
+        .collect();
+    let refused = match parts.quota.reserve(Moment::now(&parts.clock), principal, &wanted, expected) {
+        Ok(reservation) => return Ok(reservation),
+        Err(refused) => refused,
+    };
+    Err(match refused {
+        Refused::Exceeded(exceeded) => Refusal::limit_exceeded(&exceeded),
+        Refused::Full => Refusal::counters_full(),
+        Refused::TooManyCounters { policy } => Refusal::too_many_counters(&policy),
+        Refused::Repeated { policy, limit } => bad_answer(&policy, format!("it charged '{limit}' twice in one call")),
+        Refused::BadRule { policy, limit, wrong } => bad_answer(&policy, format!("its limit '{limit}' is {wrong}")),
+        Refused::TooMany { count } => {
             let policy = charges.first().map_or("", |(policy, _)| policy);
-            Err(bad_answer(policy, format!("the policies together asked for {count} charges")))
+            bad_answer(policy, format!("the policies together asked for {count} charges"))
         }
+    })
+}
+
+/// What the call is expected to take, in tokens. Where no model runs it takes none; vectors are no output.
+fn expected(row: &Row, call: &Call) -> Tokens {
+    if !row.charged {
+        return Tokens::default();
     }
+    let output = if call.operation == Operation::Embed { 0 } else { call.output_cap.unwrap_or(UNCAPPED_OUTPUT) };
+    Tokens { input: call.input_tokens.into(), output: output.into() }
 }
 
 fn bad_answer(policy: &str, detail: String) -> Refusal {

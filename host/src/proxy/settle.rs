@@ -1,7 +1,8 @@
 //! settle: the end of one call. Opened when the call comes, settled exactly once, however it ends.
 //!
 //! It holds what was reserved. A call that was refused, or for which no connection to a backend came about, gets everything
-//! back. Any other costs what it was charged: one that a backend may have seen, and a list that the gate answered itself.
+//! back. Any other costs its requests: one that a backend may have seen, and a list that the gate answered itself. Tokens
+//! are settled by what the call took, which is none where the backend refused it, or failed.
 //! What a model's answer took is told in tokens: counted by the backend, or estimated where it broke off.
 //! Settling writes numbers and one log line: never a key, a prompt or an answer.
 
@@ -14,7 +15,7 @@ use crate::{
     clock::{Clock, saturating_ms},
     llm::{Operation, Surface, usage::Counted},
     policy::Caller,
-    quota::Reservation,
+    quota::{self, Moment, Outcome, Reservation},
     upstream::backend::Backend,
     usage::{
         bound::Bound,
@@ -175,13 +176,11 @@ impl Settlement {
             return;
         }
         self.place = None;
+        let tokens = self.tokens();
         if let Some(reservation) = self.reservation.take() {
-            // A list that the gate answered itself is served; a call that was refused is not.
-            let is_served = self.may_have_reached || (self.is_local && self.status == Some(200));
-            if is_served { reservation.keep() } else { reservation.refund() }
+            reservation.settle(Moment::now(&self.clock), self.outcome(tokens));
         }
         let status = self.status.unwrap_or(CLIENT_LEFT);
-        let tokens = self.tokens();
         self.metrics.call_ended(self.surface, self.operation, status);
         if let Some(Tokens { input, output }) = tokens {
             self.metrics.tokens_took(self.surface, Direction::Input, input.tokens, input.is_estimated);
@@ -202,6 +201,19 @@ impl Settlement {
             ms = saturating_ms(self.clock.monotonic().saturating_sub(self.began)),
             "call",
         );
+    }
+
+    /// What stays of what was reserved.
+    fn outcome(&self, tokens: Option<Tokens>) -> Outcome {
+        // A list that the gate answered itself is served; a call that was refused is not.
+        let is_served = self.may_have_reached || (self.is_local && self.status == Some(200));
+        match tokens {
+            _ if !is_served => Outcome::Refund,
+            None => Outcome::RequestOnly,
+            Some(Tokens { input, output }) => {
+                Outcome::Used(quota::Tokens { input: input.tokens, output: output.tokens })
+            }
+        }
     }
 
     /// What the call took; none when no model ran for it. A caller who left before the answer has made one run; one whom

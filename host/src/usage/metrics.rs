@@ -17,6 +17,7 @@ use super::{
     backend_gauges::{BackendGauges, BackendNumbers},
     edges::Edges,
     few::Few,
+    limit_counters::{LimitCounters, LimitNumbers},
 };
 use crate::{
     llm::{Operation, Surface},
@@ -89,6 +90,7 @@ pub struct Metrics {
     known_policies: Few<PolicyLabels, Histogram>,
     policy_faults: Family<FaultLabels, Counter>,
     backends: BackendGauges,
+    limits: LimitCounters,
     edges: Edges,
     admin: AdminNumbers,
 }
@@ -111,7 +113,9 @@ impl Default for Metrics {
         let policy_faults = Family::<FaultLabels, Counter>::default();
         registry.register("policy_faults", "Policy calls that failed, by kind of fault", policy_faults.clone());
         let backends = BackendGauges::default();
+        let limits = LimitCounters::default();
         registry.register_collector(Box::new(backends.clone()));
+        registry.register_collector(Box::new(limits.clone()));
         let (edges, admin) = (Edges::register(&mut registry), AdminNumbers::register(&mut registry));
         Self {
             registry,
@@ -123,6 +127,7 @@ impl Default for Metrics {
             known_policies: Few::default(),
             policy_faults,
             backends,
+            limits,
             edges,
             admin,
         }
@@ -163,6 +168,11 @@ impl Metrics {
     /// counts.
     pub fn backends_from(&self, source: impl Fn() -> Vec<BackendNumbers> + Send + Sync + 'static) {
         self.backends.read_from(source);
+    }
+
+    /// The limits are asked for whenever the metrics are read. Only the first source counts.
+    pub fn limits_from(&self, source: impl Fn() -> LimitNumbers + Send + Sync + 'static) {
+        self.limits.read_from(source);
     }
 
     /// The numbers of the admin listener.
@@ -239,6 +249,7 @@ mod tests {
         metrics.backends_from(|| {
             vec![BackendNumbers { name: "gpu-1".into(), is_up: true, is_drained: false, in_flight: 3 }]
         });
+        metrics.limits_from(|| LimitNumbers { admitted: 9, refused: 4, debts: 2, debt_units: 70, overshoot_units: 0 });
         metrics.asked("api-key", Hook::Authenticate, Duration::from_micros(3), Some(FaultKind::Budget));
         let text = metrics.render();
         for line in [
@@ -248,6 +259,11 @@ mod tests {
             r#"tollgate_backend_up{backend="gpu-1"} 1"#,
             r#"tollgate_backend_drained{backend="gpu-1"} 0"#,
             r#"tollgate_backend_in_flight{backend="gpu-1"} 3"#,
+            "tollgate_limits_admitted_total 9",
+            "tollgate_limits_refused_total 4",
+            "tollgate_limits_debts_total 2",
+            "tollgate_limits_debt_units_total 70",
+            "tollgate_limits_overshoot_units_total 0",
             r#"tollgate_policy_faults_total{policy="api-key",hook="authenticate",kind="budget"} 1"#,
             r#"tollgate_policy_call_duration_seconds_bucket{le="0.000005",policy="api-key",hook="authenticate"} 1"#,
             r#"tollgate_policy_call_duration_seconds_count{policy="api-key",hook="authenticate"} 1"#,

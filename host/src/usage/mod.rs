@@ -5,4 +5,5 @@ pub mod backend_gauges;
 pub mod bound;
 pub mod edges;
 mod few;
+pub mod limit_counters;
 pub mod metrics;

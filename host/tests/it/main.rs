@@ -18,6 +18,7 @@ mod backend_connections;
 mod backends;
 mod bad_input;
 mod blobs;
+mod charges;
 mod client_disconnect;
 mod command_line;
 mod declared_backends;

@@ -8,6 +8,9 @@
 //! - `{+}` in a question is taken out: a way to hand over what the gate would have blanked.
 
 mod questions;
+mod rules;
+
+pub use rules::charge;
 
 use tollgate_policy::{Reason, Rejection, env, rejection, request};
 
