@@ -7,7 +7,7 @@ use http::Method;
 use serde_json::json;
 use wit_parser::Resolve;
 
-use crate::support::{Answer, Asking, LlmServer, Log, TestProxy, asking::told, guest, until};
+use crate::support::{Answer, Asking, LlmServer, Log, TestProxy, asking::told, guest, rpm, until};
 
 /// What the interface has, and the test for it.
 const TESTS: [(&str, &str); 33] = [
@@ -221,7 +221,7 @@ fn picks_the_first(imports: &str, configure: &str) -> Vec<u8> {
 async fn a_policy_may_take_longer_to_start_than_to_answer() {
     let (gpu_1, gpu_2) = two_backends().await;
     let builder = TestProxy::builder().backend(&gpu_1).backend(&gpu_2);
-    let builder = builder.with_key(|key| key.requests_per_minute = Some(1_000_000));
+    let builder = builder.with_key(rpm(1_000_000));
     let gate = builder.policy("slow-starter", &guest::picking(1)).start().await;
     // Some 20 ms: ten times what a hook may take.
     let works = "(local.set 0 (i32.const 20000000))

@@ -4,7 +4,7 @@ use http::Method;
 use serde_json::{Value, json};
 use tollgate::ports::keys::{KeyState, Scope};
 
-use crate::support::{Answer, Asking, LlmServer, asking::told, until};
+use crate::support::{Answer, Asking, LlmServer, asking::told, rpm, until};
 
 #[tokio::test]
 async fn headers_are_seen_save_credentials_cookies_and_masked_ones() {
@@ -159,7 +159,7 @@ async fn limits_are_the_key_s_own_or_the_default() {
     for hook in ["admit", "route"] {
         assert_eq!(asking.ask(hook, questions).await, "44 | none | none | none | none | none | none", "{hook}");
     }
-    let asking = Asking::start_with(|builder| builder.with_key(|key| key.requests_per_minute = Some(7))).await;
+    let asking = Asking::start_with(|builder| builder.with_key(rpm(7))).await;
     assert_eq!(asking.ask("admit", "limit key requests-per-minute").await, "7");
 }
 

@@ -17,6 +17,7 @@ use tollgate::{
     identity::{FreshKey, Pepper},
     ports::{
         keys::{KeyState, Scope},
+        limits::{LimitChange, LimitName},
         store::{NewKey, Store},
     },
     store::SqliteStore,
@@ -315,7 +316,7 @@ impl Builder {
             id: key.id().to_owned(),
             name: name.to_owned(),
             user: None,
-            requests_per_minute: None,
+            limits: Vec::new(),
             scope: Scope::AllModels,
             may_manage: false,
             attributes: Vec::new(),
@@ -324,6 +325,16 @@ impl Builder {
             hash: self.pepper.hash(key.id(), key.secret()),
         }
     }
+}
+
+/// Gives a key its own limit of requests a minute.
+pub fn rpm(limit: u64) -> impl FnOnce(&mut NewKey) {
+    move |key| key.limits.push(overall(LimitName::RequestsPerMinute, limit))
+}
+
+/// A limit for all models together.
+pub(crate) fn overall(name: LimitName, limit: u64) -> LimitChange {
+    LimitChange { model: None, name, limit: Some(limit) }
 }
 
 fn put_policy(folder: &Path, name: &str, component: &[u8]) {
