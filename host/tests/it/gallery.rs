@@ -1,4 +1,4 @@
-//! The fifteen policies of `examples/gallery` do what their names say, each with its defaults; those whose imports
+//! The seventeen policies of `examples/gallery` do what their names say, each with its defaults; those whose imports
 //! nothing enforces yet are refused by name.
 
 use std::{sync::Arc, time::Duration};
@@ -108,6 +108,30 @@ async fn deny_cloud_refuses_cloud_models_where_the_gate_allows_them() {
     }
     assert_eq!(gpu.calls(), 0);
     assert_eq!(chat(&gate, "llama3").await.status, 200);
+}
+
+#[tokio::test]
+async fn double_at_night_admits_twice_as_many_requests_a_minute_in_place_of_the_built_in_policy() {
+    let gpu = server("gpu-1").await;
+    let builder = TestProxy::builder().backend(&gpu).set("limits.requests_per_minute = 2");
+    let gate = builder.policy("rate-limit", &guest::gallery("double-at-night")).start().await;
+    let admitted = async || {
+        for passed in 0..10 {
+            let answer = chat(&gate, "llama3").await;
+            if answer.status == 429 {
+                assert!(answer.body.contains("requests-per-minute"), "{answer:?}");
+                return passed;
+            }
+            assert_eq!(answer.status, 200, "{answer:?}");
+        }
+        panic!("the limit does not hold")
+    };
+    // 12:00, 21:59, 22:00, 5:59 and 6:00.
+    assert_eq!(admitted().await, 2);
+    for (minutes, expected) in [(9 * 60 + 59, 2), (1, 2), (8 * 60 - 1, 4), (1, 0), (1, 2)] {
+        gate.advance(Duration::from_secs(minutes * 60)).await;
+        assert_eq!(admitted().await, expected, "after {minutes} minutes more");
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Limits of keys and users, and what an older store says of them.
 
+use std::os::unix::fs::PermissionsExt;
+
 use sqlx::{Connection, SqliteConnection, migrate::Migrate, sqlite::SqliteConnectOptions};
 
 use super::{change, key, store, tamper};
@@ -174,6 +176,7 @@ async fn an_older_stores_requests_per_minute_keep_their_values() {
                          ('k4', 'd', zeroblob(32), 'active', 9223372036854775807, '[]', 4)";
     sqlx::query(insert).execute(&mut older).await.unwrap();
     older.close().await.unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
 
     let store = SqliteStore::open(&path).await.unwrap();
     let read: Vec<Option<u64>> = store

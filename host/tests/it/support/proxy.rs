@@ -18,7 +18,7 @@ use tollgate::{
     ports::{
         keys::{KeyState, Scope},
         limits::{LimitChange, LimitName},
-        store::{NewKey, Store},
+        store::{NewKey, NewUser, Store},
     },
     store::SqliteStore,
     upstream::fleet::Fleet,
@@ -34,6 +34,7 @@ pub struct Builder {
     folder: TempDir,
     toml: String,
     backends: String,
+    users: Vec<NewUser>,
     keys: Vec<NewKey>,
     pepper: Pepper,
     key: FreshKey,
@@ -57,7 +58,8 @@ impl TestProxy {
         let pepper = Pepper::load_or_create(&folder.path().join("state")).unwrap();
         let (toml, backends) = (String::new(), String::new());
         let key = FreshKey::generate().unwrap();
-        let mut builder = Builder { folder, toml, backends, keys: Vec::new(), pepper, key, has_policies: false };
+        let (users, keys, has_policies) = (Vec::new(), Vec::new(), false);
+        let mut builder = Builder { folder, toml, backends, users, keys, pepper, key, has_policies };
         let default = builder.new_key("default", &builder.key);
         builder.keys.push(default);
         builder
@@ -246,6 +248,13 @@ impl Builder {
         key.text().to_owned()
     }
 
+    /// A user with these limits, whose keys are yet to come.
+    pub(crate) fn user(mut self, name: &str, limits: Vec<LimitChange>) -> Self {
+        let name = name.to_owned();
+        self.users.push(NewUser { name, attributes: Vec::new(), limits, created_at_ms: START_UNIX_MS });
+        self
+    }
+
     /// Changes the gate's own key.
     pub fn with_key(mut self, change: impl FnOnce(&mut NewKey)) -> Self {
         change(&mut self.keys[0]);
@@ -304,6 +313,9 @@ impl Builder {
     async fn stored(&self) -> Config {
         let config = self.config();
         let store = SqliteStore::open(&config.store.path).await.unwrap();
+        for user in &self.users {
+            store.create_user(user.clone()).await.unwrap();
+        }
         for key in &self.keys {
             store.create_key(key.clone()).await.unwrap();
         }
@@ -335,6 +347,11 @@ pub fn rpm(limit: u64) -> impl FnOnce(&mut NewKey) {
 /// A limit for all models together.
 pub(crate) fn overall(name: LimitName, limit: u64) -> LimitChange {
     LimitChange { model: None, name, limit: Some(limit) }
+}
+
+/// A limit for one model alone, by its canonical name.
+pub(crate) fn of_model(model: &str, name: LimitName, limit: u64) -> LimitChange {
+    LimitChange { model: Some(model.to_owned()), ..overall(name, limit) }
 }
 
 fn put_policy(folder: &Path, name: &str, component: &[u8]) {
