@@ -9,25 +9,27 @@ use crate::{
     ports::limits::{LARGEST_LIMIT, LimitChange, LimitName, LimitSet, Limits},
 };
 
+/// Above the flags in the help.
+const HEADING: &str = "Limits (N: whole number, also 5k or 20M; 0 admits nothing; with `set`, none removes)";
+
 /// Limits by their flags. A number may end with k (thousands) or M (millions).
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Limits (N: whole number, also 5k or 20M; 0 admits nothing; with `set`, none removes)")]
 pub(super) struct LimitFlags {
-    /// Requests in any minute
-    #[arg(long, value_name = "N", value_parser = setting, allow_negative_numbers = true)]
+    /// Requests in any minute; a limit that neither a key nor its user has is that of [limits] in the configuration
+    #[arg(long, value_name = "N", help_heading = HEADING, value_parser = setting, allow_negative_numbers = true)]
     rpm: Option<Setting>,
     /// Tokens in any minute, input and output
-    #[arg(long, value_name = "N", value_parser = setting, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", help_heading = HEADING, value_parser = setting, allow_negative_numbers = true)]
     tpm: Option<Setting>,
     /// Calls at the same time
-    #[arg(long, value_name = "N", value_parser = setting, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", help_heading = HEADING, value_parser = setting, allow_negative_numbers = true)]
     concurrent: Option<Setting>,
     /// Tokens in a day or a month of UTC, e.g. day=1M; may be repeated
-    #[arg(long, value_name = "PERIOD=N", value_parser = budget)]
+    #[arg(long, value_name = "PERIOD=N", help_heading = HEADING, value_parser = budget)]
     budget: Vec<LimitChange>,
     /// A limit for one model alone, beside those for all, e.g. llama3:8b:tpm=5k; NAME is rpm, tpm, concurrent, day or
     /// month; may be repeated
-    #[arg(long, value_name = "MODEL:NAME=N", value_parser = model_limit)]
+    #[arg(long, value_name = "MODEL:NAME=N", help_heading = HEADING, value_parser = model_limit)]
     model_limit: Vec<LimitChange>,
 }
 
