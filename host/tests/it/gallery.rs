@@ -250,6 +250,37 @@ async fn sticky_keeps_a_caller_where_it_was() {
 }
 
 #[tokio::test]
+async fn weigh_by_size_lets_a_token_of_a_big_model_cost_more_of_the_day() {
+    let gpu = server("gpu-1").await;
+    let entry = |name: &str, size: &str| {
+        json!({ "name": name, "model": name, "modified_at": "2026-01-01T00:00:00Z", "size": 1, "digest": "d",
+            "details": { "parameter_size": size } })
+    };
+    gpu.set_lists(&json!({ "models": [entry("llama3:latest", "80B"), entry("small:1b", "1B")] }).to_string());
+    let gate = with("weigh-by-size", &[&gpu]).start().await;
+    let spends = |tokens: u32| {
+        let usage = json!({ "prompt_tokens": 20, "completion_tokens": tokens, "total_tokens": tokens + 20 });
+        let choice = json!({ "index": 0, "message": { "role": "assistant", "content": "x" }, "finish_reason": "stop" });
+        gpu.script(Script::json(200, &json!({ "id": "1", "choices": [choice], "usage": usage }).to_string()));
+    };
+    let call = async |model: &str| {
+        gate.post("/v1/chat/completions", &json!({ "model": model, "messages": [], "max_tokens": 10 })).await
+    };
+    // Of 8,000,000 units in a day: 50,020 units, then 4,001,600 twice, which is more than are left.
+    for (model, tokens) in [("small:1b", 50_000), ("llama3", 50_000), ("llama3", 50_000)] {
+        spends(tokens);
+        assert_eq!(call(model).await.status, 200, "{model}");
+    }
+    for model in ["llama3", "small:1b"] {
+        let answer = call(model).await;
+        assert!(answer.status == 429 && answer.body.contains("weighted-tokens"), "{answer:?}");
+    }
+    // From noon to midnight.
+    gate.advance(Duration::from_secs(12 * 3600)).await;
+    assert_eq!(call("llama3").await.status, 200);
+}
+
+#[tokio::test]
 async fn weights_spread_calls_in_proportion() {
     let (light, heavy) = (server("gpu-1").await, server("gpu-2").await);
     let builder = TestProxy::builder().backend(&light).weighted_backend(&heavy, 1000);

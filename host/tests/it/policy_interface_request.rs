@@ -190,7 +190,7 @@ async fn policies_are_told_each_limit_of_key_user_and_model() {
     let of_llama = "Holder::Key LimitName::RequestsPerMinute 7, Holder::Key LimitName::TokensPerMinute 1000000*, \
                     Holder::Key LimitName::TokensPerMonth 77000000, Holder::User LimitName::Concurrent 5*, \
                     Holder::User LimitName::Concurrent 6, Holder::User LimitName::TokensPerDay 50000000";
-    for hook in ["admit"] {
+    for hook in ["admit", "route"] {
         assert_eq!(asking.ask(hook, one_by_one).await, told_one_by_one, "{hook}");
         for (model, all) in
             [("llama3:latest", of_llama), ("LLaMA3", of_llama), ("qwen3:8b", of_others), ("a@b", of_others)]
