@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, time::Duration};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use serde_json::Value;
 
 use super::{
     Format,
@@ -19,6 +18,7 @@ use crate::{
     llm::model_name::ModelName,
     ports::{
         keys::{KeyRecord, KeyState, Scope, Standing},
+        limits::Limits,
         store::{NewKey, Rotation, Store, StoredKey},
     },
 };
@@ -129,7 +129,7 @@ struct Shown<'a> {
     name: &'a str,
     user: Option<&'a str>,
     state: &'static str,
-    limits: Value,
+    limits: &'a Limits,
     models: Option<Vec<&'a str>>,
     may_manage: bool,
     attributes: BTreeMap<&'a str, &'a [Box<str>]>,
@@ -312,7 +312,7 @@ fn shown(key: &StoredKey, now_ms: u64) -> Shown<'_> {
         name: &record.name,
         user: record.user_name(),
         state: record.standing(now_ms).as_str(),
-        limits: limits::json(&record.limits),
+        limits: &record.limits,
         models: models(record),
         may_manage: record.may_manage,
         attributes: by_name(&record.attributes),

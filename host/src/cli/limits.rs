@@ -1,7 +1,6 @@
 //! Limits on the command line: the flags that `keys` and `users` share, and how limits are shown.
 
 use clap::Args;
-use serde_json::{Map, Value};
 
 use super::output::Failure;
 use crate::{
@@ -121,15 +120,6 @@ fn model_limit(text: &str) -> Result<LimitChange, String> {
     Ok(LimitChange { model: Some(model.canonical().to_owned()), name, limit: setting(number)?.0 })
 }
 
-/// Limits as JSON has them: all names, null for unlimited, and the limits of each model that has some.
-pub(super) fn json(limits: &Limits) -> Value {
-    let word = |name: LimitName| name.as_str().replace('-', "_");
-    let overall = LimitName::ALL.map(|name| (word(name), Value::from(limits.overall().of(name))));
-    let own = |set: &LimitSet| set.iter().map(|(name, limit)| (word(name), Value::from(limit))).collect::<Map<_, _>>();
-    let models: Map<_, _> = limits.models().map(|(model, set)| (model.to_owned(), own(set).into())).collect();
-    overall.into_iter().chain([("models".to_owned(), models.into())]).collect::<Map<_, _>>().into()
-}
-
 /// Limits in a cell of a table, as the flags would take them; a dash for none.
 pub(super) fn cell(limits: &Limits) -> String {
     let of = |model: &str, set: &LimitSet| -> Vec<String> {
@@ -216,12 +206,5 @@ mod tests {
             limits.apply(&typed);
         }
         assert_eq!(cell(&limits), "rpm=0 concurrent=3k day=2M llama3:8b:tpm=5500");
-        assert_eq!(
-            json(&limits),
-            serde_json::json!({
-                "requests_per_minute": 0, "tokens_per_minute": null, "concurrent": 3000, "tokens_per_day": 2_000_000,
-                "tokens_per_month": null, "models": { "llama3:8b": { "tokens_per_minute": 5500 } },
-            })
-        );
     }
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use serde_json::Value;
 
 use super::{
     Format,
@@ -17,6 +16,7 @@ use crate::{
     config::Config,
     ports::{
         keys::UserState,
+        limits::Limits,
         store::{NewUser, Store, StoredUser, UserChanges},
     },
 };
@@ -74,7 +74,7 @@ struct Shown<'a> {
     name: &'a str,
     state: &'static str,
     attributes: BTreeMap<&'a str, &'a [Box<str>]>,
-    limits: Value,
+    limits: &'a Limits,
     live_keys: u64,
     created_at: String,
 }
@@ -169,7 +169,7 @@ fn shown(stored: &StoredUser) -> Shown<'_> {
         name: &user.name,
         state: user.state.as_str(),
         attributes: by_name(&user.attributes),
-        limits: limits::json(&user.limits),
+        limits: &user.limits,
         live_keys: *live_keys,
         created_at: moment(user.created_at_ms),
     }

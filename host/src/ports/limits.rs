@@ -2,6 +2,10 @@
 //!
 //! Values only: what they mean for a call is a policy's business, and counting is `quota`'s.
 
+use std::collections::BTreeMap;
+
+use serde::{Serialize, Serializer, ser::SerializeMap};
+
 /// The largest limit: what a double holds exactly, because Redis' scripts count in doubles.
 pub const LARGEST_LIMIT: u64 = (1 << 53) - 1;
 
@@ -137,6 +141,26 @@ impl Limits {
     }
 }
 
+impl Serialize for Limits {
+    /// Every name, null for unlimited, and under `models` the limits of each model that has some.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(LimitName::ALL.len() + 1))?;
+        for name in LimitName::ALL {
+            map.serialize_entry(&key(name), &self.overall.of(name))?;
+        }
+        let own = |set: &LimitSet| set.iter().map(|(name, limit)| (key(name), limit)).collect();
+        let models: BTreeMap<&str, BTreeMap<String, u64>> =
+            self.models().map(|(model, set)| (model, own(set))).collect();
+        map.serialize_entry("models", &models)?;
+        map.end()
+    }
+}
+
+/// A name as `[limits]` has it.
+fn key(name: LimitName) -> String {
+    name.as_str().replace('-', "_")
+}
+
 /// One limit to be set or taken away.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitChange {
@@ -180,6 +204,20 @@ mod tests {
         set.set(LimitName::RequestsPerMinute, None);
         set.set(LimitName::TokensPerDay, None);
         assert_eq!(set, LimitSet::default());
+    }
+
+    #[test]
+    fn as_json_every_name_is_told_and_of_models_only_what_they_have() {
+        let mut limits = Limits::default();
+        limits.apply(&change(None, LimitName::RequestsPerMinute, Some(0)));
+        limits.apply(&change(Some("llama3:8b"), LimitName::TokensPerDay, Some(7)));
+        assert_eq!(
+            serde_json::to_value(limits).unwrap(),
+            serde_json::json!({
+                "requests_per_minute": 0, "tokens_per_minute": null, "concurrent": null, "tokens_per_day": null,
+                "tokens_per_month": null, "models": { "llama3:8b": { "tokens_per_day": 7 } },
+            })
+        );
     }
 
     #[test]
