@@ -21,10 +21,13 @@ use super::{
 use crate::{
     admin::{Admin, Operations},
     clock::Clock,
-    config::Config,
+    config::{self, Config},
     files,
     identity::{AdminToken, AdminTokenError, KeyTable, Pepper, PepperError, key_table::DEFAULT_TRUST},
-    ports::store::{Store, StoreError},
+    ports::{
+        limits::{LimitName, LimitSet},
+        store::{Store, StoreError},
+    },
     proxy::{Parts, Proxy, RequestBounds},
     quota::{Quota, QuotaBounds},
     server::{Bounds, Certificates, Server, TlsError},
@@ -146,11 +149,23 @@ pub(super) fn runtime(
         cpu_budget: config.policies.cpu_budget,
         memory_bytes: usize::try_from(config.policies.memory).unwrap_or(usize::MAX),
         masked_headers: config.policies.masked_headers.clone(),
-        default_requests_per_minute: config.limits.requests_per_minute.get(),
+        default_limits: limits(&config.limits),
         ready_instances: workers(config),
         cache,
     };
     Ok(Runtime::start(runtime, clock.clone(), Arc::<Fleet>::clone(fleet))?)
+}
+
+/// `[limits]` as policies are told.
+fn limits(limits: &config::Limits) -> LimitSet {
+    let own = |name: LimitName| match name {
+        LimitName::RequestsPerMinute => Some(limits.requests_per_minute),
+        LimitName::TokensPerMinute => limits.tokens_per_minute,
+        LimitName::Concurrent => limits.concurrent,
+        LimitName::TokensPerDay => limits.tokens_per_day,
+        LimitName::TokensPerMonth => limits.tokens_per_month,
+    };
+    LimitName::ALL.into_iter().filter_map(|name| Some((name, own(name)?.get()))).collect()
 }
 
 /// How many threads serve calls.

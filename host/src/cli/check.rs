@@ -1,6 +1,8 @@
 //! `tollgate check`: everything that `serve` would need, without serving; all that is wrong at once. Makes what `serve`
 //! would make in the state folder.
 
+use std::{collections::BTreeMap, num::NonZeroU64};
+
 use serde::Serialize;
 use tokio_util::task::TaskTracker;
 
@@ -11,7 +13,7 @@ use super::{
 use crate::{
     app::{Checked, StartError, policies::Policies},
     clock::Clock,
-    config::{Config, ConfigErrors},
+    config::{Config, ConfigErrors, Limits},
     policy::Hook,
     upstream::fleet::Fleet,
     wire::causes::causes,
@@ -24,6 +26,8 @@ struct Findings {
     ok: bool,
     hooks: Vec<HookChain>,
     backends: Vec<Backend>,
+    /// `[limits]` by key; what isn't there is unlimited.
+    limits: BTreeMap<&'static str, NonZeroU64>,
     warnings: Vec<String>,
     problems: Vec<Problem>,
 }
@@ -79,6 +83,7 @@ pub(super) async fn check(config: &Config, format: Format) -> Result<(), Failure
         ok: problems.is_empty(),
         hooks: checked.policies.as_ref().map(hooks).unwrap_or_default(),
         backends: checked.fleet.as_deref().map(backends).unwrap_or_default(),
+        limits: limits(&config.limits),
         warnings: config.warnings(),
         problems,
     };
@@ -124,12 +129,27 @@ fn backends(fleet: &Fleet) -> Vec<Backend> {
     shown.map(|backend| Backend { name: backend.name().to_string(), url: backend.url().to_string() }).collect()
 }
 
+fn limits(limits: &Limits) -> BTreeMap<&'static str, NonZeroU64> {
+    let Limits { requests_per_minute, tokens_per_minute, concurrent, tokens_per_day, tokens_per_month } = *limits;
+    let all = [
+        ("requests_per_minute", Some(requests_per_minute)),
+        ("tokens_per_minute", tokens_per_minute),
+        ("concurrent", concurrent),
+        ("tokens_per_day", tokens_per_day),
+        ("tokens_per_month", tokens_per_month),
+    ];
+    all.into_iter().filter_map(|(key, limit)| Some((key, limit?))).collect()
+}
+
 fn print(findings: &Findings) {
     for chain in &findings.hooks {
         output::result(&format!("{}: {}", chain.hook, chain.policies.join(", ")));
     }
     for backend in &findings.backends {
         output::result(&format!("backend {}: {}", backend.name, backend.url));
+    }
+    for (key, limit) in &findings.limits {
+        output::result(&format!("limits.{key}: {limit}"));
     }
     output::result("the configuration can be used");
 }

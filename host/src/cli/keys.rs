@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::{
     Format,
-    declared::{after, attribute, attributes, by_name, done, fits, moment, open, pepper, refused},
+    declared::{after, attribute, attributes, by_name, cell, done, fits, moment, open, pepper, refused},
+    limits::{self, LimitFlags},
     output::{self, Failure},
 };
 use crate::{
@@ -17,6 +18,7 @@ use crate::{
     llm::model_name::ModelName,
     ports::{
         keys::{KeyRecord, KeyState, Scope, Standing},
+        limits::Limits,
         store::{NewKey, Rotation, Store, StoredKey},
     },
 };
@@ -30,6 +32,10 @@ pub(super) enum KeysCommand {
     Create(Create),
     /// List keys; secrets are not known to anybody
     List,
+    /// Show one key
+    Show(Which),
+    /// Change a key's limits; those that aren't named stay
+    Set(Set),
     /// Give a key a new secret and print it; name, limits, models and counters stay
     Rotate(Rotate),
     /// Switch a key off; it can be enabled again
@@ -48,9 +54,8 @@ pub(super) struct Create {
     /// User who owns it; created if there is none of this name
     #[arg(long)]
     user: Option<String>,
-    /// Requests per minute; without it limits.requests_per_minute applies
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
-    rpm: Option<u64>,
+    #[command(flatten)]
+    limits: LimitFlags,
     /// Models it may use, e.g. llama3,qwen3:8b; without it all
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     models: Vec<String>,
@@ -72,12 +77,49 @@ pub(super) struct Which {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct Set {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    limits: LimitFlags,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct Rotate {
     #[command(flatten)]
     which: Which,
     /// How long the present secret works beside the new one, at most 30d; 0s ends it at once
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = overlap)]
     overlap: Duration,
+}
+
+/// A key as text for people.
+#[derive(Debug)]
+struct Cells {
+    id: String,
+    name: String,
+    user: String,
+    state: String,
+    limits: String,
+    models: String,
+    manage: String,
+    expires: String,
+}
+
+impl Cells {
+    fn of(StoredKey { record, .. }: &StoredKey, now_ms: u64) -> Self {
+        let dash = || "-".to_owned();
+        Self {
+            id: record.id.to_string(),
+            name: record.name.to_string(),
+            user: record.user_name().map_or_else(dash, str::to_owned),
+            state: record.standing(now_ms).as_str().to_owned(),
+            limits: limits::cell(&record.limits),
+            models: models(record).map_or_else(|| "all".to_owned(), |models| models.join(",")),
+            manage: if record.may_manage { "yes".to_owned() } else { dash() },
+            expires: record.expires_at_ms.map_or_else(dash, moment),
+        }
+    }
 }
 
 /// A key as a list shows it.
@@ -87,7 +129,7 @@ struct Shown<'a> {
     name: &'a str,
     user: Option<&'a str>,
     state: &'static str,
-    requests_per_minute: Option<u64>,
+    limits: &'a Limits,
     models: Option<Vec<&'a str>>,
     may_manage: bool,
     attributes: BTreeMap<&'a str, &'a [Box<str>]>,
@@ -102,10 +144,12 @@ pub(super) async fn answer(command: KeysCommand, config: &Config, format: Format
     let answered = match command {
         KeysCommand::Create(create) => make(create, config, &store, format).await,
         KeysCommand::List => list(&store, format).await,
+        KeysCommand::Show(which) => show(&store, &which, format).await,
+        KeysCommand::Set(set) => change(set, &store, format).await,
         KeysCommand::Rotate(rotate) => renew(rotate, config, &store, format).await,
-        KeysCommand::Disable(which) => set(&store, &which, KeyState::Disabled, format).await,
-        KeysCommand::Enable(which) => set(&store, &which, KeyState::Active, format).await,
-        KeysCommand::Revoke(which) => set(&store, &which, KeyState::Revoked, format).await,
+        KeysCommand::Disable(which) => set_state(&store, &which, KeyState::Disabled, format).await,
+        KeysCommand::Enable(which) => set_state(&store, &which, KeyState::Active, format).await,
+        KeysCommand::Revoke(which) => set_state(&store, &which, KeyState::Revoked, format).await,
     };
     store.close().await;
     answered
@@ -124,14 +168,14 @@ async fn make(create: Create, config: &Config, store: &dyn Store, format: Format
         })?),
         None => None,
     };
-    let scope = scope(&create.models)?;
+    let (scope, limits) = (scope(&create.models)?, create.limits.first()?);
     let pepper = pepper(config, store).await?;
     let key = FreshKey::generate().map_err(|error| Failure::failed(error.to_string()))?;
     let new = NewKey {
         id: key.id().to_owned(),
         name: create.name,
         user: create.user,
-        requests_per_minute: create.rpm,
+        limits,
         scope,
         may_manage: create.manage,
         attributes: attributes(create.attribute),
@@ -194,28 +238,60 @@ fn print_key(key: &FreshKey) {
 async fn list(store: &dyn Store, format: Format) -> Result<(), Failure> {
     let now_ms = Clock::system().unix_ms();
     let keys = store.keys().await.map_err(|error| refused(&error))?;
-    let shown: Vec<Shown<'_>> = keys.iter().map(|key| shown(key, now_ms)).collect();
     if format == Format::Json {
-        return output::json(&shown);
+        return output::json(&keys.iter().map(|key| shown(key, now_ms)).collect::<Vec<_>>());
     }
-    let dash = || "-".to_owned();
-    let rows = shown.into_iter().map(|key| {
-        vec![
-            key.id.to_owned(),
-            key.name.to_owned(),
-            key.user.map_or_else(dash, str::to_owned),
-            key.state.to_owned(),
-            key.requests_per_minute.map_or_else(dash, |limit| limit.to_string()),
-            key.models.map_or_else(|| "all".to_owned(), |models| models.join(",")),
-            if key.may_manage { "yes".to_owned() } else { dash() },
-            key.expires_at.unwrap_or_else(dash),
-        ]
+    let rows = keys.iter().map(|key| {
+        let cells = Cells::of(key, now_ms);
+        let Cells { id, name, user, state, limits, models, manage, expires } = cells;
+        vec![id, name, user, state, limits, models, manage, expires]
     });
-    output::table(&["ID", "NAME", "USER", "STATE", "RPM", "MODELS", "MANAGE", "EXPIRES"], rows.collect());
+    output::table(&["ID", "NAME", "USER", "STATE", "LIMITS", "MODELS", "MANAGE", "EXPIRES"], rows.collect());
     Ok(())
 }
 
-async fn set(store: &dyn Store, which: &Which, state: KeyState, format: Format) -> Result<(), Failure> {
+async fn show(store: &dyn Store, which: &Which, format: Format) -> Result<(), Failure> {
+    let now_ms = Clock::system().unix_ms();
+    let key = store.key(&which.key).await.map_err(|error| refused(&error))?;
+    if format == Format::Json {
+        return output::json(&shown(&key, now_ms));
+    }
+    let users = key.record.user.as_ref().map_or_else(|| "-".to_owned(), |user| limits::cell(&user.limits));
+    let (attributes, created) = (cell(&by_name(&key.record.attributes)), moment(key.record.created_at_ms));
+    let Cells { id, name, user, state, limits, models, manage, expires } = Cells::of(&key, now_ms);
+    for (what, text) in [
+        ("id", id),
+        ("name", name),
+        ("user", user),
+        ("state", state),
+        ("limits", limits),
+        ("user's limits", users),
+        ("models", models),
+        ("manage", manage),
+        ("attributes", attributes),
+        ("expires", expires),
+        ("created", created),
+    ] {
+        output::result(&format!("{what}: {text}"));
+    }
+    Ok(())
+}
+
+async fn change(set: Set, store: &dyn Store, format: Format) -> Result<(), Failure> {
+    let changes = set.limits.changes()?;
+    if changes.is_empty() {
+        return Err(Failure::usage("nothing is to be changed: give at least one limit, e.g. --rpm 60 or --tpm none"));
+    }
+    let id = store.change_key_limits(&set.which.key, changes).await.map_err(|error| refused(&error))?;
+    let key = store.key(&id).await.map_err(|error| refused(&error))?;
+    done(&format!("key {id} has these limits of its own now: {}", limits::cell(&key.record.limits)));
+    match format {
+        Format::Json => output::json(&shown(&key, Clock::system().unix_ms())),
+        Format::Table => Ok(()),
+    }
+}
+
+async fn set_state(store: &dyn Store, which: &Which, state: KeyState, format: Format) -> Result<(), Failure> {
     let id = store.set_key_state(&which.key, state).await.map_err(|error| refused(&error))?;
     let key = store.key(&id).await.map_err(|error| refused(&error))?;
     done(&format!("key {id} is {} now", state.as_str()));
@@ -236,7 +312,7 @@ fn shown(key: &StoredKey, now_ms: u64) -> Shown<'_> {
         name: &record.name,
         user: record.user_name(),
         state: record.standing(now_ms).as_str(),
-        requests_per_minute: record.requests_per_minute,
+        limits: &record.limits,
         models: models(record),
         may_manage: record.may_manage,
         attributes: by_name(&record.attributes),

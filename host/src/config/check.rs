@@ -30,6 +30,8 @@ const MAX_CONNECTIONS: NonZeroUsize = NonZeroUsize::new(32_768).expect("not zero
 const MAX_IN_FLIGHT: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
 const MAX_HEAD: u32 = 64 << 10;
 const MAX_HEADERS: NonZeroUsize = NonZeroUsize::new(100).expect("not zero");
+/// As many as any limit may name.
+const TOKENS_MAX: u64 = (1 << 53) - 1;
 const BACKENDS_MAX: usize = 1024;
 pub(super) const WEIGHTS: RangeInclusive<u64> = 1..=1000;
 const MASKED_HEADERS_MAX: usize = 64;
@@ -166,14 +168,20 @@ fn policies(keys: &mut Section<'_>) -> Policies {
 }
 
 fn limits(keys: &mut Section<'_>) -> Limits {
-    let per_minute = |value: &Value| {
-        let number = values::whole(1..=1_000_000_000)(value)?;
-        NonZeroU64::new(number).ok_or_else(|| Complaint::new("may not be 0"))
+    let most = |max: u64| {
+        move |value: &Value| {
+            let number = values::whole(1..=max)(value)?;
+            NonZeroU64::new(number).ok_or_else(|| Complaint::new("may not be 0"))
+        }
     };
     Limits {
         requests_per_minute: keys
-            .optional("requests_per_minute", per_minute)
+            .optional("requests_per_minute", most(1_000_000_000))
             .unwrap_or(const { NonZeroU64::new(100).expect("not zero") }),
+        tokens_per_minute: keys.optional("tokens_per_minute", most(TOKENS_MAX)),
+        concurrent: keys.optional("concurrent", most(1_000_000)),
+        tokens_per_day: keys.optional("tokens_per_day", most(TOKENS_MAX)),
+        tokens_per_month: keys.optional("tokens_per_month", most(TOKENS_MAX)),
     }
 }
 

@@ -113,11 +113,20 @@ pub struct Policies {
     pub masked_headers: Vec<HeaderName>,
 }
 
-/// Limits of keys that have none of their own.
+/// Limits of keys that have none of their own: each counts for a key where neither it nor its user has the limit of the
+/// same name. They hold for each key by itself and for all models together; listings and management are free.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Calls a minute for a key that sets no limit of its own; up to 1,000,000,000. Default 100.
+    /// Calls in any minute; up to 1,000,000,000. Default 100.
     pub requests_per_minute: NonZeroU64,
+    /// Tokens in any minute, input and output; up to 2^53 - 1. Default: unlimited.
+    pub tokens_per_minute: Option<NonZeroU64>,
+    /// Calls at the same time; up to 1,000,000. Default: unlimited.
+    pub concurrent: Option<NonZeroU64>,
+    /// Tokens in a day of UTC; up to 2^53 - 1. Default: unlimited.
+    pub tokens_per_day: Option<NonZeroU64>,
+    /// Tokens in a month of UTC; up to 2^53 - 1. Default: unlimited.
+    pub tokens_per_month: Option<NonZeroU64>,
 }
 
 /// Which models may be asked for at all.

@@ -14,8 +14,8 @@ use crate::{
     },
 };
 
-/// Charges that one policy may ask for in one call.
-const MAX_CHARGES: usize = 16;
+/// Charges that one policy may ask for in one call: more than a key and its user have limits for one model.
+const MAX_CHARGES: usize = 24;
 const MAX_MESSAGE_BYTES: usize = 1024;
 const MAX_SUBJECT_BYTES: usize = 128;
 /// Lengths of a window: 60 slices of at least a millisecond, at most a day.

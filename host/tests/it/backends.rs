@@ -17,7 +17,7 @@ use tollgate::{
     upstream::declared::{DeclaredBackend, Origin},
 };
 
-use crate::support::{Answer, LlmServer, Script, TestProxy, binary, soon, until};
+use crate::support::{Answer, LlmServer, Script, TestProxy, binary, rpm, soon, until};
 
 const CHAT: &str = "/api/chat";
 
@@ -203,7 +203,7 @@ async fn a_backend_that_moves_is_another_one_and_keeps_its_name_in_the_metrics()
 async fn no_call_fails_while_backends_come_go_and_drain() {
     let (one, two) = two().await;
     let builder = TestProxy::builder().backend(&one).backend(&two);
-    let gate = builder.with_key(|key| key.requests_per_minute = Some(1_000_000)).start().await;
+    let gate = builder.with_key(rpm(1_000_000)).start().await;
     let body = ask("llama3");
     let is_over = AtomicBool::new(false);
     let changing = async {

@@ -70,18 +70,25 @@ fn a_created_key_is_printed_once_and_listed_without_its_secret() {
     assert_eq!(
         first,
         &json!({
-            "id": id(&plain), "name": "plain", "user": null, "state": "active", "requests_per_minute": null,
-            "models": null, "may_manage": false, "attributes": {}, "former_secret_until": null, "expires_at": null, "created_at": first["created_at"],
+            "id": id(&plain), "name": "plain", "user": null, "state": "active", "models": null,
+            "limits": {
+                "requests_per_minute": null, "tokens_per_minute": null, "concurrent": null, "tokens_per_day": null,
+                "tokens_per_month": null, "models": {},
+            },
+            "may_manage": false, "attributes": {}, "former_secret_until": null, "expires_at": null, "created_at": first["created_at"],
         })
     );
     assert_eq!((&second["name"], &second["user"], &second["state"]), (&json!("full"), &json!("ann"), &json!("active")));
-    assert_eq!((&second["requests_per_minute"], &second["models"]), (&json!(7), &json!(["llama3:latest", "qwen3:8b"])));
+    assert_eq!(
+        (&second["limits"]["requests_per_minute"], &second["models"]),
+        (&json!(7), &json!(["llama3:latest", "qwen3:8b"]))
+    );
     assert_eq!((&second["may_manage"], &second["attributes"]), (&json!(true), &json!({ "groups": ["staff"] })));
     let valid = moment(second, "expires_at").duration_since(moment(second, "created_at"));
     assert_eq!(valid, SignedDuration::from_hours(30 * 24));
 
     let table = run(folder, &["keys", "list"]);
-    let heads = ["ID", "NAME", "USER", "STATE", "RPM", "MODELS", "MANAGE", "EXPIRES"];
+    let heads = ["ID", "NAME", "USER", "STATE", "LIMITS", "MODELS", "MANAGE", "EXPIRES"];
     assert_eq!(table.stdout.lines().next().unwrap().split_whitespace().collect::<Vec<_>>(), heads);
     let row = |key: &str| table.stdout.lines().find(|line| line.contains(&id(key))).unwrap().to_owned();
     assert_eq!(
@@ -160,7 +167,6 @@ fn what_cannot_be_meant_is_a_usage_error_and_makes_no_key() {
         &["--name", "a\nb"],
         &["--name", &long],
         &["--name", "x", "--user", ""],
-        &["--name", "x", "--rpm", "0"],
         &["--name", "x", "--rpm", "many"],
         &["--name", "x", "--expires", "soon"],
         &["--name", "x", "--expires", "0s"],
@@ -182,7 +188,7 @@ fn what_cannot_be_meant_is_a_usage_error_and_makes_no_key() {
 
 #[test]
 fn a_check_says_what_would_serve() {
-    let toml = "[[backends]]\nname = \"gpu-1\"\nurl = \"http://127.0.0.1:1\"\n";
+    let toml = "[limits]\ntokens_per_month = 5_000_000\n[[backends]]\nname = \"gpu-1\"\nurl = \"http://127.0.0.1:1\"\n";
     let folder = folder_with(toml);
     let checked = run(folder.path(), &["check"]);
     assert_eq!(checked.code, Some(0), "{}", checked.stderr);
@@ -191,6 +197,8 @@ fn a_check_says_what_would_serve() {
         "admit: rate-limit",
         "route: round-robin",
         "backend gpu-1: http://127.0.0.1:1",
+        "limits.requests_per_minute: 100",
+        "limits.tokens_per_month: 5000000",
         "the configuration can be used",
     ] {
         assert!(checked.stdout.lines().any(|found| found.trim_end_matches('/') == line), "{line}: {}", checked.stdout);
@@ -204,7 +212,7 @@ fn all_mistakes_of_a_configuration_are_told_at_once_with_key_and_way_out() {
          [server]\nlisen = \"127.0.0.1:0\"\nmax_body = \"lots\"\nhead_timeout = 10\nthreads = 0\n\
          [admin]\nlisten = \"0.0.0.0:8081\"\n\
          [store]\nurl = \"mysql://user:hunter2@x\"\n\
-         [limits]\nrequests_per_minute = -1\n\
+         [limits]\nrequests_per_minute = -1\ntokens_per_day = 9007199254740992\nconcurrent = \"4\"\n\
          [log]\nlevel = \"loud\"\n\
          [[backends]]\nname = \"GPU 1\"\nurl = \"ftp://x\"\nkind = \"olama\"\nweight = 1.5\n\
          [[backends]]\nurl = \"http://user:hunter2@x\"\n",
@@ -218,6 +226,8 @@ fn all_mistakes_of_a_configuration_are_told_at_once_with_key_and_way_out() {
         ("admin.listen", "loopback"),
         ("store.url", "sqlite://PATH"),
         ("limits.requests_per_minute", "from 1 to"),
+        ("limits.tokens_per_day", "from 1 to 9007199254740991"),
+        ("limits.concurrent", "without quotes"),
         ("log.level", "trace"),
         ("backends[0].name", "gpu-1"),
         ("backends[0].url", "http"),

@@ -28,6 +28,8 @@ mod federation;
 mod gallery;
 mod hostile;
 mod http2;
+mod limit_commands;
+mod limits;
 mod management;
 mod masking;
 mod operations;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tollgate::ports::keys::Scope;
 
-use crate::support::{Answer, LlmServer, Script, TestProxy};
+use crate::support::{Answer, LlmServer, Script, TestProxy, rpm};
 
 /// A whole body of each operation that runs a model.
 const CALLS: [(&str, &str); 9] = [
@@ -133,7 +133,7 @@ async fn an_anthropic_caller_has_its_own_headers_both_ways() {
 async fn every_refusal_speaks_the_dialect_of_its_caller() {
     let server = server("gpu-1").await;
     let mut builder = TestProxy::builder().backend(&server).set("server.max_body = \"1KiB\"");
-    let once = builder.add_key("once", |key| key.requests_per_minute = Some(1));
+    let once = builder.add_key("once", rpm(1));
     let scoped = builder.add_key("scoped", |key| key.scope = Scope::Models(["other:latest".into()].into()));
     let gate = builder.start().await;
     let own = gate.key();
