@@ -29,6 +29,7 @@ const CPU_BUDGETS: RangeInclusive<Duration> = Duration::from_micros(100)..=Durat
 const MAX_CONNECTIONS: NonZeroUsize = NonZeroUsize::new(32_768).expect("not zero");
 const MAX_IN_FLIGHT: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
 const MAX_HEAD: u32 = 64 << 10;
+const MIN_BLOB_RATE: NonZeroU64 = NonZeroU64::new(1 << 10).expect("not zero");
 const MAX_HEADERS: NonZeroUsize = NonZeroUsize::new(100).expect("not zero");
 const BACKENDS_MAX: usize = 1024;
 pub(super) const WEIGHTS: RangeInclusive<u64> = 1..=1000;
@@ -91,9 +92,14 @@ fn server(keys: &mut Section<'_>) -> Server {
         head_timeout: keys.or("head_timeout", Duration::from_secs(10), duration()),
         keep_alive_timeout: keys.or("keep_alive_timeout", Duration::from_secs(75), duration()),
         body_idle_timeout: keys.or("body_idle_timeout", Duration::from_secs(30), duration()),
+        body_timeout: keys.or("body_timeout", Duration::from_secs(300), duration()),
         max_body: keys.or("max_body", 32 * MIB, values::size(KIB..=GIB)),
         max_buffered: keys.or("max_buffered", 512 * MIB, values::size(KIB..=TIB)),
         max_blob: keys.or("max_blob", 64 * GIB, values::size(KIB..=TIB)),
+        min_blob_rate: keys.or("min_blob_rate", MIN_BLOB_RATE, |value| {
+            let bytes = values::size(1..=GIB)(value)?;
+            NonZeroU64::new(bytes).ok_or_else(|| Complaint::new("may not be 0"))
+        }),
         expose_backend: keys.or("expose_backend", true, values::boolean),
         drain_timeout: keys.or("drain_timeout", Duration::from_secs(60), duration()),
     }

@@ -268,6 +268,7 @@ async fn a_backend_that_falls_silent_in_its_handshake_is_passed_over_in_time() {
         assert_eq!((answer.status, answer.backend()), (200, Some("gpu-2")), "{answer:?}");
     }
     assert!(!backend.is_up(), "it was tried, and found silent");
+    gate.until_metric("tollgate_bound_reached_total{bound=\"upstream_connect_timeout\"}", 1.0).await;
 }
 
 /// The command line, on the gate's own configuration.
