@@ -206,11 +206,7 @@ fn backends(root: &mut Section<'_>, allow_link_local: bool) -> Vec<Backend> {
         let url = keys.required("url", |value| urls.first(index, backend_url(value, allow_link_local)?, "URL"));
         let kind = keys.or("kind", BackendKind::default(), values::choice(KINDS));
         let weight = keys.or("weight", 1, values::whole(WEIGHTS));
-        let anthropic = keys.or("anthropic", false, values::boolean);
-        if anthropic && kind == BackendKind::Ollama {
-            let complaint = Complaint::new("is for backends of kind \"openai\"");
-            keys.complain("anthropic", complaint.with_hint("leave it out: an ollama backend tells its version"));
-        }
+        let anthropic = keys.or("anthropic", false, |value| speaks_anthropic(values::boolean(value)?, kind));
         index += 1;
         Some(Backend { name: name?, url: url?, kind, weight, anthropic })
     })
@@ -224,6 +220,15 @@ pub(super) fn backend_name(value: &Value) -> Checked<String> {
     }
     let complaint = Complaint::new("must be 1 to 32 small letters, digits and hyphens, not beginning with a hyphen");
     Err(complaint.with_hint("choose a name like \"gpu-1\""))
+}
+
+/// Whether a backend of this kind answers in Anthropic's API too, if it may say so.
+pub(super) fn speaks_anthropic(is_said: bool, kind: BackendKind) -> Checked<bool> {
+    if is_said && kind == BackendKind::Ollama {
+        let complaint = Complaint::new("is for backends of kind \"openai\"");
+        return Err(complaint.with_hint("leave it out: an ollama backend tells its version"));
+    }
+    Ok(is_said)
 }
 
 pub(super) fn backend_url(value: &Value, allow_link_local: bool) -> Checked<BackendUrl> {
