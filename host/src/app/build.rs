@@ -197,7 +197,8 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
 
     let store: Arc<dyn Store> = Arc::new(open_store(&config).await?);
     refuse_lost_pepper(&config, store.as_ref()).await?;
-    let keys = Arc::new(KeyTable::new(Pepper::load_or_create(&config.state_dir)?, clock.clone(), DEFAULT_TRUST));
+    let pepper = Pepper::load_or_create(&config.state_dir)?;
+    let keys = Arc::new(KeyTable::new(pepper.clone(), clock.clone(), DEFAULT_TRUST));
     AdminToken::load_or_create(&config.state_dir)?;
     let fleet = fleet(&config, &clock, &serving)?;
     let mut follower = StoreFollower::new(Arc::clone(&store), Arc::clone(&keys), Arc::clone(&fleet), config.clone());
@@ -229,6 +230,8 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
     let policies = super::watch::follow_policies(&serving, &stop, policies);
     let operations = Operations {
         metrics: Arc::clone(&metrics),
+        store: Arc::clone(&store),
+        pepper,
         keys: Arc::clone(&keys),
         fleet: Arc::clone(&fleet),
         policies: Arc::<Steering>::clone(&policies),

@@ -1,21 +1,22 @@
 //! `tollgate users`: who owns keys, written to the store. A running gate takes a change within two seconds.
 
-use std::collections::BTreeMap;
-
 use clap::{Args, Subcommand};
-use serde::Serialize;
 
 use super::{
     Format,
-    declared::{attribute, attributes, by_name, cell, done, fits, moment, open, refused},
+    declared::{attribute, attributes, cell, done, open, refused},
     output::{self, Failure},
 };
 use crate::{
     clock::Clock,
     config::Config,
+    identity::{
+        issue::check_name,
+        shown::{ShownUser, user as shown},
+    },
     ports::{
         keys::UserState,
-        store::{NewUser, Store, StoredUser},
+        store::{NewUser, Store},
     },
 };
 
@@ -62,16 +63,6 @@ pub(super) struct Set {
     clear: Vec<String>,
 }
 
-/// A user as a list shows them.
-#[derive(Debug, Serialize)]
-struct Shown<'a> {
-    name: &'a str,
-    state: &'static str,
-    attributes: BTreeMap<&'a str, &'a [Box<str>]>,
-    live_keys: u64,
-    created_at: String,
-}
-
 pub(super) async fn answer(command: UsersCommand, config: &Config, format: Format) -> Result<(), Failure> {
     let store = open(config).await?;
     let answered = run(command, &store, format).await;
@@ -85,7 +76,7 @@ async fn run(command: UsersCommand, store: &dyn Store, format: Format) -> Result
         UsersCommand::Remove(which) => return remove(store, &which.user, format).await,
         UsersCommand::Create(create) => {
             let name = create.which.user;
-            fits("the name of a user", &name)?;
+            check_name("the name of a user", &name).map_err(|error| Failure::usage(error.to_string()))?;
             let (attributes, created_at_ms) = (attributes(create.attribute), Clock::system().unix_ms());
             let new = NewUser { name: name.clone(), attributes, created_at_ms };
             (name, store.create_user(new).await.map(|()| "is there now"))
@@ -121,7 +112,7 @@ async fn run(command: UsersCommand, store: &dyn Store, format: Format) -> Result
 
 async fn list(store: &dyn Store, format: Format) -> Result<(), Failure> {
     let users = store.users().await.map_err(|error| refused(&error))?;
-    let shown: Vec<Shown<'_>> = users.iter().map(shown).collect();
+    let shown: Vec<ShownUser<'_>> = users.iter().map(shown).collect();
     if format == Format::Json {
         return output::json(&shown);
     }
@@ -144,16 +135,5 @@ async fn remove(store: &dyn Store, name: &str, format: Format) -> Result<(), Fai
     match format {
         Format::Json => output::json(&serde_json::json!({ "name": name, "removed": true })),
         Format::Table => Ok(()),
-    }
-}
-
-fn shown(stored: &StoredUser) -> Shown<'_> {
-    let StoredUser { user, live_keys } = stored;
-    Shown {
-        name: &user.name,
-        state: user.state.as_str(),
-        attributes: by_name(&user.attributes),
-        live_keys: *live_keys,
-        created_at: moment(user.created_at_ms),
     }
 }
