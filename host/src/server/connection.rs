@@ -214,7 +214,7 @@ where
 {
     let patience = Patience { head: shared.bounds.head, keep_alive: shared.bounds.keep_alive };
     let mut connection = pin!(connection);
-    let mut timer = pin!(sleep(patience.head));
+    let mut timer = pin!(sleep(patience.until_first_look()));
     let mut news = pin!(shared.ending.next());
     let (mut is_watching, mut is_ending) = (false, false);
     poll_fn(|context| {
