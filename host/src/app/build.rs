@@ -95,7 +95,8 @@ impl StartError {
             | Self::Pepper(_)
             | Self::AdminToken(_)
             | Self::Tls(_)
-            | Self::Trust(_) => true,
+            | Self::Trust(_)
+            | Self::Store(StoreError::Refused(_)) => true,
             Self::Store(_) | Self::Runtime(_) | Self::Listen { .. } | Self::Client(_) => false,
         }
     }
