@@ -29,8 +29,8 @@ pub enum Bound {
     KeepAlive,
     /// `server.http2`: a connection that did more than it may, or didn't answer a ping.
     Http2,
-    /// `upstream.idle_timeout`, on the caller's side: a caller on HTTP/2 took nothing of an answer. On HTTP/1.1 the system
-    /// ends such a connection, uncounted.
+    /// `upstream.idle_timeout`, on the caller's side: a caller took nothing of an answer. Where that stops the whole
+    /// connection, Linux ends it; other systems don't.
     Stall,
     /// `server.drain_timeout`: a connection was cut when the gate stopped.
     Drain,

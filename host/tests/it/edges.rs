@@ -123,6 +123,20 @@ async fn a_long_silence_of_the_backend_is_no_idle_connection() {
     assert!(said.contains("\"a\":1") && said.contains("\"b\":2"), "{said:?}");
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_caller_who_takes_nothing_of_an_answer_is_cut_and_counted() {
+    let (gate, mut server) = start("upstream.idle_timeout = \"300ms\"").await;
+    let piece = "x".repeat(1 << 20);
+    // More than all the sockets' buffers on the way take.
+    server.script((0..64).fold(Script::ndjson(), |script, _| script.chunk(&piece)).end());
+    let mut caller = TcpStream::connect(gate.address()).await.unwrap();
+    caller.write_all(keeping_alive(&gate).as_bytes()).await.unwrap();
+    server.closed().await;
+    reached(&gate, "caller_idle_timeout", 1.0).await;
+    gate.until_idle().await;
+}
+
 #[tokio::test]
 async fn a_head_of_too_many_bytes_or_lines_is_431_and_counted() {
     let (gate, server) = start("server.max_head = \"8KiB\"\nserver.max_headers = 20").await;
