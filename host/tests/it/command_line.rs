@@ -284,6 +284,8 @@ fn everything_that_keeps_a_gate_from_starting_is_told_at_once_to_people_and_scri
     let words = ["`pepper`", "chmod 600", "policy 'broken' is not used", "3 problems"];
     assert_fails(&run(folder, &["check"]), 78, &words);
     assert!(!state.join("pepper").exists(), "a new pepper would hide that the keys' own is lost");
+    assert_fails(&run(folder, &["serve"]), 78, &["it holds keys, but the file `pepper`"]);
+    assert!(!state.join("pepper").exists(), "a gate with another pepper would let in nobody");
     let json = run(folder, &["check", "-o", "json"]);
     assert_eq!((json.code, &json.json()["ok"]), (Some(78), &json!(false)), "{json:?}");
     let problems = json.json()["problems"].as_array().unwrap().clone();
