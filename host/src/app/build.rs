@@ -190,17 +190,23 @@ pub(crate) async fn refuse_lost_pepper(config: &Config, store: &dyn Store) -> Re
     Ok(())
 }
 
+/// The store, the pepper that proves its keys, and an admin token beside them.
+async fn state(config: &Config) -> Result<(Arc<dyn Store>, Pepper), StartError> {
+    let store: Arc<dyn Store> = Arc::new(open_store(config).await?);
+    refuse_lost_pepper(config, store.as_ref()).await?;
+    let pepper = Pepper::load_or_create(&config.state_dir)?;
+    AdminToken::load_or_create(&config.state_dir)?;
+    Ok((store, pepper))
+}
+
 pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartError> {
     let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
     let (stop_admin, cut_admin) = (CancellationToken::new(), CancellationToken::new());
     let (serving, admin_serving) = (TaskTracker::new(), TaskTracker::new());
     let metrics = Arc::new(Metrics::default());
 
-    let store: Arc<dyn Store> = Arc::new(open_store(&config).await?);
-    refuse_lost_pepper(&config, store.as_ref()).await?;
-    let pepper = Pepper::load_or_create(&config.state_dir)?;
+    let (store, pepper) = state(&config).await?;
     let keys = Arc::new(KeyTable::new(pepper.clone(), clock.clone(), DEFAULT_TRUST));
-    AdminToken::load_or_create(&config.state_dir)?;
     let fleet = fleet(&config, &clock, &serving)?;
     let mut follower = StoreFollower::new(Arc::clone(&store), Arc::clone(&keys), Arc::clone(&fleet), config.clone());
     follower.step().await?;
