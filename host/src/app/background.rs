@@ -12,7 +12,7 @@ use super::{
 use crate::{
     config::{self, Config},
     identity::{self, KeyTable},
-    ports::store::{Store, StoreError},
+    ports::store::{Store, StoreError, StoredBackend},
     quota::Quota,
     upstream::{backend::Backend, fleet::Fleet, probe},
     usage::{backend_gauges::BackendNumbers, limit_counters::LimitNumbers, metrics::Metrics},
@@ -47,7 +47,7 @@ impl StoreFollower {
         self.are_backends_due |= identity::refresh(self.store.as_ref(), &self.keys, &mut self.revision).await?;
         if self.are_backends_due {
             let all = all_backends(&self.config, self.store.declared_backends().await?);
-            for LeftOut { name, reason, .. } in &all.left_out {
+            for LeftOut { stored: StoredBackend { name, .. }, reason } in &all.left_out {
                 tracing::warn!(backend = name, reason, "a backend that was added can't be used");
             }
             self.fleet.apply(&all.usable);

@@ -98,7 +98,8 @@ impl StartError {
             | Self::Pepper(_)
             | Self::AdminToken(_)
             | Self::Tls(_)
-            | Self::Trust(_) => true,
+            | Self::Trust(_)
+            | Self::Store(StoreError::Refused(_)) => true,
             Self::Store(_) | Self::Runtime(_) | Self::Listen { .. } | Self::Client(_) => false,
         }
     }
@@ -204,16 +205,23 @@ pub(crate) async fn refuse_lost_pepper(config: &Config, store: &dyn Store) -> Re
     Ok(())
 }
 
+/// The store, the pepper that proves its keys, and an admin token beside them.
+async fn state(config: &Config) -> Result<(Arc<dyn Store>, Pepper), StartError> {
+    let store: Arc<dyn Store> = Arc::new(open_store(config).await?);
+    refuse_lost_pepper(config, store.as_ref()).await?;
+    let pepper = Pepper::load_or_create(&config.state_dir)?;
+    AdminToken::load_or_create(&config.state_dir)?;
+    Ok((store, pepper))
+}
+
 pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartError> {
     let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
     let (stop_admin, cut_admin) = (CancellationToken::new(), CancellationToken::new());
     let (serving, admin_serving) = (TaskTracker::new(), TaskTracker::new());
     let metrics = Arc::new(Metrics::default());
 
-    let store: Arc<dyn Store> = Arc::new(open_store(&config).await?);
-    refuse_lost_pepper(&config, store.as_ref()).await?;
-    let keys = Arc::new(KeyTable::new(Pepper::load_or_create(&config.state_dir)?, clock.clone(), DEFAULT_TRUST));
-    AdminToken::load_or_create(&config.state_dir)?;
+    let (store, pepper) = state(&config).await?;
+    let keys = Arc::new(KeyTable::new(pepper.clone(), clock.clone(), DEFAULT_TRUST));
     let fleet = fleet(&config, &clock, &serving)?;
     let mut follower = StoreFollower::new(Arc::clone(&store), Arc::clone(&keys), Arc::clone(&fleet), config.clone());
     follower.step().await?;
@@ -246,6 +254,8 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
     let policies = super::watch::follow_policies(&serving, &stop, policies);
     let operations = Operations {
         metrics: Arc::clone(&metrics),
+        store: Arc::clone(&store),
+        pepper,
         keys: Arc::clone(&keys),
         fleet: Arc::clone(&fleet),
         policies: Arc::<Steering>::clone(&policies),
@@ -346,7 +356,9 @@ fn request_bounds(config: &Config) -> RequestBounds {
         max_in_flight: config.server.max_in_flight.get(),
         max_body: usize::try_from(config.server.max_body).unwrap_or(usize::MAX),
         body_idle: config.server.body_idle_timeout,
+        body_whole: config.server.body_timeout,
         max_blob: config.server.max_blob,
+        min_blob_rate: config.server.min_blob_rate,
         upstream_idle: config.upstream.idle_timeout,
         management: config.upstream.management_timeout,
         allow_cloud: config.models.allow_cloud,

@@ -11,11 +11,14 @@ use super::{
     output::{self, Failure},
 };
 use crate::{
-    app::{Checked, StartError, policies::Policies},
+    app::{
+        Checked, StartError,
+        declared::{AllBackends, DeclaredBackend, LeftOut},
+        policies::Policies,
+    },
     clock::Clock,
     config::{Config, ConfigErrors, Limits},
     policy::Hook,
-    upstream::fleet::Fleet,
     wire::causes::causes,
 };
 
@@ -43,6 +46,9 @@ struct HookChain {
 struct Backend {
     name: String,
     url: String,
+    /// `config` or `store`.
+    source: &'static str,
+    drained: bool,
 }
 
 /// What keeps a gate from starting; `key` and `source` where it is one key of the configuration.
@@ -82,14 +88,17 @@ pub(super) async fn check(config: &Config, format: Format) -> Result<(), Failure
     let findings = Findings {
         ok: problems.is_empty(),
         hooks: checked.policies.as_ref().map(hooks).unwrap_or_default(),
-        backends: checked.fleet.as_deref().map(backends).unwrap_or_default(),
+        backends: checked.backends.usable.iter().map(backend).collect(),
         limits: limits(&config.limits),
-        warnings: config.warnings(),
+        warnings: config.warnings().into_iter().chain(unused(&checked.backends)).collect(),
         problems,
     };
     match format {
         Format::Json => output::json(&findings)?,
-        Format::Table if findings.ok => print(&findings),
+        Format::Table if findings.ok => {
+            print(&findings);
+            unused(&checked.backends).for_each(|text| output::note(&format!("note: {text}")));
+        }
         Format::Table => {}
     }
     if findings.ok {
@@ -124,9 +133,16 @@ fn hooks(policies: &Policies) -> Vec<HookChain> {
     Hook::ALL.map(chain).into()
 }
 
-fn backends(fleet: &Fleet) -> Vec<Backend> {
-    let shown = fleet.backends().into_iter();
-    shown.map(|backend| Backend { name: backend.name().to_string(), url: backend.url().to_string() }).collect()
+fn backend(DeclaredBackend { config, origin, is_drained }: &DeclaredBackend) -> Backend {
+    let (name, url) = (config.name.clone(), config.url.to_string());
+    Backend { name, url, source: origin.as_str(), drained: *is_drained }
+}
+
+/// What was added, and serves nobody.
+fn unused(backends: &AllBackends) -> impl Iterator<Item = String> {
+    let text =
+        |left_out: &LeftOut| format!("added backend '{}' is not used: {}", left_out.stored.name, left_out.reason);
+    backends.left_out.iter().map(text)
 }
 
 fn limits(limits: &Limits) -> BTreeMap<&'static str, NonZeroU64> {
@@ -146,7 +162,8 @@ fn print(findings: &Findings) {
         output::result(&format!("{}: {}", chain.hook, chain.policies.join(", ")));
     }
     for backend in &findings.backends {
-        output::result(&format!("backend {}: {}", backend.name, backend.url));
+        let drained = if backend.drained { " (drained)" } else { "" };
+        output::result(&format!("backend {}: {}{drained}", backend.name, backend.url));
     }
     for (key, limit) in &findings.limits {
         output::result(&format!("limits.{key}: {limit}"));

@@ -1,30 +1,28 @@
 //! `tollgate keys`: keys of callers, written to the store. A running gate takes a change within two seconds.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use serde::Serialize;
 
 use super::{
     Format,
-    declared::{after, attribute, attributes, by_name, cell, done, fits, moment, open, pepper, refused},
+    declared::{attribute, attributes, cell, done, not_issued, open, pepper, refused},
     limits::{self, LimitFlags},
     output::{self, Failure},
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, moment},
     config::Config,
-    identity::FreshKey,
-    llm::model_name::ModelName,
+    identity::{
+        FreshKey,
+        issue::{KeyOrder, OVERLAP_MAX, Renewed, issue, renew as renew_key},
+        shown::{ShownKey, key as shown},
+    },
     ports::{
-        keys::{KeyRecord, KeyState, Scope, Standing},
-        limits::Limits,
-        store::{NewKey, Rotation, Store, StoredKey},
+        keys::{KeyState, Standing},
+        store::Store,
     },
 };
-
-/// How long two secrets may prove one key: a secret that nobody withdraws is what rotating is against.
-const OVERLAP_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeysCommand {
@@ -107,36 +105,19 @@ struct Cells {
 }
 
 impl Cells {
-    fn of(StoredKey { record, .. }: &StoredKey, now_ms: u64) -> Self {
+    fn of(key: &ShownKey<'_>) -> Self {
         let dash = || "-".to_owned();
         Self {
-            id: record.id.to_string(),
-            name: record.name.to_string(),
-            user: record.user_name().map_or_else(dash, str::to_owned),
-            state: record.standing(now_ms).as_str().to_owned(),
-            limits: limits::cell(&record.limits),
-            models: models(record).map_or_else(|| "all".to_owned(), |models| models.join(",")),
-            manage: if record.may_manage { "yes".to_owned() } else { dash() },
-            expires: record.expires_at_ms.map_or_else(dash, moment),
+            id: key.id.to_owned(),
+            name: key.name.to_owned(),
+            user: key.user.map_or_else(dash, str::to_owned),
+            state: key.state.to_owned(),
+            limits: limits::cell(key.limits),
+            models: key.models.as_ref().map_or_else(|| "all".to_owned(), |models| models.join(",")),
+            manage: if key.may_manage { "yes".to_owned() } else { dash() },
+            expires: key.expires_at.clone().unwrap_or_else(dash),
         }
     }
-}
-
-/// A key as a list shows it.
-#[derive(Debug, Serialize)]
-struct Shown<'a> {
-    id: &'a str,
-    name: &'a str,
-    user: Option<&'a str>,
-    state: &'static str,
-    limits: &'a Limits,
-    models: Option<Vec<&'a str>>,
-    may_manage: bool,
-    attributes: BTreeMap<&'a str, &'a [Box<str>]>,
-    /// Until when the secret before the last rotation works; none: it doesn't.
-    former_secret_until: Option<String>,
-    expires_at: Option<String>,
-    created_at: String,
 }
 
 pub(super) async fn answer(command: KeysCommand, config: &Config, format: Format) -> Result<(), Failure> {
@@ -156,34 +137,17 @@ pub(super) async fn answer(command: KeysCommand, config: &Config, format: Format
 }
 
 async fn make(create: Create, config: &Config, store: &dyn Store, format: Format) -> Result<(), Failure> {
-    fits("--name", &create.name)?;
-    if let Some(user) = &create.user {
-        fits("--user", user)?;
-    }
-    let now_ms = Clock::system().unix_ms();
-    let expires_at_ms = match create.expires {
-        Some(Duration::ZERO) => return Err(Failure::usage("--expires must be longer than no time; write 30d or 12h")),
-        Some(valid) => Some(after(now_ms, valid).ok_or_else(|| {
-            Failure::usage("--expires leads past the year 9999; leave it out for a key without an end")
-        })?),
-        None => None,
-    };
-    let (scope, limits) = (scope(&create.models)?, create.limits.first()?);
-    let pepper = pepper(config, store).await?;
-    let key = FreshKey::generate().map_err(|error| Failure::failed(error.to_string()))?;
-    let new = NewKey {
-        id: key.id().to_owned(),
+    let order = KeyOrder {
         name: create.name,
         user: create.user,
-        limits,
-        scope,
+        limits: create.limits.first()?,
+        models: Some(create.models).filter(|models| !models.is_empty()),
+        expires: create.expires,
         may_manage: create.manage,
         attributes: attributes(create.attribute),
-        expires_at_ms,
-        created_at_ms: now_ms,
-        hash: pepper.hash(key.id(), key.secret()),
     };
-    store.create_key(new).await.map_err(|error| refused(&error))?;
+    let pepper = pepper(config, store).await?;
+    let key = issue(store, &pepper, order, Clock::system().unix_ms()).await.map_err(|error| not_issued(&error))?;
     if format == Format::Json {
         return output::json(&serde_json::json!({ "id": key.id(), "key": key.text() }));
     }
@@ -193,28 +157,19 @@ async fn make(create: Create, config: &Config, store: &dyn Store, format: Format
 
 async fn renew(rotate: Rotate, config: &Config, store: &dyn Store, format: Format) -> Result<(), Failure> {
     let now_ms = Clock::system().unix_ms();
-    let former_until_ms = match rotate.overlap {
-        Duration::ZERO => None,
-        overlap => after(now_ms, overlap),
-    };
-    let record = store.key(&rotate.which.key).await.map_err(|error| refused(&error))?.record;
     let pepper = pepper(config, store).await?;
-    let key = FreshKey::renew(&record.id).map_err(|error| Failure::failed(error.to_string()))?.ok_or_else(|| {
-        Failure::failed(format!("the id '{}' can't be part of a key: create a new key instead", record.id))
-    })?;
-    let rotation =
-        Rotation { id: key.id().to_owned(), hash: pepper.hash(key.id(), key.secret()), now_ms, former_until_ms };
-    let rotated = store.rotate_key(rotation).await.map_err(|error| refused(&error))?;
+    let renewed = renew_key(store, &pepper, &rotate.which.key, rotate.overlap, now_ms).await;
+    let Renewed { key, record, former_until_ms, has_ended_former } = renewed.map_err(|error| not_issued(&error))?;
     let former_secret_until = former_until_ms.map(moment);
     if format == Format::Json {
         return output::json(&serde_json::json!({
             "id": key.id(),
             "key": key.text(),
             "former_secret_until": former_secret_until,
-            "ended_earlier_secret": rotated.has_ended_former,
+            "ended_earlier_secret": has_ended_former,
         }));
     }
-    if rotated.has_ended_former {
+    if has_ended_former {
         output::note("The key was rotated a short while ago: the secret before that one ends now.");
     }
     match record.standing(now_ms) {
@@ -238,12 +193,12 @@ fn print_key(key: &FreshKey) {
 async fn list(store: &dyn Store, format: Format) -> Result<(), Failure> {
     let now_ms = Clock::system().unix_ms();
     let keys = store.keys().await.map_err(|error| refused(&error))?;
+    let shown: Vec<ShownKey<'_>> = keys.iter().map(|key| shown(key, now_ms)).collect();
     if format == Format::Json {
-        return output::json(&keys.iter().map(|key| shown(key, now_ms)).collect::<Vec<_>>());
+        return output::json(&shown);
     }
-    let rows = keys.iter().map(|key| {
-        let cells = Cells::of(key, now_ms);
-        let Cells { id, name, user, state, limits, models, manage, expires } = cells;
+    let rows = shown.iter().map(|key| {
+        let Cells { id, name, user, state, limits, models, manage, expires } = Cells::of(key);
         vec![id, name, user, state, limits, models, manage, expires]
     });
     output::table(&["ID", "NAME", "USER", "STATE", "LIMITS", "MODELS", "MANAGE", "EXPIRES"], rows.collect());
@@ -253,12 +208,12 @@ async fn list(store: &dyn Store, format: Format) -> Result<(), Failure> {
 async fn show(store: &dyn Store, which: &Which, format: Format) -> Result<(), Failure> {
     let now_ms = Clock::system().unix_ms();
     let key = store.key(&which.key).await.map_err(|error| refused(&error))?;
+    let shown = shown(&key, now_ms);
     if format == Format::Json {
-        return output::json(&shown(&key, now_ms));
+        return output::json(&shown);
     }
     let users = key.record.user.as_ref().map_or_else(|| "-".to_owned(), |user| limits::cell(&user.limits));
-    let (attributes, created) = (cell(&by_name(&key.record.attributes)), moment(key.record.created_at_ms));
-    let Cells { id, name, user, state, limits, models, manage, expires } = Cells::of(&key, now_ms);
+    let Cells { id, name, user, state, limits, models, manage, expires } = Cells::of(&shown);
     for (what, text) in [
         ("id", id),
         ("name", name),
@@ -268,9 +223,9 @@ async fn show(store: &dyn Store, which: &Which, format: Format) -> Result<(), Fa
         ("user's limits", users),
         ("models", models),
         ("manage", manage),
-        ("attributes", attributes),
+        ("attributes", cell(&shown.attributes)),
         ("expires", expires),
-        ("created", created),
+        ("created", shown.created_at),
     ] {
         output::result(&format!("{what}: {text}"));
     }
@@ -303,44 +258,6 @@ async fn set_state(store: &dyn Store, which: &Which, state: KeyState, format: Fo
         Format::Json => output::json(&shown(&key, Clock::system().unix_ms())),
         Format::Table => Ok(()),
     }
-}
-
-fn shown(key: &StoredKey, now_ms: u64) -> Shown<'_> {
-    let StoredKey { record, former, .. } = key;
-    Shown {
-        id: &record.id,
-        name: &record.name,
-        user: record.user_name(),
-        state: record.standing(now_ms).as_str(),
-        limits: &record.limits,
-        models: models(record),
-        may_manage: record.may_manage,
-        attributes: by_name(&record.attributes),
-        former_secret_until: former.filter(|former| former.until_ms > now_ms).map(|former| moment(former.until_ms)),
-        expires_at: record.expires_at_ms.map(moment),
-        created_at: moment(record.created_at_ms),
-    }
-}
-
-fn models(key: &KeyRecord) -> Option<Vec<&str>> {
-    match &key.scope {
-        Scope::AllModels => None,
-        Scope::Models(names) => Some(names.iter().map(|name| &**name).collect()),
-    }
-}
-
-fn scope(models: &[String]) -> Result<Scope, Failure> {
-    if models.is_empty() {
-        return Ok(Scope::AllModels);
-    }
-    let mut names = Vec::new();
-    for model in models {
-        let name = ModelName::parse(model).map_err(|error| Failure::usage(format!("--models '{model}': {error}")))?;
-        names.push(Box::<str>::from(name.canonical()));
-    }
-    names.sort();
-    names.dedup();
-    Ok(Scope::Models(names.into()))
 }
 
 fn overlap(text: &str) -> Result<Duration, String> {

@@ -1,23 +1,23 @@
 //! `tollgate users`: who owns keys, written to the store. A running gate takes a change within two seconds.
 
-use std::collections::BTreeMap;
-
 use clap::{Args, Subcommand};
-use serde::Serialize;
 
 use super::{
     Format,
-    declared::{attribute, attributes, by_name, cell, done, fits, moment, open, refused},
+    declared::{attribute, attributes, cell, done, open, refused},
     limits::{self, LimitFlags},
     output::{self, Failure},
 };
 use crate::{
     clock::Clock,
     config::Config,
+    identity::{
+        issue::check_name,
+        shown::{ShownUser, user as shown},
+    },
     ports::{
         keys::UserState,
-        limits::Limits,
-        store::{NewUser, Store, StoredUser, UserChanges},
+        store::{NewUser, Store, UserChanges},
     },
 };
 
@@ -68,17 +68,6 @@ pub(super) struct Set {
     limits: LimitFlags,
 }
 
-/// A user as a list shows them.
-#[derive(Debug, Serialize)]
-struct Shown<'a> {
-    name: &'a str,
-    state: &'static str,
-    attributes: BTreeMap<&'a str, &'a [Box<str>]>,
-    limits: &'a Limits,
-    live_keys: u64,
-    created_at: String,
-}
-
 pub(super) async fn answer(command: UsersCommand, config: &Config, format: Format) -> Result<(), Failure> {
     let store = open(config).await?;
     let answered = run(command, &store, format).await;
@@ -92,7 +81,7 @@ async fn run(command: UsersCommand, store: &dyn Store, format: Format) -> Result
         UsersCommand::Remove(which) => return remove(store, &which.user, format).await,
         UsersCommand::Create(create) => {
             let name = create.which.user;
-            fits("the name of a user", &name)?;
+            check_name("the name of a user", &name).map_err(|error| Failure::usage(error.to_string()))?;
             let (attributes, limits) = (attributes(create.attribute), create.limits.first()?);
             let new = NewUser { name: name.clone(), attributes, limits, created_at_ms: Clock::system().unix_ms() };
             (name, store.create_user(new).await.map(|()| "is there now"))
@@ -137,17 +126,18 @@ fn changes(pairs: Vec<(String, String)>, clear: Vec<String>, limits: LimitFlags)
 
 async fn list(store: &dyn Store, format: Format) -> Result<(), Failure> {
     let users = store.users().await.map_err(|error| refused(&error))?;
+    let shown: Vec<ShownUser<'_>> = users.iter().map(shown).collect();
     if format == Format::Json {
-        return output::json(&users.iter().map(shown).collect::<Vec<_>>());
+        return output::json(&shown);
     }
-    let rows = users.iter().map(|StoredUser { user, live_keys }| {
+    let rows = shown.into_iter().map(|user| {
         vec![
-            user.name.to_string(),
-            user.state.as_str().to_owned(),
-            live_keys.to_string(),
-            limits::cell(&user.limits),
-            cell(&by_name(&user.attributes)),
-            moment(user.created_at_ms),
+            user.name.to_owned(),
+            user.state.to_owned(),
+            user.live_keys.to_string(),
+            limits::cell(user.limits),
+            cell(&user.attributes),
+            user.created_at,
         ]
     });
     output::table(&["NAME", "STATE", "KEYS", "LIMITS", "ATTRIBUTES", "CREATED"], rows.collect());
@@ -160,17 +150,5 @@ async fn remove(store: &dyn Store, name: &str, format: Format) -> Result<(), Fai
     match format {
         Format::Json => output::json(&serde_json::json!({ "name": name, "removed": true })),
         Format::Table => Ok(()),
-    }
-}
-
-fn shown(stored: &StoredUser) -> Shown<'_> {
-    let StoredUser { user, live_keys } = stored;
-    Shown {
-        name: &user.name,
-        state: user.state.as_str(),
-        attributes: by_name(&user.attributes),
-        limits: &user.limits,
-        live_keys: *live_keys,
-        created_at: moment(user.created_at_ms),
     }
 }

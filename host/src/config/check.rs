@@ -29,6 +29,7 @@ const CPU_BUDGETS: RangeInclusive<Duration> = Duration::from_micros(100)..=Durat
 const MAX_CONNECTIONS: NonZeroUsize = NonZeroUsize::new(32_768).expect("not zero");
 const MAX_IN_FLIGHT: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
 const MAX_HEAD: u32 = 64 << 10;
+const MIN_BLOB_RATE: NonZeroU64 = NonZeroU64::new(1 << 10).expect("not zero");
 const MAX_HEADERS: NonZeroUsize = NonZeroUsize::new(100).expect("not zero");
 /// As many as any limit may name.
 const TOKENS_MAX: u64 = (1 << 53) - 1;
@@ -93,9 +94,14 @@ fn server(keys: &mut Section<'_>) -> Server {
         head_timeout: keys.or("head_timeout", Duration::from_secs(10), duration()),
         keep_alive_timeout: keys.or("keep_alive_timeout", Duration::from_secs(75), duration()),
         body_idle_timeout: keys.or("body_idle_timeout", Duration::from_secs(30), duration()),
+        body_timeout: keys.or("body_timeout", Duration::from_secs(300), duration()),
         max_body: keys.or("max_body", 32 * MIB, values::size(KIB..=GIB)),
         max_buffered: keys.or("max_buffered", 512 * MIB, values::size(KIB..=TIB)),
         max_blob: keys.or("max_blob", 64 * GIB, values::size(KIB..=TIB)),
+        min_blob_rate: keys.or("min_blob_rate", MIN_BLOB_RATE, |value| {
+            let bytes = values::size(1..=GIB)(value)?;
+            NonZeroU64::new(bytes).ok_or_else(|| Complaint::new("may not be 0"))
+        }),
         expose_backend: keys.or("expose_backend", true, values::boolean),
         drain_timeout: keys.or("drain_timeout", Duration::from_secs(60), duration()),
     }
@@ -208,11 +214,7 @@ fn backends(root: &mut Section<'_>, allow_link_local: bool) -> Vec<Backend> {
         let url = keys.required("url", |value| urls.first(index, backend_url(value, allow_link_local)?, "URL"));
         let kind = keys.or("kind", BackendKind::default(), values::choice(KINDS));
         let weight = keys.or("weight", 1, values::whole(WEIGHTS));
-        let anthropic = keys.or("anthropic", false, values::boolean);
-        if anthropic && kind == BackendKind::Ollama {
-            let complaint = Complaint::new("is for backends of kind \"openai\"");
-            keys.complain("anthropic", complaint.with_hint("leave it out: an ollama backend tells its version"));
-        }
+        let anthropic = keys.or("anthropic", false, |value| speaks_anthropic(values::boolean(value)?, kind));
         index += 1;
         Some(Backend { name: name?, url: url?, kind, weight, anthropic })
     })
@@ -226,6 +228,15 @@ pub(super) fn backend_name(value: &Value) -> Checked<String> {
     }
     let complaint = Complaint::new("must be 1 to 32 small letters, digits and hyphens, not beginning with a hyphen");
     Err(complaint.with_hint("choose a name like \"gpu-1\""))
+}
+
+/// Whether a backend of this kind answers in Anthropic's API too, if it may say so.
+pub(super) fn speaks_anthropic(is_said: bool, kind: BackendKind) -> Checked<bool> {
+    if is_said && kind == BackendKind::Ollama {
+        let complaint = Complaint::new("is for backends of kind \"openai\"");
+        return Err(complaint.with_hint("leave it out: an ollama backend tells its version"));
+    }
+    Ok(is_said)
 }
 
 pub(super) fn backend_url(value: &Value, allow_link_local: bool) -> Checked<BackendUrl> {

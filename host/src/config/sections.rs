@@ -42,6 +42,8 @@ pub struct Server {
     pub keep_alive_timeout: Duration,
     /// Longest pause between two pieces of a request's body. Default `30s`.
     pub body_idle_timeout: Duration,
+    /// Most time for a request's body, blobs excepted. Default `5m`.
+    pub body_timeout: Duration,
     /// Largest request body, in bytes, `1KiB` to `1GiB`. Default `32MiB`.
     pub max_body: u64,
     /// Most bytes of bodies held at a time over all calls, up to `1TiB` and not less than `max_body`. Default
@@ -50,6 +52,9 @@ pub struct Server {
     /// Largest blob that a key which may manage can upload, in bytes, `1KiB` to `1TiB`; it passes through and is never
     /// held. Default `64GiB`.
     pub max_blob: u64,
+    /// Fewest bytes a second of a blob, `1B` to `1GiB`: one may lag behind that by `body_idle_timeout` at most. Only the time
+    /// counts in which the caller is waited for, not the backend. Default `1KiB`.
+    pub min_blob_rate: NonZeroU64,
     /// Whether responses name their backend in `x-tollgate-backend`. Default true.
     pub expose_backend: bool,
     /// Time that running calls get to finish when tollgate stops. Default `60s`.

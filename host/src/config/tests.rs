@@ -97,9 +97,11 @@ const FULL: &str = r#"
         max_connections = 7
         head_timeout = "1s"
         body_idle_timeout = "2s"
+        body_timeout = "20s"
         max_body = "64KiB"
         max_buffered = 65536
         max_blob = "1TiB"
+        min_blob_rate = "1B"
         expose_backend = false
         drain_timeout = "1m 5s"
         [admin]
@@ -150,8 +152,9 @@ fn a_full_file_is_read_key_by_key() {
     let config = setup.config();
     assert_eq!([&config.state_dir, &config.store.path], [Path::new("/var/lib/tollgate"), Path::new("/srv/keys.db")]);
     assert_eq!(config.server.threads.map(usize::from), Some(4));
-    let Server { max_body, max_buffered, max_blob, .. } = config.server;
-    assert_eq!((max_body, max_buffered, max_blob), (65_536, 65_536, 1 << 40));
+    let Server { max_body, max_buffered, max_blob, min_blob_rate, .. } = config.server;
+    assert_eq!((max_body, max_buffered, max_blob, min_blob_rate.get()), (65_536, 65_536, 1 << 40, 1));
+    assert_eq!([config.server.body_idle_timeout, config.server.body_timeout].map(|t| t.as_secs()), [2, 20]);
     assert_eq!(config.server.drain_timeout, Duration::from_secs(65));
     assert_eq!(config.policies.folder, Some(setup.path("policies.d")));
     assert_eq!((config.policies.cpu_budget, config.policies.memory), (Duration::from_micros(500), 1_572_864));

@@ -16,7 +16,7 @@ use memchr::memmem;
 
 use super::facts::Principal;
 use crate::{
-    llm::Surface,
+    llm::{Surface, spelled},
     ports::keys::{KeyRecord, Proof, Scope},
 };
 
@@ -154,6 +154,28 @@ impl Exchange {
             Some(secret) if text.contains(secret) => text.replace(secret, "[credential]"),
             _ => text,
         }
+    }
+
+    /// As [`Self::blanked`], for JSON text: however the credential is spelled there.
+    pub fn blanked_json(&self, json: &str) -> String {
+        let places = self.secret().map_or_else(Vec::new, |secret| spelled::places(json.as_bytes(), secret.as_bytes()));
+        let (mut text, mut at) = (String::with_capacity(json.len()), 0);
+        for place in places {
+            text.push_str(json.get(at..place.start).unwrap_or_default());
+            text.push_str("[credential]");
+            at = place.end;
+        }
+        text.push_str(json.get(at..).unwrap_or_default());
+        text
+    }
+
+    /// Whether the credential, however it is spelled, begins within the first `bytes` of this JSON text.
+    pub fn begins_within(&self, json: &[u8], bytes: usize) -> bool {
+        self.secret().is_some_and(|secret| {
+            let window = bytes.saturating_add(secret.len().saturating_mul(spelled::LONGEST_SPELLING));
+            let json = json.get(..window).unwrap_or(json);
+            spelled::places(json, secret.as_bytes()).first().is_some_and(|place| place.start < bytes)
+        })
     }
 
     /// Whether the presented credential stands in these bytes.

@@ -43,6 +43,11 @@ impl LimitName {
         }
     }
 
+    /// The word for it in `[limits]` and in JSON.
+    pub fn key(self) -> String {
+        self.as_str().replace('-', "_")
+    }
+
     /// The name that a word stands for.
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|name| name.as_str() == word)
@@ -146,19 +151,14 @@ impl Serialize for Limits {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(LimitName::ALL.len() + 1))?;
         for name in LimitName::ALL {
-            map.serialize_entry(&key(name), &self.overall.of(name))?;
+            map.serialize_entry(&name.key(), &self.overall.of(name))?;
         }
-        let own = |set: &LimitSet| set.iter().map(|(name, limit)| (key(name), limit)).collect();
+        let own = |set: &LimitSet| set.iter().map(|(name, limit)| (name.key(), limit)).collect();
         let models: BTreeMap<&str, BTreeMap<String, u64>> =
             self.models().map(|(model, set)| (model, own(set))).collect();
         map.serialize_entry("models", &models)?;
         map.end()
     }
-}
-
-/// A name as `[limits]` has it.
-fn key(name: LimitName) -> String {
-    name.as_str().replace('-', "_")
 }
 
 /// One limit to be set or taken away.

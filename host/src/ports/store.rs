@@ -157,6 +157,8 @@ pub struct StoredBackend {
     pub kind: String,
     /// What policies are told as its weight, 1 to 1000.
     pub weight: u32,
+    /// Whether it answers in Anthropic's API too; only one of kind `openai` says so.
+    pub anthropic: bool,
     /// When it was added, in Unix milliseconds.
     pub created_at_ms: u64,
 }

@@ -17,6 +17,7 @@ use crate::{
         client::SendError,
         fleet::Candidate,
     },
+    usage::bound::Bound,
     wire::{
         body::Pieces,
         causes::causes,
@@ -30,8 +31,8 @@ pub(super) struct Answered {
     pub(super) response: Response<AnswerBody>,
     pub(super) busy: Busy,
     pub(super) sent_at: Duration,
-    /// The longest silence that is waited for.
-    pub(super) idle: Duration,
+    /// The longest silence that is waited for, and the bound that says so.
+    pub(super) idle: (Duration, Bound),
     /// What is left to do when the answer is over.
     pub(super) refresh: Option<Refresh>,
 }
@@ -60,7 +61,7 @@ pub(super) async fn forward(parts: &Parts, routed: Routed, settlement: &mut Sett
             parts.upstream.send(&candidate.backend, upstream.method, upstream.path, headers, pieces.into()).await;
         match sent {
             Ok(response) => {
-                let idle = parts.bounds.upstream_idle;
+                let idle = (parts.bounds.upstream_idle, Bound::UpstreamIdle);
                 return Ok(Answered { response, busy, sent_at, idle, refresh: None });
             }
             Err(error @ SendError::Connect(_)) => {
@@ -72,15 +73,22 @@ pub(super) async fn forward(parts: &Parts, routed: Routed, settlement: &mut Sett
             Err(SendError::Body(error)) => return Err(error.into()),
             Err(error) => {
                 candidate.backend.note_end(true, parts.clock.monotonic_ms());
-                return Err(Refusal::from_backend(&error));
+                return Err(from_backend(&error));
             }
         }
     }
-    Err(last.as_ref().map_or_else(Refusal::nowhere_to_go, Refusal::from_backend))
+    Err(last.as_ref().map_or_else(Refusal::nowhere_to_go, from_backend))
+}
+
+fn from_backend(error: &SendError) -> Refusal {
+    Refusal::from_backend(error, Bound::UpstreamFirstByte)
 }
 
 /// No connection came about. When this machine has no more sockets the backend is not to blame.
 pub(super) fn note_unreachable(parts: &Parts, backend: &Backend, error: &SendError) {
+    if error.is_late_connect() {
+        parts.metrics.edges().reached(Bound::UpstreamConnect);
+    }
     if error.is_ours() {
         return;
     }

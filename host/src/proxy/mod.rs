@@ -20,7 +20,7 @@ mod request_id;
 mod route;
 mod settle;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, num::NonZeroU64, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use http::{Request, Response};
@@ -49,8 +49,12 @@ pub struct RequestBounds {
     pub max_body: usize,
     /// Longest silence within a request body.
     pub body_idle: Duration,
+    /// Most time for a request body that is read whole.
+    pub body_whole: Duration,
     /// Largest blob, in bytes.
     pub max_blob: u64,
+    /// Fewest bytes of a blob a second.
+    pub min_blob_rate: NonZeroU64,
     /// Longest silence within an answer.
     pub upstream_idle: Duration,
     /// The same for what changes a backend, and the time to its first byte.

@@ -278,8 +278,8 @@ impl Refusal {
             .after_ms(5_000)
     }
 
-    /// Why no backend answered.
-    pub(super) fn from_backend(error: &SendError) -> Self {
+    /// Why no backend answered; `first_byte` is the bound of the time for that.
+    pub(super) fn from_backend(error: &SendError, first_byte: Bound) -> Self {
         let (status, code, message) = match error {
             SendError::Connect(_) => {
                 (StatusCode::BAD_GATEWAY, "backend_unreachable", "no backend could be reached: try again soon")
@@ -296,7 +296,7 @@ impl Refusal {
             ),
         };
         let refusal = Self::new(Blame::Upstream, status, code, message).with_private(causes(error));
-        if matches!(error, SendError::FirstByte(_)) { refusal.at(Bound::UpstreamFirstByte) } else { refusal }
+        if matches!(error, SendError::FirstByte(_)) { refusal.at(first_byte) } else { refusal }
     }
 
     /// The answer in the caller's dialect; the settlement is closed with it.
@@ -381,7 +381,9 @@ impl From<ReadError> for Refusal {
         let (blame, status, code) = match &error {
             ReadError::TooLarge { .. } => (Blame::Client, StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
             ReadError::NoRoom => (Blame::Gate, StatusCode::SERVICE_UNAVAILABLE, "no_room"),
-            ReadError::Idle(_) | ReadError::Slow(_) => (Blame::Client, StatusCode::REQUEST_TIMEOUT, "body_timeout"),
+            ReadError::Idle(_) | ReadError::Late(_) | ReadError::Slow { .. } => {
+                (Blame::Client, StatusCode::REQUEST_TIMEOUT, "body_timeout")
+            }
             ReadError::Broken(_) => (Blame::Client, StatusCode::BAD_REQUEST, "bad_body"),
         };
         let mut refusal = Self::new(blame, status, code, error.to_string());
@@ -390,7 +392,9 @@ impl From<ReadError> for Refusal {
         refusal.0.bound = match error {
             ReadError::TooLarge { .. } => Some(Bound::BodySize),
             ReadError::NoRoom => Some(Bound::Buffered),
-            ReadError::Idle(_) | ReadError::Slow(_) => Some(Bound::BodyIdle),
+            ReadError::Idle(_) => Some(Bound::BodyIdle),
+            ReadError::Late(_) => Some(Bound::BodyTime),
+            ReadError::Slow { .. } => Some(Bound::BlobRate),
             ReadError::Broken(_) => None,
         };
         if matches!(error, ReadError::NoRoom) { refusal.after_ms(1_000) } else { refusal }

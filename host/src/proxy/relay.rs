@@ -35,7 +35,7 @@ pub(super) struct Relayed {
     busy: Busy,
     clock: Clock,
     sent_at: Duration,
-    idle: Duration,
+    idle: (Duration, Bound),
     refresh: Option<Refresh>,
     expose_backend: bool,
 }
@@ -111,6 +111,7 @@ pub(super) struct RelayBody {
 #[derive(Debug)]
 struct Silence {
     limit: Duration,
+    bound: Bound,
     quarters: u32,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -118,8 +119,8 @@ struct Silence {
 const QUARTERS: u32 = 4;
 
 impl Silence {
-    fn new(limit: Duration) -> Self {
-        Self { limit, quarters: 0, timer: None }
+    fn new((limit, bound): (Duration, Bound)) -> Self {
+        Self { limit, bound, quarters: 0, timer: None }
     }
 
     fn is_broken(&mut self) {
@@ -213,7 +214,7 @@ impl Body for RelayBody {
             Poll::Pending => {
                 ready!(this.silence.poll_over(context));
                 if let Some(settlement) = &this.settlement {
-                    settlement.reached(Bound::UpstreamIdle);
+                    settlement.reached(this.silence.bound);
                 }
                 this.end(End::Failed);
                 Poll::Ready(Some(Err(RelayError::Silent(this.silence.limit))))

@@ -206,6 +206,36 @@ fn a_check_says_what_would_serve() {
 }
 
 #[test]
+fn a_check_shows_added_backends_too_and_those_that_serve_nobody() {
+    let folder = folder_with("[[backends]]\nname = \"gpu-1\"\nurl = \"http://gpu-1\"\n");
+    let folder = folder.path();
+    for [name, url] in [["gpu-2", "http://gpu-2"], ["gpu-3", "http://gpu-3"]] {
+        assert_eq!(run(folder, &["backends", "add", name, url]).code, Some(0));
+    }
+    assert_eq!(run(folder, &["backends", "drain", "gpu-2"]).code, Some(0));
+    fs::write(folder.join("tollgate.toml"), "[[backends]]\nname = \"gpu-3\"\nurl = \"http://elsewhere\"\n").unwrap();
+    let table = run(folder, &["check"]);
+    assert_eq!(table.code, Some(0), "{}", table.stderr);
+    for line in ["backend gpu-3: http://elsewhere", "backend gpu-2: http://gpu-2 (drained)"] {
+        assert!(table.stdout.lines().any(|found| found == line), "{line}: {}", table.stdout);
+    }
+    assert!(table.stderr.contains("added backend 'gpu-3' is not used"), "{}", table.stderr);
+    let json = run(folder, &["check", "-o", "json"]).json();
+    let added = json!({ "name": "gpu-2", "url": "http://gpu-2", "source": "store", "drained": true });
+    assert_eq!((&json["backends"][1], json["backends"].as_array().unwrap().len()), (&added, 2));
+    assert!(json["warnings"][0].as_str().unwrap().contains("'gpu-3' is not used"), "{json}");
+}
+
+#[test]
+fn a_store_that_may_not_be_used_where_it_is_is_a_mistake_of_the_configuration() {
+    let folder = folder_with("[store]\nurl = \"sqlite://keys.db\"\n");
+    fs::create_dir(folder.path().join("keys.db")).unwrap();
+    for arguments in [&["serve"][..], &["check"], &["keys", "list"]] {
+        assert_fails(&run(folder.path(), arguments), 78, &["keys.db", "no regular file"]);
+    }
+}
+
+#[test]
 fn all_mistakes_of_a_configuration_are_told_at_once_with_key_and_way_out() {
     let folder = folder_with(
         "stat_dir = \"x\"\n\
@@ -264,6 +294,8 @@ fn everything_that_keeps_a_gate_from_starting_is_told_at_once_to_people_and_scri
     let words = ["`pepper`", "chmod 600", "policy 'broken' is not used", "3 problems"];
     assert_fails(&run(folder, &["check"]), 78, &words);
     assert!(!state.join("pepper").exists(), "a new pepper would hide that the keys' own is lost");
+    assert_fails(&run(folder, &["serve"]), 78, &["it holds keys, but the file `pepper`"]);
+    assert!(!state.join("pepper").exists(), "a gate with another pepper would let in nobody");
     let json = run(folder, &["check", "-o", "json"]);
     assert_eq!((json.code, &json.json()["ok"]), (Some(78), &json!(false)), "{json:?}");
     let problems = json.json()["problems"].as_array().unwrap().clone();

@@ -12,6 +12,7 @@ mod support;
 
 mod admin;
 mod admin_commands;
+mod admin_keys;
 mod admit;
 mod authenticate;
 mod backend_connections;
