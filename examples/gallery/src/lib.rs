@@ -1,4 +1,4 @@
-//! Fifteen policies of at most 30 lines, each one file beside this folder: copy the one that comes closest.
+//! Sixteen policies of at most 30 lines, each one file beside this folder: copy the one that comes closest.
 //!
 //! - Who calls (`authenticate`): `allow-network` only inside known networks, `jwt` a signed token instead of a key.
 //! - What a call may do and cost (`admit`): `alias` one name for several models, `canary-models` a share of one
@@ -7,3 +7,4 @@
 //!   `office-hours` not at night, `pin-num-ctx` one context length for all.
 //! - Which backend (`route`): `least-busy` the fewest calls, `prefix-affinity` prompts that begin alike together,
 //!   `sticky` a caller stays where it was, `weights` by chance and weight.
+//! - What a call came to (`settle`): `spend-alert` a word in the log when somebody has used much.

@@ -220,7 +220,9 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         fleet: Arc::clone(&fleet),
         upstream: upstream(&config, &clock)?,
         metrics: Arc::clone(&metrics),
+        estimates: Arc::default(),
         buffers,
+        tasks: serving.clone(),
         bounds: request_bounds(&config),
         clock: clock.clone(),
     }));
@@ -332,6 +334,7 @@ fn request_bounds(config: &Config) -> RequestBounds {
         max_blob: config.server.max_blob,
         upstream_idle: config.upstream.idle_timeout,
         management: config.upstream.management_timeout,
+        settle_queue: config.policies.settle_queue,
         allow_cloud: config.models.allow_cloud,
         expose_backend: config.server.expose_backend,
     }

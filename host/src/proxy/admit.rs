@@ -4,9 +4,16 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::{Parts, read::Read, refusal::Refusal, settle::Settlement};
+use super::{
+    Parts,
+    observe::Watched,
+    read::Read,
+    refusal::Refusal,
+    settle::{Estimate, Settlement},
+};
 use crate::{
-    policy::{AdmitVerdict, Amount, Chains, Charge, Fault, FaultKind, Hook, Rule, Shape},
+    llm::Operation,
+    policy::{AdmitVerdict, Amount, Call, Chains, Charge, Fault, FaultKind, Hook, Rule, Shape},
     quota::{self, Refused},
 };
 
@@ -17,7 +24,7 @@ pub(super) struct Admitted(pub(super) Read);
 /// Asks the chain and reserves.
 pub(super) fn admit(
     parts: &Parts,
-    chains: &Chains,
+    chains: &Arc<Chains>,
     read: Read,
     settlement: &mut Settlement,
 ) -> Result<Admitted, Refusal> {
@@ -25,12 +32,14 @@ pub(super) fn admit(
         AdmitVerdict::Reject(rejection) => return Err(rejection.into()),
         AdmitVerdict::Admit(charges) => charges,
     };
+    let estimate = read.row.charged.then(|| estimate(parts, &read.call));
     if !charges.is_empty() {
         reserve(parts, &charges, settlement)?;
     }
-    if read.row.charged {
-        settlement.expects(read.call.input_tokens);
+    if let Some(estimate) = estimate {
+        settlement.expects(estimate);
     }
+    settlement.is_watched(Watched::by(chains, &read.exchange, &read.call));
     if let Some(managed) = &read.managed {
         managed.check_scope(read.caller.scope())?;
         return Ok(Admitted(read));
@@ -43,6 +52,13 @@ pub(super) fn admit(
         return Err(Refusal::unknown_model(model));
     }
     Ok(Admitted(read))
+}
+
+/// What the call will take. Vectors are no output tokens, but nothing is expected to cost nothing.
+fn estimate(parts: &Parts, call: &Call) -> Estimate {
+    let cap = if call.operation == Operation::Embed { Some(1) } else { call.output_cap };
+    let expected = parts.estimates.expect(&call.model, call.input_tokens, cap);
+    Estimate { from_bytes: call.input_tokens, expected, is_open: cap.is_none() }
 }
 
 fn reserve(parts: &Parts, charges: &[(Arc<str>, Charge)], settlement: &mut Settlement) -> Result<(), Refusal> {

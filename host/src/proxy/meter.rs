@@ -44,6 +44,11 @@ impl Tokens {
         let input = usage.input.map_or_else(|| Amount::estimated(input_estimate.into()), Amount::counted);
         Self { input, output }
     }
+
+    /// Whether one of them is the gate's count.
+    pub(super) fn is_estimated(self) -> bool {
+        self.input.is_estimated || self.output.is_estimated
+    }
 }
 
 impl Amount {

@@ -3,10 +3,7 @@
 
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
-use super::{
-    body::ResponseBody,
-    settle::{End, Settlement},
-};
+use super::{body::ResponseBody, settle::Settlement};
 use crate::{
     llm::{
         body::BodyError,
@@ -14,7 +11,7 @@ use crate::{
         digest::DigestError,
         model_name::{ModelName, ModelNameError},
     },
-    policy::{Fault, FaultKind, Reason, Rejection},
+    policy::{End, Fault, FaultKind, Reason, Rejection},
     upstream::client::SendError,
     usage::bound::Bound,
     wire::{bounded::ReadError, causes::causes},

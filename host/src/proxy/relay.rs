@@ -19,10 +19,11 @@ use super::{
     forward::Answered,
     manage::Refresh,
     meter::Meter,
-    settle::{End, Settlement},
+    settle::Settlement,
 };
 use crate::{
     clock::{Clock, saturating_ms},
+    policy::End,
     upstream::{answer::AnswerBody, backend::Busy},
     usage::bound::Bound,
     wire::headers::{self, ACCEL_BUFFERING, BACKEND},
@@ -173,6 +174,9 @@ impl RelayBody {
             self.busy.note_first_token(u32::try_from(us).unwrap_or(u32::MAX));
             if self.meter.reads_a_stream() {
                 self.began = now;
+                if let Some(settlement) = &mut self.settlement {
+                    settlement.first_came(now);
+                }
             }
         }
         if self.meter.is_sifting() {

@@ -34,11 +34,13 @@ pub enum Bound {
     UpstreamFirstByte,
     /// `upstream.idle_timeout`.
     UpstreamIdle,
+    /// `policies.settle_queue`: a call came to its end without the policies that wait for that being told.
+    SettleQueue,
 }
 
 impl Bound {
     /// All of them, so that each counter is there before it counts.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Connections,
         Self::InFlight,
         Self::HeadSize,
@@ -54,6 +56,7 @@ impl Bound {
         Self::Drain,
         Self::UpstreamFirstByte,
         Self::UpstreamIdle,
+        Self::SettleQueue,
     ];
 
     /// As it stands in the metrics: the configuration's key.
@@ -74,6 +77,7 @@ impl Bound {
             Self::Drain => "drain_timeout",
             Self::UpstreamFirstByte => "upstream_first_byte_timeout",
             Self::UpstreamIdle => "upstream_idle_timeout",
+            Self::SettleQueue => "settle_queue",
         }
     }
 }

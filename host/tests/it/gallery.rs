@@ -1,4 +1,4 @@
-//! The fifteen policies of `examples/gallery` do what their names say, each with its defaults; those whose imports
+//! The sixteen policies of `examples/gallery` do what their names say, each with its defaults; those whose imports
 //! nothing enforces yet are refused by name.
 
 use std::{sync::Arc, time::Duration};

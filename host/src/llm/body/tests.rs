@@ -5,7 +5,7 @@ use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assert_eq, propte
 use serde_json::Value;
 
 use super::samples::json_object;
-use super::{BodyError, JsonBody, input_tokens};
+use super::{BodyError, Edits, JsonBody, input_tokens};
 
 fn read(text: &str) -> Result<JsonBody, BodyError> {
     JsonBody::read(&Bytes::copy_from_slice(text.as_bytes()), &["model", "name"])

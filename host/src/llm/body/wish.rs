@@ -97,7 +97,10 @@ mod tests {
             r#"{"stream_options":{"include_usage": false ,"x":{}}}"#,
             r#"{"stream_options":{"include_usage": true ,"x":{}}}"#,
         );
-        check(r#"{"stream_options":{"x":1,"include_usage":null}}"#, r#"{"stream_options":{"x":1,"include_usage":true}}"#);
+        check(
+            r#"{"stream_options":{"x":1,"include_usage":null}}"#,
+            r#"{"stream_options":{"x":1,"include_usage":true}}"#,
+        );
         // Elsewhere it is the caller's own text.
         check(
             r#"{"metadata":{"stream_options":{"include_usage":true}}}"#,

@@ -73,7 +73,11 @@ mod tests {
             r#"{"tool_calls":[{"index":0,"function":{"arguments":"{\"a"}}]}"#,
             r#"{"refusal":"no"}"#,
         ] {
-            check(&format!(r#"{{"id":"c","choices":[{{"index":0,"delta":{delta},"finish_reason":null}}]}}"#), true, false);
+            check(
+                &format!(r#"{{"id":"c","choices":[{{"index":0,"delta":{delta},"finish_reason":null}}]}}"#),
+                true,
+                false,
+            );
         }
         for delta in [
             "{}",

@@ -25,7 +25,7 @@ pub(super) struct Sieve {
 /// What becomes of one piece: told block by block, in order.
 #[derive(Debug, Default)]
 pub(super) struct Sifting {
-    /// Where the last block that is over ends.
+    /// Where the last block that is over ends in the piece.
     over: usize,
     /// What is to pass so far: this range, if nothing was taken out, and these bytes else.
     passed: Option<Vec<u8>>,
