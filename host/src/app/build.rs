@@ -211,8 +211,6 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         &metrics,
     )?;
 
-    let buffers = BufferBudget::new(config.server.max_buffered);
-    metrics.edges().follow_buffers(buffers.clone());
     let proxy = Arc::new(Proxy::new(Parts {
         chains: policies.chains(),
         keys: Arc::clone(&keys),
@@ -221,7 +219,7 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         upstream: upstream(&config, &clock)?,
         metrics: Arc::clone(&metrics),
         estimates: Arc::default(),
-        buffers,
+        buffers: buffers(&config, &metrics),
         tasks: serving.clone(),
         bounds: request_bounds(&config),
         clock: clock.clone(),
@@ -262,6 +260,12 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         serving,
         admin_serving,
     })
+}
+
+fn buffers(config: &Config, metrics: &Metrics) -> BufferBudget {
+    let buffers = BufferBudget::new(config.server.max_buffered);
+    metrics.edges().follow_buffers(buffers.clone());
+    buffers
 }
 
 fn upstream(config: &Config, clock: &Clock) -> Result<Upstream, StartError> {

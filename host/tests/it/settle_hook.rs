@@ -36,6 +36,18 @@ async fn chat(gate: &TestProxy) {
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
+/// Calls until this is so; how often that was.
+async fn calls_until(gate: &TestProxy, is_so: impl AsyncFn() -> bool) -> f64 {
+    let mut calls = 0.0;
+    loop {
+        chat(gate).await;
+        calls += 1.0;
+        if is_so().await {
+            return calls;
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_observer_is_told_once_of_every_call_and_what_it_came_to() {
     let log = Log::listen();
@@ -76,41 +88,49 @@ async fn an_observer_is_told_once_of_every_call_and_what_it_came_to() {
 
 #[tokio::test]
 async fn an_observer_asks_the_store_and_the_catalogue_but_the_request_is_gone() {
-    let log = Log::listen();
-    for (asked, answer) in [
+    let answered = [
         ("limit key requests-per-minute", "100"),
         ("attribute team", "red+blue"),
         ("add count 2 0 | add count 3 0", "2 | 5"),
         ("size-bytes llama3", "4000000000"),
         ("backend-name 0", "gpu-1"),
         ("now", "1781092800000"),
-    ] {
-        let attributes = vec![
-            ("ask".to_owned(), vec![asked.to_owned()]),
-            ("team".to_owned(), vec!["red".to_owned(), "blue".to_owned()]),
-        ];
-        let (gate, _server) =
-            gate_with("ask-settle", |builder| builder.with_key(|key| key.attributes = attributes)).await;
-        chat(&gate).await;
+    ];
+    let refused = [
+        ("request.header", "header host"),
+        ("request.json", "json /model"),
+        ("request.peer", "peer"),
+        ("request.peer-in", "peer-in 10.0.0.0/8"),
+        ("request.path", "path"),
+        ("request.prefix-hash", "prefix-hash 1"),
+        ("keys.verify", "verify"),
+        ("catalogue.candidates", "candidates llama3"),
+    ];
+    let log = Log::listen();
+    let mut keys = Vec::new();
+    let (gate, _server) = gate_with("ask-settle", |mut builder| {
+        // What is asked stands in the key's own attribute.
+        let asked = answered.iter().map(|(asked, _)| *asked).chain(refused.iter().map(|(_, asked)| *asked));
+        for (number, asked) in asked.enumerate() {
+            let team = vec!["red".to_owned(), "blue".to_owned()];
+            let attributes = vec![("ask".to_owned(), vec![asked.to_owned()]), ("team".to_owned(), team)];
+            keys.push(builder.add_key(&format!("asks-{number}"), |key| key.attributes = attributes));
+        }
+        builder
+    })
+    .await;
+    let body = json!({ "model": "llama3", "messages": [] });
+    for ((asked, answer), key) in answered.iter().zip(&keys) {
+        assert_eq!(gate.post_as(key, CHAT, &body).await.status, 200);
         log.says(&[&format!("asked {asked}: {answer}")]).await;
     }
-    for asked in [
-        "header host",
-        "json /model",
-        "peer",
-        "peer-in 10.0.0.0/8",
-        "path",
-        "prefix-hash 1",
-        "verify",
-        "candidates llama3",
-    ] {
-        let attributes = vec![("ask".to_owned(), vec![asked.to_owned()])];
-        let (gate, _server) =
-            gate_with("ask-settle", |builder| builder.with_key(|key| key.attributes = attributes)).await;
-        chat(&gate).await;
-        gate.until_metric(&faults("ask-settle", "trap"), 1.0).await;
-        log.says(&["a policy failed to take what a call came to", "which may not be called in settle"]).await;
-        chat(&gate).await;
+    let mut failed = 0.0;
+    for ((import, asked), key) in refused.iter().zip(&keys[answered.len()..]) {
+        assert_eq!(gate.post_as(key, CHAT, &body).await.status, 200, "{asked}");
+        failed += 1.0;
+        gate.until_metric(&faults("ask-settle", "trap"), failed).await;
+        let why = format!("it called `{import}`, which may not be called in settle");
+        log.says(&["a policy failed to take what a call came to", &why]).await;
     }
 }
 
@@ -142,13 +162,7 @@ async fn when_too_many_wait_calls_are_served_and_not_told_of() {
         builder.set("policies.cpu_budget = \"100ms\"").with_key(|key| key.requests_per_minute = Some(1_000_000));
     let gate = builder.policy("slow", &observer("(loop $again (br $again)) (unreachable)")).start().await;
     let lost = "tollgate_bound_reached_total{bound=\"settle_queue\"}";
-    let mut calls = 0.0;
-    until("a call that nobody hears of", async || {
-        calls += 1.0;
-        chat(&gate).await;
-        gate.metric(lost).await > 0.0
-    })
-    .await;
+    let calls = soon("a call that nobody hears of", calls_until(&gate, async || gate.metric(lost).await > 0.0)).await;
     until("the telling of all others", async || gate.metric(lost).await + gate.metric(&told("slow")).await == calls)
         .await;
 }
@@ -163,13 +177,8 @@ async fn a_call_is_told_to_the_policies_with_which_it_began() {
     let mut response = gate.request(Method::POST, CHAT).body(body).send().await.unwrap();
     soon("the first piece", response.chunk()).await.unwrap().unwrap();
     gate.put_policy("newer", &observer(""));
-    let mut calls = 0.0;
-    until("the new set", async || {
-        calls += 1.0;
-        chat(&gate).await;
-        gate.metric(&told("newer")).await > 0.0
-    })
-    .await;
+    let is_there = async || gate.metric(&told("newer")).await > 0.0;
+    let calls = soon("the new set", calls_until(&gate, is_there)).await;
     // In each call the older comes last, by its name.
     gate.until_metric(&told("older"), calls).await;
     let newer = gate.metric(&told("newer")).await;

@@ -51,11 +51,9 @@ impl Bench {
 
     /// How often the policy was told of a call of this gate.
     fn told(&self) -> usize {
-        let subject = format!(
-            "settled Call {{ surface: Surface::Ollama, operation: Operation::Chat, model: \\\"llama3:latest\\\""
-        );
+        let call = "settled Call { surface: Surface::Ollama, operation: Operation::Chat, model: \\\"llama3:latest\\\"";
         let key = &self.gate.key()[3..13];
-        self.log.lines_with(&[&subject, key]).len()
+        self.log.lines_with(&[call, key]).len()
     }
 
     async fn check_one(&self, id: &str, end: &str, told: f64) {

@@ -187,13 +187,10 @@ impl<'de, 'f> Walk<'de, 'f> {
     }
 
     /// The value of this key comes next; where the wish is said, it is left alone until the value says otherwise.
-    fn note_key(&mut self, role: Role, key: &Cow<'de, str>) {
+    fn note_key(&mut self, role: Role, key: Option<&'de str>) {
         if matches!(role, Role::StreamOptions | Role::IncludeUsage) {
             self.wish = Wish::Left;
-            self.wish_key = match key {
-                Cow::Borrowed(key) => Some(key),
-                Cow::Owned(_) => None,
-            };
+            self.wish_key = key;
         }
     }
 
@@ -255,7 +252,7 @@ impl<'de> Node<'_, 'de, '_> {
         Ok(())
     }
 
-    fn is_not_asked_for(self) {
+    fn note_off(self) {
         if let Some(key) = self.walk.wish_key {
             self.walk.wish = Wish::Off(key);
         }
@@ -283,7 +280,7 @@ impl<'de> Visitor<'de> for Node<'_, 'de, '_> {
     fn visit_unit<E: Error>(self) -> Result<(), E> {
         match self.role {
             Role::Body => return self.pass(),
-            Role::IncludeUsage => self.is_not_asked_for(),
+            Role::IncludeUsage => self.note_off(),
             _ => {}
         }
         Ok(())
@@ -292,7 +289,7 @@ impl<'de> Visitor<'de> for Node<'_, 'de, '_> {
     fn visit_bool<E: Error>(self, value: bool) -> Result<(), E> {
         match self.role {
             Role::Stream => self.walk.stream = Some(value),
-            Role::IncludeUsage if !value => self.is_not_asked_for(),
+            Role::IncludeUsage if !value => self.note_off(),
             _ => return self.pass(),
         }
         Ok(())
@@ -355,7 +352,8 @@ impl<'de> Visitor<'de> for Node<'_, 'de, '_> {
         while let Some(key) = access.next_key_seed(Key)? {
             walk.open_key(&mut object, key.clone())?;
             let role = walk.role_of(&key, parent);
-            walk.note_key(role, &key);
+            let unescaped = if let Cow::Borrowed(key) = key { Some(key) } else { None };
+            walk.note_key(role, unescaped);
             let is_top = matches!(parent, Role::Body);
             let names_are_free = names_are_free || callers_name_what_is_below(&key, is_top);
             let value = Node { walk: &mut *walk, role, depth: depth + 1, names_are_free };

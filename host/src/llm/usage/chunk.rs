@@ -55,11 +55,22 @@ fn is_nothing(value: &[u8]) -> bool {
 mod tests {
     use super::{carries_a_part, is_for_usage_alone};
 
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Kind {
+        Part,
+        Usage,
+        Frame,
+    }
+
     #[track_caller]
-    fn check(chunk: &str, part: bool, usage_alone: bool) {
-        let chunk = chunk.as_bytes();
-        let told = (carries_a_part(chunk), is_for_usage_alone(chunk));
-        assert_eq!(told, (part, usage_alone), "{}", String::from_utf8_lossy(chunk));
+    fn check(chunk: &str, expected: Kind) {
+        let told = match (carries_a_part(chunk.as_bytes()), is_for_usage_alone(chunk.as_bytes())) {
+            (true, false) => Kind::Part,
+            (false, true) => Kind::Usage,
+            (false, false) => Kind::Frame,
+            (true, true) => panic!("{chunk} is both"),
+        };
+        assert_eq!(told, expected, "{chunk}");
     }
 
     #[test]
@@ -75,8 +86,7 @@ mod tests {
         ] {
             check(
                 &format!(r#"{{"id":"c","choices":[{{"index":0,"delta":{delta},"finish_reason":null}}]}}"#),
-                true,
-                false,
+                Kind::Part,
             );
         }
         for delta in [
@@ -87,30 +97,30 @@ mod tests {
             r#"{"content":null,"tool_calls":[]}"#,
         ] {
             let chunk = format!(r#"{{"choices":[{{"index":0,"delta":{delta},"finish_reason":"stop"}}],"usage":null}}"#);
-            check(&chunk, false, false);
+            check(&chunk, Kind::Frame);
         }
-        check(r#"{"choices":[{"index":0,"text":"a","finish_reason":null}]}"#, true, false);
-        check(r#"{"choices":[{"index":0,"text":"","finish_reason":"stop"}]}"#, false, false);
+        check(r#"{"choices":[{"index":0,"text":"a","finish_reason":null}]}"#, Kind::Part);
+        check(r#"{"choices":[{"index":0,"text":"","finish_reason":"stop"}]}"#, Kind::Frame);
     }
 
     #[test]
     fn a_chunk_for_usage_alone_has_usage_and_no_choice() {
-        check(r#"{"id":"c","choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2}}"#, false, true);
-        check(r#"{"usage": {"prompt_tokens":7}, "choices": [ ]}"#, false, true);
+        check(r#"{"id":"c","choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2}}"#, Kind::Usage);
+        check(r#"{"usage": {"prompt_tokens":7}, "choices": [ ]}"#, Kind::Usage);
         // Azure's first chunk, and the end of those who tell the usage with it.
-        check(r#"{"choices":[],"prompt_filter_results":[{"prompt_index":0}]}"#, false, false);
-        check(r#"{"choices":[],"usage":null}"#, false, false);
-        check(r#"{"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":7}}"#, false, false);
+        check(r#"{"choices":[],"prompt_filter_results":[{"prompt_index":0}]}"#, Kind::Frame);
+        check(r#"{"choices":[],"usage":null}"#, Kind::Frame);
+        check(r#"{"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":7}}"#, Kind::Frame);
         for other in ["[DONE]", "", "1", r#"{"error":{"message":"no"}}"#, r#"{"usage":{"prompt_tokens":7}}"#] {
-            check(other, false, false);
+            check(other, Kind::Frame);
         }
     }
 
     #[test]
     fn what_a_model_wrote_is_taken_for_nothing_else() {
         let text = r#"\"},\"finish_reason\":null}],\"choices\":[],\"usage\":{\"prompt_tokens\":1}}"#;
-        check(&format!(r#"{{"choices":[{{"delta":{{"content":"{text}"}}}}]}}"#), true, false);
+        check(&format!(r#"{{"choices":[{{"delta":{{"content":"{text}"}}}}]}}"#), Kind::Part);
         let forged = r#"{"choices":[{"delta":{"role":"\"content\":\"x"}}]}"#;
-        check(forged, false, false);
+        check(forged, Kind::Frame);
     }
 }
