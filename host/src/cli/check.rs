@@ -126,7 +126,8 @@ fn backends(fleet: &Fleet) -> Vec<Backend> {
 
 fn print(findings: &Findings) {
     for chain in &findings.hooks {
-        output::result(&format!("{}: {}", chain.hook, chain.policies.join(", ")));
+        let policies = if chain.policies.is_empty() { "-".to_owned() } else { chain.policies.join(", ") };
+        output::result(&format!("{}: {policies}", chain.hook));
     }
     for backend in &findings.backends {
         output::result(&format!("backend {}: {}", backend.name, backend.url));

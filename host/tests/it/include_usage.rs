@@ -28,6 +28,8 @@ impl Bench {
     async fn start() -> Self {
         let log = Log::listen();
         let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
+        // One that speaks of responses.
+        server.set_version("0.14.0");
         Self { gate: TestProxy::before(&[&server]).await, server, log }
     }
 
@@ -99,7 +101,6 @@ async fn a_caller_who_asks_itself_gets_its_stream_byte_for_byte() {
 #[tokio::test]
 async fn what_is_no_such_stream_goes_as_it_came() {
     let mut bench = Bench::start().await;
-    bench.server.set_version("0.14.0");
     for (id, path, body) in [
         ("no-stream", CHAT, r#"{"model":"llama3:latest","messages":[]}"#),
         ("stream-off", TEXT, r#"{"model":"llama3:latest","prompt":"","stream":false}"#),

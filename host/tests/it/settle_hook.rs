@@ -170,7 +170,8 @@ async fn when_too_many_wait_calls_are_served_and_not_told_of() {
 #[tokio::test]
 async fn a_call_is_told_to_the_policies_with_which_it_began() {
     let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
-    let gate = TestProxy::builder().backend(&server).policy("older", &observer("")).start().await;
+    let builder = TestProxy::builder().backend(&server).policy("older", &observer(""));
+    let gate = builder.with_key(|key| key.requests_per_minute = Some(1_000_000)).start().await;
     let go_on = Arc::new(Notify::new());
     server.script(Script::ndjson().chunk("{}\n").wait(&go_on).chunk("{\"done\":true}\n").end());
     let body = r#"{"model":"llama3","messages":[]}"#;

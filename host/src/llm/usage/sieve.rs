@@ -18,7 +18,7 @@ const MOST_HELD: usize = 8 << 10;
 #[derive(Default)]
 pub(super) struct Sieve {
     held: Bytes,
-    /// The open event is too long to be the one; what came of it has passed, and the rest will.
+    /// The open event is too long to be the one, or none at all; what came of it has passed, and the rest will.
     is_passing: bool,
 }
 
@@ -68,7 +68,7 @@ impl Sieve {
             None if held.is_empty() => piece.slice(..over),
             None => [&*held, piece.get(..over).unwrap_or_default()].concat().into(),
         };
-        if open.len() <= MOST_HELD {
+        if open.len() <= MOST_HELD && may_be_an_event(&open) {
             self.held = open;
             return passed;
         }
@@ -84,7 +84,7 @@ impl Sieve {
         let length = self.held.len() + more.len();
         let held = mem::take(&mut self.held);
         let all = if held.is_empty() { more } else { [held, more].concat().into() };
-        if length <= MOST_HELD {
+        if length <= MOST_HELD && may_be_an_event(&all) {
             self.held = all;
             return Bytes::new();
         }
@@ -101,6 +101,12 @@ impl Sieve {
     pub(super) fn rest(&mut self) -> Bytes {
         mem::take(&mut self.held)
     }
+}
+
+/// Whether this may be the beginning of an event: of the line end before it, of a comment or of one of the four fields.
+fn may_be_an_event(open: &[u8]) -> bool {
+    let first = open.iter().find(|byte| !matches!(byte, b'\r' | b'\n'));
+    first.is_none_or(|byte| matches!(byte, b':' | b'd' | b'e' | b'i' | b'r'))
 }
 
 impl Debug for Sieve {

@@ -206,6 +206,14 @@ fn an_event_that_is_too_long_to_be_the_one_passes_as_it_comes() {
 }
 
 #[test]
+fn what_is_no_event_passes_as_it_comes() {
+    let mut reading = Reading::new(Framing::Events).hiding_usage();
+    for piece in ["{\"mess", "age\":1}", "\n\n\n", "\n{\"a", "\":1}\n\n"] {
+        assert_eq!(reading.sift(&Bytes::from_static(piece.as_bytes())), piece);
+    }
+}
+
+#[test]
 fn other_framings_are_not_sifted() {
     for framing in [Framing::Lines, Framing::Whole(None)] {
         let mut reading = Reading::new(framing).hiding_usage();
