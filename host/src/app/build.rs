@@ -236,8 +236,6 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
 
     let quota = Arc::new(Quota::new(QuotaBounds::default()));
     background::measure_limits(&quota, &metrics);
-    let buffers = BufferBudget::new(config.server.max_buffered);
-    metrics.edges().follow_buffers(buffers.clone());
     let proxy = Arc::new(Proxy::new(Parts {
         chains: policies.chains(),
         keys: Arc::clone(&keys),
@@ -245,7 +243,9 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         fleet: Arc::clone(&fleet),
         upstream: upstream(&config, &clock)?,
         metrics: Arc::clone(&metrics),
-        buffers,
+        estimates: Arc::default(),
+        buffers: buffers(&config, &metrics),
+        tasks: serving.clone(),
         bounds: request_bounds(&config),
         clock: clock.clone(),
     }));
@@ -287,6 +287,12 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         serving,
         admin_serving,
     })
+}
+
+fn buffers(config: &Config, metrics: &Metrics) -> BufferBudget {
+    let buffers = BufferBudget::new(config.server.max_buffered);
+    metrics.edges().follow_buffers(buffers.clone());
+    buffers
 }
 
 fn upstream(config: &Config, clock: &Clock) -> Result<Upstream, StartError> {
@@ -361,6 +367,7 @@ fn request_bounds(config: &Config) -> RequestBounds {
         min_blob_rate: config.server.min_blob_rate,
         upstream_idle: config.upstream.idle_timeout,
         management: config.upstream.management_timeout,
+        settle_queue: config.policies.settle_queue,
         allow_cloud: config.models.allow_cloud,
         expose_backend: config.server.expose_backend,
     }

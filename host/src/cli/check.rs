@@ -159,7 +159,8 @@ fn limits(limits: &Limits) -> BTreeMap<&'static str, NonZeroU64> {
 
 fn print(findings: &Findings) {
     for chain in &findings.hooks {
-        output::result(&format!("{}: {}", chain.hook, chain.policies.join(", ")));
+        let policies = if chain.policies.is_empty() { "-".to_owned() } else { chain.policies.join(", ") };
+        output::result(&format!("{}: {policies}", chain.hook));
     }
     for backend in &findings.backends {
         let drained = if backend.drained { " (drained)" } else { "" };

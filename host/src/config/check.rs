@@ -35,6 +35,8 @@ const MAX_HEADERS: NonZeroUsize = NonZeroUsize::new(100).expect("not zero");
 const TOKENS_MAX: u64 = (1 << 53) - 1;
 const BACKENDS_MAX: usize = 1024;
 pub(super) const WEIGHTS: RangeInclusive<u64> = 1..=1000;
+const SETTLE_QUEUE: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+const SETTLE_QUEUE_MAX: u64 = 100_000;
 const MASKED_HEADERS_MAX: usize = 64;
 const ADMIN_HOSTS_MAX: usize = 16;
 
@@ -169,6 +171,7 @@ fn policies(keys: &mut Section<'_>) -> Policies {
         folder,
         cpu_budget: keys.or("cpu_budget", Duration::from_millis(2), values::duration(CPU_BUDGETS)),
         memory: keys.or("memory", 64 * MIB, values::size(MIB..=GIB)),
+        settle_queue: keys.or("settle_queue", SETTLE_QUEUE, values::count(SETTLE_QUEUE_MAX)),
         masked_headers: keys.list("masked_headers", MASKED_HEADERS_MAX, values::header_name),
     }
 }

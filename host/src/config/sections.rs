@@ -114,6 +114,9 @@ pub struct Policies {
     pub cpu_budget: Duration,
     /// Memory of one instance of a policy, in bytes, `1MiB` to `1GiB`. Default `64MiB`.
     pub memory: u64,
+    /// Calls that are over and wait for the policies that want to know what they came to, 1 to 100,000. What finds no place is
+    /// not told. Default 1024.
+    pub settle_queue: NonZeroUsize,
     /// Headers that policies never see, besides credentials and cookies, at most 64. Default: none.
     pub masked_headers: Vec<HeaderName>,
 }

@@ -80,7 +80,7 @@ fn without_any_source_every_key_has_its_default() {
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:8081");
     assert_eq!((config.server.max_body, config.server.max_buffered), (33_554_432, 536_870_912));
     assert_eq!((config.server.max_blob, config.upstream.management_timeout), (64 << 30, Duration::from_secs(1800)));
-    assert_eq!(config.policies.cpu_budget, Duration::from_millis(2));
+    assert_eq!((config.policies.cpu_budget, config.policies.settle_queue.get()), (Duration::from_millis(2), 1024));
     let Limits { requests_per_minute, tokens_per_minute, concurrent, tokens_per_day, tokens_per_month } = config.limits;
     assert_eq!(requests_per_minute.get(), 100);
     assert_eq!([tokens_per_minute, concurrent, tokens_per_day, tokens_per_month], [None; 4]);
@@ -114,6 +114,7 @@ const FULL: &str = r#"
         cpu_budget = "500us"
         memory = "1.5MiB"
         masked_headers = ["X-Internal"]
+        settle_queue = 7
         [limits]
         requests_per_minute = 1000000000
         tokens_per_minute = 1
@@ -159,6 +160,7 @@ fn a_full_file_is_read_key_by_key() {
     assert_eq!(config.policies.folder, Some(setup.path("policies.d")));
     assert_eq!((config.policies.cpu_budget, config.policies.memory), (Duration::from_micros(500), 1_572_864));
     assert_eq!(config.policies.masked_headers, ["x-internal"]);
+    assert_eq!(config.policies.settle_queue.get(), 7);
     assert_eq!(config.admin.hosts, ["gate.example.com", "10.0.0.7"]);
     let Limits { requests_per_minute, tokens_per_minute, concurrent, tokens_per_day, tokens_per_month } = config.limits;
     assert_eq!(requests_per_minute.get(), 1_000_000_000);

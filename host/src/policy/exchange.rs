@@ -1,7 +1,7 @@
 //! The call in progress, as policies may ask about it: headers, body, proof of the key, and who calls.
 //!
 //! One per request, shared by [`Arc`] with the policy that is being asked. It grows as the call goes on: the caller is
-//! known after `authenticate`, the body after it was read. It never holds what a policy may not see, save the credential,
+//! known after `authenticate`, the body after it was read; once the answer is on its way only a rest is kept. It never holds what a policy may not see, save the credential,
 //! which only blanks itself.
 
 use std::{
@@ -140,6 +140,26 @@ impl Exchange {
     /// The JSON body; none before it was read, or when the operation has none.
     pub fn body(&self) -> Option<&Bytes> {
         self.body.get()
+    }
+
+    /// What is kept of the call until it is over, for policies that look at its outcome: who called, and the seed. The request
+    /// is let go: its body and headers would stand in memory as long as the answer, and the credential must not.
+    #[must_use]
+    pub fn after(&self) -> Self {
+        let after = Self::new(ExchangeHead {
+            request_id: self.request_id.clone(),
+            surface: self.surface,
+            seed: self.seed,
+            peer: self.peer,
+            path: Box::default(),
+            headers: HeaderMap::new(),
+            credential: None,
+            proof: Proof::NotAKey,
+        });
+        if let Some(caller) = self.caller() {
+            after.note_caller(caller.clone());
+        }
+        after
     }
 
     /// Notes the body. The first note stays.

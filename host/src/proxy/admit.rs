@@ -4,15 +4,18 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::{Parts, read::Read, refusal::Refusal, settle::Settlement};
+use super::{
+    Parts,
+    observe::Watched,
+    read::Read,
+    refusal::Refusal,
+    settle::{Estimate, Settlement},
+};
 use crate::{
-    llm::{Operation, operations::Row},
+    llm::Operation,
     policy::{AdmitVerdict, Call, Chains, Charge, Fault, FaultKind, Hook},
     quota::{self, Moment, Refused, Reservation, Tokens},
 };
-
-/// Output tokens that are reserved for a call that sets no cap.
-const UNCAPPED_OUTPUT: u32 = 256;
 
 /// A call that was paid for; what it cost lies in its settlement.
 #[derive(Debug)]
@@ -21,7 +24,7 @@ pub(super) struct Admitted(pub(super) Read);
 /// Asks the chain and reserves.
 pub(super) fn admit(
     parts: &Parts,
-    chains: &Chains,
+    chains: &Arc<Chains>,
     read: Read,
     settlement: &mut Settlement,
 ) -> Result<Admitted, Refusal> {
@@ -29,13 +32,19 @@ pub(super) fn admit(
         AdmitVerdict::Reject(rejection) => return Err(rejection.into()),
         AdmitVerdict::Admit(charges) => charges,
     };
+    let estimate = read.row.charged.then(|| estimate(parts, &read.call));
     if !charges.is_empty() {
-        let expected = expected(read.row, &read.call);
+        // Where no model runs no token is spent.
+        let expected = estimate.map_or_else(Tokens::default, |estimate| Tokens {
+            input: estimate.expected.input.into(),
+            output: estimate.expected.output.into(),
+        });
         settlement.holds(reserve(parts, &read.caller.principal.subject, &charges, expected)?);
     }
-    if read.row.charged {
-        settlement.expects(read.call.input_tokens);
+    if let Some(estimate) = estimate {
+        settlement.expects(estimate);
     }
+    settlement.is_watched(Watched::by(chains, &read.exchange, &read.call));
     if let Some(managed) = &read.managed {
         managed.check_scope(read.caller.scope())?;
         return Ok(Admitted(read));
@@ -48,6 +57,16 @@ pub(super) fn admit(
         return Err(Refusal::unknown_model(model));
     }
     Ok(Admitted(read))
+}
+
+/// What the call will take. Vectors are no output tokens.
+fn estimate(parts: &Parts, call: &Call) -> Estimate {
+    let is_vectors = call.operation == Operation::Embed;
+    let mut expected = parts.estimates.expect(&call.model, call.input_tokens, call.output_cap);
+    if is_vectors {
+        expected.output = 0;
+    }
+    Estimate { from_bytes: call.input_tokens, expected, is_open: call.output_cap.is_none() && !is_vectors }
 }
 
 fn reserve(
@@ -80,15 +99,6 @@ fn reserve(
             bad_answer(policy, format!("the policies together asked for {count} charges"))
         }
     })
-}
-
-/// What the call is expected to take, in tokens. Where no model runs it takes none; vectors are no output.
-fn expected(row: &Row, call: &Call) -> Tokens {
-    if !row.charged {
-        return Tokens::default();
-    }
-    let output = if call.operation == Operation::Embed { 0 } else { call.output_cap.unwrap_or(UNCAPPED_OUTPUT) };
-    Tokens { input: call.input_tokens.into(), output: output.into() }
 }
 
 fn bad_answer(policy: &str, detail: String) -> Refusal {

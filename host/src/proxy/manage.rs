@@ -140,7 +140,8 @@ pub(super) async fn manage(
         Ok(response) => {
             let refresh = (changes_models && response.status().is_success())
                 .then(|| Refresh { fleet: Arc::clone(&parts.fleet), backend: Arc::clone(&backend) });
-            Ok(Answered { response, busy, sent_at, idle: (parts.bounds.management, Bound::Management), refresh })
+            let idle = (parts.bounds.management, Bound::Management);
+            Ok(Answered { response, busy, sent_at, idle, refresh, hides_usage: false })
         }
         // The caller's doing: the backend is not to blame.
         Err(SendError::Body(error)) => Err(error.into()),

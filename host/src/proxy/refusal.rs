@@ -5,10 +5,7 @@ use std::fmt::{Display, Formatter, Result as FmtResult};
 
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
-use super::{
-    body::ResponseBody,
-    settle::{End, Settlement},
-};
+use super::{body::ResponseBody, settle::Settlement};
 use crate::{
     llm::{
         body::BodyError,
@@ -16,7 +13,7 @@ use crate::{
         digest::DigestError,
         model_name::{ModelName, ModelNameError},
     },
-    policy::{Amount, Fault, FaultKind, Period, Reason, Rejection, Rule, Shape, TokenKind},
+    policy::{Amount, End, Fault, FaultKind, Period, Reason, Rejection, Rule, Shape, TokenKind},
     quota::{Exceeded, Wait},
     upstream::client::SendError,
     usage::bound::Bound,

@@ -42,11 +42,13 @@ pub enum Bound {
     UpstreamIdle,
     /// `upstream.management_timeout`: to the first byte of an answer, or within it.
     Management,
+    /// `policies.settle_queue`: a call came to its end without the policies that wait for that being told.
+    SettleQueue,
 }
 
 impl Bound {
     /// All of them, so that each counter is there before it counts.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Connections,
         Self::InFlight,
         Self::HeadSize,
@@ -66,6 +68,7 @@ impl Bound {
         Self::UpstreamFirstByte,
         Self::UpstreamIdle,
         Self::Management,
+        Self::SettleQueue,
     ];
 
     /// As it stands in the metrics: the configuration's key.
@@ -90,6 +93,7 @@ impl Bound {
             Self::UpstreamFirstByte => "upstream_first_byte_timeout",
             Self::UpstreamIdle => "upstream_idle_timeout",
             Self::Management => "upstream_management_timeout",
+            Self::SettleQueue => "settle_queue",
         }
     }
 }

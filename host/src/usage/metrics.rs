@@ -16,6 +16,7 @@ use super::{
     admin::AdminNumbers,
     backend_gauges::{BackendGauges, BackendNumbers},
     edges::Edges,
+    estimate_error::EstimateError,
     few::Few,
     limit_counters::{LimitCounters, LimitNumbers},
 };
@@ -86,6 +87,7 @@ pub struct Metrics {
     known_requests: Few<RequestLabels, Counter>,
     in_flight: Gauge<i64, AtomicI64>,
     tokens: Family<TokenLabels, Counter>,
+    estimate_error: EstimateError,
     policy_seconds: Seconds,
     known_policies: Few<PolicyLabels, Histogram>,
     policy_faults: Family<FaultLabels, Counter>,
@@ -104,6 +106,7 @@ impl Default for Metrics {
         registry.register("requests_in_flight", "Calls in progress", in_flight.clone());
         let tokens = Family::<TokenLabels, Counter>::default();
         registry.register("tokens", "Tokens that models read and wrote, counted by them or estimated", tokens.clone());
+        let estimate_error = EstimateError::register(&mut registry);
         let policy_seconds = Seconds::new_with_constructor(|| Histogram::new(POLICY_BUCKETS));
         registry.register(
             "policy_call_duration_seconds",
@@ -123,6 +126,7 @@ impl Default for Metrics {
             known_requests: Few::default(),
             in_flight,
             tokens,
+            estimate_error,
             policy_seconds,
             known_policies: Few::default(),
             policy_faults,
@@ -162,6 +166,11 @@ impl Metrics {
         let (surface, direction) = (surface.as_str(), direction.as_str());
         let estimated = if is_estimated { "true" } else { "false" };
         self.tokens.get_or_create(&TokenLabels { surface, direction, estimated }).inc_by(tokens);
+    }
+
+    /// A call of which so many tokens were expected took so many.
+    pub fn estimate_missed(&self, direction: Direction, expected: u32, used: u64) {
+        self.estimate_error.note(direction, expected, used);
     }
 
     /// Backends are asked for whenever the metrics are read, so that what is gone is gone here too. Only the first source
@@ -216,7 +225,7 @@ impl Debug for Metrics {
 }
 
 impl Direction {
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Input => "input",
             Self::Output => "output",
@@ -246,6 +255,9 @@ mod tests {
         metrics.call_ended(Surface::OpenAi, Operation::Chat, 429);
         metrics.tokens_took(Surface::Ollama, Direction::Input, 7, true);
         metrics.tokens_took(Surface::Ollama, Direction::Output, 0, false);
+        metrics.estimate_missed(Direction::Input, 10, 7);
+        metrics.estimate_missed(Direction::Input, 10, 14);
+        metrics.estimate_missed(Direction::Input, 10, 10);
         metrics.backends_from(|| {
             vec![BackendNumbers { name: "gpu-1".into(), is_up: true, is_drained: false, in_flight: 3 }]
         });
@@ -256,6 +268,9 @@ mod tests {
             r#"tollgate_requests_total{surface="openai",operation="chat",status="4xx"} 1"#,
             "tollgate_requests_in_flight 1",
             r#"tollgate_tokens_total{surface="ollama",direction="input",estimated="true"} 7"#,
+            r#"tollgate_estimate_error_tokens_total{direction="input",kind="spare"} 3"#,
+            r#"tollgate_estimate_error_tokens_total{direction="input",kind="owed"} 4"#,
+            r#"tollgate_estimate_error_tokens_total{direction="output",kind="owed"} 0"#,
             r#"tollgate_backend_up{backend="gpu-1"} 1"#,
             r#"tollgate_backend_drained{backend="gpu-1"} 0"#,
             r#"tollgate_backend_in_flight{backend="gpu-1"} 3"#,
@@ -270,6 +285,6 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing in:\n{text}");
         }
-        assert!(!text.contains("output"), "nothing was written:\n{text}");
+        assert!(!text.contains("surface=\"ollama\",direction=\"output\""), "nothing was written:\n{text}");
     }
 }

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::bindings::{
     asked::{charges, types},
-    hooks::{admit, authenticate, route},
+    hooks::{admit, authenticate, route, settle},
 };
 use crate::{
     llm::{Operation, Surface},
@@ -51,6 +51,24 @@ pub(super) fn call(call: &policy::Call) -> types::Call<'_> {
         input_tokens: call.input_tokens,
         output_cap: call.output_cap,
         streaming: call.streaming,
+    }
+}
+
+pub(super) fn outcome(outcome: &policy::Outcome) -> settle::Outcome {
+    let end = match outcome.end {
+        policy::End::Complete => settle::End::Complete,
+        policy::End::ClientLeft => settle::End::ClientLeft,
+        policy::End::Failed => settle::End::Failed,
+    };
+    settle::Outcome {
+        end,
+        status: outcome.status,
+        backend: outcome.backend,
+        input_tokens: outcome.input_tokens,
+        output_tokens: outcome.output_tokens,
+        estimated: outcome.is_estimated,
+        first_token_us: outcome.first_token_us,
+        total_us: outcome.total_us,
     }
 }
 

@@ -164,7 +164,7 @@ impl HostState {
 
     /// Who calls, if `import` may be called in this hook; counts the call.
     pub(super) fn caller_in(&mut self, import: &'static str) -> Result<&Caller> {
-        let exchange = self.exchange_in(import, &[Hook::Admit, Hook::Route])?;
+        let exchange = self.exchange_in(import, &Hook::WITH_CALLER)?;
         exchange.caller().ok_or_else(|| Error::new(RuleBroken::NotHere { import, place: "authenticate" }))
     }
 

@@ -196,6 +196,7 @@ fn a_check_says_what_would_serve() {
         "authenticate: api-key",
         "admit: rate-limit",
         "route: round-robin",
+        "settle: -",
         "backend gpu-1: http://127.0.0.1:1",
         "limits.requests_per_minute: 100",
         "limits.tokens_per_month: 5000000",
@@ -315,7 +316,7 @@ fn a_check_for_scripts_says_what_would_serve_or_which_keys_are_wrong() {
     let json = good.json();
     assert_eq!((good.code, &json["ok"], &json["problems"]), (Some(0), &json!(true), &json!([])), "{good:?}");
     assert_eq!(json["hooks"][0], json!({ "hook": "authenticate", "policies": ["api-key"] }));
-    assert_eq!((&json["backends"][0]["name"], json["hooks"].as_array().unwrap().len()), (&json!("gpu-1"), 3));
+    assert_eq!((&json["backends"][0]["name"], json["hooks"].as_array().unwrap().len()), (&json!("gpu-1"), 4));
     let bad = run(folder.path(), &["check", "-o", "json", "--set", "server.lisen=x", "--set", "log.level=loud"]);
     assert_eq!((bad.code, &bad.json()["ok"]), (Some(78), &json!(false)), "{bad:?}");
     let problem = json!({

@@ -1,4 +1,4 @@
-//! The seventeen policies of `examples/gallery` do what their names say, each with its defaults; those whose imports
+//! The eighteen policies of `examples/gallery` do what their names say, each with its defaults; those whose imports
 //! nothing enforces yet are refused by name.
 
 use std::{sync::Arc, time::Duration};
