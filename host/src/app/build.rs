@@ -189,6 +189,13 @@ pub(crate) async fn refuse_lost_pepper(config: &Config, store: &dyn Store) -> Re
     Ok(())
 }
 
+/// The limits' counters, and their numbers among the metrics.
+fn measured_quota(metrics: &Metrics) -> Arc<Quota> {
+    let quota = Arc::new(Quota::new(QuotaBounds::default()));
+    background::measure_limits(&quota, metrics);
+    quota
+}
+
 pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartError> {
     let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
     let (stop_admin, cut_admin) = (CancellationToken::new(), CancellationToken::new());
@@ -211,14 +218,12 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         &metrics,
     )?;
 
-    let quota = Arc::new(Quota::new(QuotaBounds::default()));
-    background::measure_limits(&quota, &metrics);
     let buffers = BufferBudget::new(config.server.max_buffered);
     metrics.edges().follow_buffers(buffers.clone());
     let proxy = Arc::new(Proxy::new(Parts {
         chains: policies.chains(),
         keys: Arc::clone(&keys),
-        quota,
+        quota: measured_quota(&metrics),
         fleet: Arc::clone(&fleet),
         upstream: upstream(&config, &clock)?,
         metrics: Arc::clone(&metrics),
