@@ -205,6 +205,13 @@ pub(crate) async fn refuse_lost_pepper(config: &Config, store: &dyn Store) -> Re
     Ok(())
 }
 
+/// The limits' counters, and their numbers among the metrics.
+fn measured_quota(metrics: &Metrics) -> Arc<Quota> {
+    let quota = Arc::new(Quota::new(QuotaBounds::default()));
+    background::measure_limits(&quota, metrics);
+    quota
+}
+
 /// The store, the pepper that proves its keys, and an admin token beside them.
 async fn state(config: &Config) -> Result<(Arc<dyn Store>, Pepper), StartError> {
     let store: Arc<dyn Store> = Arc::new(open_store(config).await?);
@@ -234,12 +241,10 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         &metrics,
     )?;
 
-    let quota = Arc::new(Quota::new(QuotaBounds::default()));
-    background::measure_limits(&quota, &metrics);
     let proxy = Arc::new(Proxy::new(Parts {
         chains: policies.chains(),
         keys: Arc::clone(&keys),
-        quota,
+        quota: measured_quota(&metrics),
         fleet: Arc::clone(&fleet),
         upstream: upstream(&config, &clock)?,
         metrics: Arc::clone(&metrics),

@@ -33,7 +33,6 @@ pub(super) async fn pepper(config: &Config, store: &dyn Store) -> Result<Pepper,
 /// Why there is no key, in words of the command line.
 pub(super) fn not_issued(error: &IssueError) -> Failure {
     match error {
-        IssueError::Unfit { field: "requests_per_minute", reason } => Failure::usage(format!("--rpm {reason}")),
         IssueError::Unfit { field, reason } => Failure::usage(format!("--{field} {reason}")),
         IssueError::Store(error) => refused(error),
         IssueError::Id { .. } | IssueError::NoRandomness(_) => Failure::failed(error.to_string()),

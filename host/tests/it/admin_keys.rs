@@ -51,15 +51,18 @@ async fn until_status(gate: &TestProxy, key: &str, expected: u16) {
 async fn a_key_is_shown_once_serves_within_two_seconds_and_can_be_switched_rotated_and_revoked() {
     let (gate, _server) = gate().await;
     let wanted = json!({
-        "name": "laptop", "user": "ann", "requests_per_minute": 60, "models": ["LLaMA3", "llama3:latest"],
-        "expires": "30d", "may_manage": true, "attributes": { "groups": ["staff", "night"] },
+        "name": "laptop", "user": "ann", "models": ["LLaMA3", "llama3:latest"],
+        "limits": { "requests_per_minute": 60, "models": { "LLaMA3": { "concurrent": 2 } } }, "expires": "30d", "may_manage": true, "attributes": { "groups": ["staff", "night"] },
     });
     let made = value(&post(&gate, "keys", &wanted).await, 201);
     let (id, key) = (made["id"].as_str().unwrap(), made["key"].as_str().unwrap());
     until_status(&gate, key, 200).await;
     assert_eq!(status(&gate, key, "qwen3:8b").await, 404, "out of scope");
     let shown = json!({
-        "id": id, "name": "laptop", "user": "ann", "state": "active", "requests_per_minute": 60,
+        "id": id, "name": "laptop", "user": "ann", "state": "active", "limits": {
+            "requests_per_minute": 60, "tokens_per_minute": null, "concurrent": null, "tokens_per_day": null,
+            "tokens_per_month": null, "models": { "llama3:latest": { "concurrent": 2 } },
+        },
         "models": ["llama3:latest"], "may_manage": true, "attributes": { "groups": ["staff", "night"] },
         "former_secret_until": null, "expires_at": "2026-07-10T12:00:00Z", "created_at": "2026-06-10T12:00:00Z",
     });
@@ -102,16 +105,19 @@ async fn what_can_t_be_a_key_is_refused_with_what_to_do() {
         "{\"name\":7}",
         "{\"name\":\"a\",\"hunter2\":1}",
         "{\"name\":\"a\",\"name\":\"b\"}",
-        "{\"name\":\"a\",\"requests_per_minute\":-1}",
-        "{\"name\":\"a\",\"requests_per_minute\":1.5}",
+        "{\"name\":\"a\",\"limits\":{\"requests_per_minute\":-1}}",
+        "{\"name\":\"a\",\"limits\":{\"requests_per_minute\":1.5}}",
         "{\"name\":\"a\",\"models\":\"hunter2\"}",
     ] {
-        check(body, 400, "bad_body", &["`name`", "`requests_per_minute`", "line"]).await;
+        check(body, 400, "bad_body", &["`name`", "`limits`", "line"]).await;
     }
     check(r#"{"name":""}"#, 422, "unfit", &["`name`", "1 to 200 characters"]).await;
     check(r#"{"name":"a\nb"}"#, 422, "unfit", &["`name`"]).await;
     check(r#"{"name":"a","user":""}"#, 422, "unfit", &["`user`"]).await;
-    check(r#"{"name":"a","requests_per_minute":0}"#, 422, "unfit", &["`requests_per_minute`", "from 1"]).await;
+    check(r#"{"name":"a","limits":{"hunter2":1}}"#, 422, "unfit", &["`limits`", "tokens_per_month"]).await;
+    check(r#"{"name":"a","limits":{"models":{"":{"concurrent":1}}}}"#, 422, "unfit", &["`limits`"]).await;
+    check(r#"{"name":"a","limits":{"concurrent":9007199254740992}}"#, 422, "unfit", &["from 0 to 9007199254740991"])
+        .await;
     check(r#"{"name":"a","models":[]}"#, 422, "unfit", &["`models`", "leave it out"]).await;
     check(r#"{"name":"a","models":["x","hunter2@sha256:0"]}"#, 422, "unfit", &["`models` at 2", "digest"]).await;
     check(r#"{"name":"a","expires":"hunter2"}"#, 422, "unfit", &["`expires`", "30d"]).await;
@@ -135,8 +141,12 @@ async fn what_can_t_be_a_key_is_refused_with_what_to_do() {
 async fn users_are_created_listed_changed_disabled_and_removed() {
     let (gate, _server) = gate().await;
     let made = value(&post(&gate, "users", &json!({ "name": "ann b", "attributes": { "a": ["1"] } })).await, 201);
+    let mut limits = json!({
+        "requests_per_minute": null, "tokens_per_minute": null, "concurrent": null, "tokens_per_day": null,
+        "tokens_per_month": null, "models": {},
+    });
     let shown = json!({
-        "name": "ann b", "state": "active", "attributes": { "a": ["1"] }, "live_keys": 0,
+        "name": "ann b", "state": "active", "attributes": { "a": ["1"] }, "limits": limits, "live_keys": 0,
         "created_at": "2026-06-10T12:00:00Z",
     });
     assert_eq!(made, shown);
@@ -159,9 +169,15 @@ async fn users_are_created_listed_changed_disabled_and_removed() {
     let user = "users/ann%20b";
     assert_eq!(value(&post(&gate, &format!("{user}/enable"), &json!({})).await, 200)["live_keys"], 1);
     until_status(&gate, key, 200).await;
-    let changes = json!({ "attributes": { "a": [], "b": ["2", "3"] } }).to_string();
+    let changes = json!({
+        "attributes": { "a": [], "b": ["2", "3"] }, "limits": { "tokens_per_day": 9, "models": { "M": { "concurrent": 1 } } },
+    });
+    let changed = value(&ask_text(&gate, Method::PATCH, user, &changes.to_string()).await, 200);
+    (limits["tokens_per_day"], limits["models"]) = (json!(9), json!({ "m:latest": { "concurrent": 1 } }));
+    assert_eq!((&changed["attributes"], &changed["limits"]), (&json!({ "b": ["2", "3"] }), &limits));
+    let changes = json!({ "limits": { "tokens_per_day": null } }).to_string();
     let changed = value(&ask_text(&gate, Method::PATCH, user, &changes).await, 200);
-    assert_eq!(changed["attributes"], json!({ "b": ["2", "3"] }));
+    assert_eq!((&changed["limits"]["tokens_per_day"], &changed["attributes"]["b"]), (&Value::Null, &json!(["2", "3"])));
     refused(&ask_text(&gate, Method::PATCH, user, "{}").await, 400, "bad_body", &["`attributes`"]);
 
     refused(&gate.api(Method::DELETE, "/api/v1/users/ann%20b").await, 409, "user_has_keys", &["(1)", "revoke"]);

@@ -43,10 +43,8 @@ const WANTED: &str = "`name`, a text, and if need be `attributes` ({\"groups\": 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Changes {
-    #[serde(default)]
-    attributes: Attributes,
-    #[serde(default)]
-    limits: Limits,
+    attributes: Option<Attributes>,
+    limits: Option<Limits>,
 }
 
 const CHANGES: &str = "`attributes`: each name's new values, where an empty list takes the name away, and `limits`: each \
@@ -78,7 +76,12 @@ async fn create(State(shared): State<Arc<Shared>>, body: Bytes) -> Result<Respon
 
 async fn change(State(shared): State<Arc<Shared>>, Path(user): Path<String>, body: Bytes) -> Result<Response, Problem> {
     let Changes { attributes, limits } = asked::read(&body, CHANGES)?;
-    let changes = UserChanges { attributes: asked::attributes(attributes), limits: asked::limits(limits)? };
+    if attributes.is_none() && limits.is_none() {
+        let detail = format!("nothing is to be changed: send one JSON object with {CHANGES}");
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "bad_body", detail));
+    }
+    let attributes = asked::attributes(attributes.unwrap_or_default());
+    let changes = UserChanges { attributes, limits: asked::limits(limits.unwrap_or_default())? };
     let changed = shared.operations.store.change_user(&user, changes).await;
     changed.map_err(|error| asked::refused(&error))?;
     tracing::info!(user, "a user was changed through the admin API");

@@ -48,7 +48,7 @@ fn check(period: Period, unix_us: u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 5_000, ..ProptestConfig::default() })]
 
     #[test]
     fn periods_end_where_they_should(unix_us in 0_u64..200_000_000_000_000_000) {

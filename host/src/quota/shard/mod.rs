@@ -260,11 +260,11 @@ impl Shard {
     /// How many counters are held.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        let is_noted = |(key, live): (&CounterKey, &Box<Live>)| {
+        for (key, live) in &self.counters {
             let has_note = live.note_us != NO_NOTE;
-            has_note == self.notes.contains(&(live.note_us, *key)) && (has_note || live.open > 0)
-        };
-        assert!(self.counters.iter().all(is_noted), "who is not in use is noted");
+            assert_eq!(has_note, self.notes.contains(&(live.note_us, *key)));
+            assert!(has_note || live.open > 0, "what is not in use is noted");
+        }
         let noted = self.counters.values().filter(|live| live.note_us != NO_NOTE).count();
         assert_eq!(noted, self.notes.len());
         self.counters.len()

@@ -10,6 +10,7 @@ const SLOTS_IN_RING: u64 = 61;
 
 /// Units by slice, at the slice's index modulo 61; zero where no slice stands.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "the large one is the usual one, and lies within its window")]
 pub(super) enum Ring {
     Narrow([u32; SLOTS]),
     Wide(Box<[u64; SLOTS]>),

@@ -176,6 +176,9 @@ proptest! {
         }
     }
 
+}
+
+proptest! {
     #[test]
     fn a_debt_is_paid_to_the_last_unit(
         capacity in 1_u64..60, debt_permille in 0_u64..=1_000, before in 0_u64..60, waits in prop::collection::vec(0_u64..300, 200),
