@@ -158,7 +158,7 @@ async fn an_observer_that_fails_is_counted_and_changes_nothing() {
 async fn when_too_many_wait_calls_are_served_and_not_told_of() {
     let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
     let builder = TestProxy::builder().backend(&server).set("policies.settle_queue = 1");
-    let builder = builder.set("policies.cpu_budget = \"100ms\"").with_key(|key| key.limits = rpm(1_000_000));
+    let builder = builder.set("policies.cpu_budget = \"100ms\"").with_key(rpm(1_000_000));
     let gate = builder.policy("slow", &observer("(loop $again (br $again)) (unreachable)")).start().await;
     let lost = "tollgate_bound_reached_total{bound=\"settle_queue\"}";
     let calls = soon("a call that nobody hears of", calls_until(&gate, async || gate.metric(lost).await > 0.0)).await;
@@ -170,7 +170,7 @@ async fn when_too_many_wait_calls_are_served_and_not_told_of() {
 async fn a_call_is_told_to_the_policies_with_which_it_began() {
     let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
     let builder = TestProxy::builder().backend(&server).policy("older", &observer(""));
-    let gate = builder.with_key(|key| key.limits = rpm(1_000_000)).start().await;
+    let gate = builder.with_key(rpm(1_000_000)).start().await;
     let go_on = Arc::new(Notify::new());
     server.script(Script::ndjson().chunk("{}\n").wait(&go_on).chunk("{\"done\":true}\n").end());
     let body = r#"{"model":"llama3","messages":[]}"#;
