@@ -14,7 +14,7 @@ use super::{
 use crate::{
     llm::Operation,
     policy::{AdmitVerdict, Call, Chains, Charge, Fault, FaultKind, Hook},
-    quota::{self, Moment, Refused, Reservation, Tokens},
+    quota::{self, Moment, Refused, Tokens},
 };
 
 /// A call that was paid for; what it cost lies in its settlement.
@@ -39,7 +39,7 @@ pub(super) fn admit(
             input: estimate.expected.input.into(),
             output: estimate.expected.output.into(),
         });
-        settlement.holds(reserve(parts, &read.caller.principal.subject, &charges, expected)?);
+        reserve(parts, &read.caller.principal.subject, &charges, expected, settlement)?;
     }
     if let Some(estimate) = estimate {
         settlement.expects(estimate);
@@ -74,7 +74,8 @@ fn reserve(
     principal: &str,
     charges: &[(Arc<str>, Charge)],
     expected: Tokens,
-) -> Result<Reservation, Refusal> {
+    settlement: &mut Settlement,
+) -> Result<(), Refusal> {
     let wanted: SmallVec<[quota::Charge<'_>; 4]> = charges
         .iter()
         .map(|(policy, charge)| quota::Charge {
@@ -85,11 +86,19 @@ fn reserve(
         })
         .collect();
     let refused = match parts.quota.reserve(Moment::now(&parts.clock), principal, &wanted, expected) {
-        Ok(reservation) => return Ok(reservation),
+        Ok(mut reservation) => {
+            settlement.stands(reservation.tells_standings());
+            settlement.holds(reservation);
+            return Ok(());
+        }
         Err(refused) => refused,
     };
     Err(match refused {
-        Refused::Exceeded(exceeded) => Refusal::limit_exceeded(&exceeded),
+        Refused::Exceeded(exceeded) => {
+            let refusal = Refusal::limit_exceeded(&exceeded);
+            settlement.stands(exceeded.until_retry());
+            refusal
+        }
         Refused::Full => Refusal::counters_full(),
         Refused::TooManyCounters { policy } => Refusal::too_many_counters(&policy),
         Refused::Repeated { policy, limit } => bad_answer(&policy, format!("it charged '{limit}' twice in one call")),

@@ -10,6 +10,7 @@ mod body;
 mod credential;
 mod forward;
 mod in_flight;
+mod limit_headers;
 mod manage;
 mod meter;
 mod observe;
@@ -137,10 +138,14 @@ impl Proxy {
         let mut settlement = Settlement::open(&self.settling, &request_id);
         let carried = self.carry(peer, request, &request_id, &mut settlement).await;
         let surface = settlement.surface();
+        // What a call that fails had reserved is given back: where its limits stood is no longer true.
+        let standings =
+            if carried.is_err() && settlement.is_reserved() { Vec::new() } else { settlement.tells_standings() };
         let mut response = match carried {
             Ok(answer) => answer.into_response(settlement),
             Err(refusal) => refusal.into_response(settlement),
         };
+        limit_headers::stamp(response.headers_mut(), surface, &standings, self.parts.clock.unix_us());
         request_id.stamp(response.headers_mut(), surface);
         response
     }

@@ -21,7 +21,7 @@ use crate::{
     clock::{Clock, saturating_ms},
     llm::{Operation, Surface, usage::Counted},
     policy::{Caller, End, Outcome},
-    quota::{self, Moment, Reservation},
+    quota::{self, Moment, Reservation, Standing},
     upstream::backend::Backend,
     usage::{
         bound::Bound,
@@ -66,6 +66,8 @@ pub(super) struct Settlement {
     backend: Option<Arc<Backend>>,
     status: Option<u16>,
     reservation: Option<Reservation>,
+    /// Where the call's limits stand, until its answer begins.
+    standings: Vec<Standing>,
     /// Once a model is to run.
     estimate: Option<Estimate>,
     counted: Counted,
@@ -91,6 +93,7 @@ impl Settlement {
             backend: None,
             status: None,
             reservation: None,
+            standings: Vec::new(),
             estimate: None,
             counted: Counted::default(),
             watched: None,
@@ -143,6 +146,21 @@ impl Settlement {
     /// What was reserved.
     pub(super) fn holds(&mut self, reservation: Reservation) {
         self.reservation = Some(reservation);
+    }
+
+    /// Whether something is reserved.
+    pub(super) fn is_reserved(&self) -> bool {
+        self.reservation.is_some()
+    }
+
+    /// Where the call's limits stand.
+    pub(super) fn stands(&mut self, standings: Vec<Standing>) {
+        self.standings = standings;
+    }
+
+    /// Where the call's limits stand, once: what the answer's head says of them.
+    pub(super) fn tells_standings(&mut self) -> Vec<Standing> {
+        std::mem::take(&mut self.standings)
     }
 
     /// A model is to run, and will take about so much.

@@ -30,9 +30,10 @@ impl Reservation {
         Self { quota, held, standings }
     }
 
-    /// Where the call's counters stood when it was reserved, itself included, in the order in which they were charged.
-    pub fn standings(&self) -> &[Standing] {
-        &self.standings
+    /// Where the call's counters stood when it was reserved, itself included, in the order in which they were charged. Once:
+    /// a call may run long after its caller was told.
+    pub fn tells_standings(&mut self) -> Vec<Standing> {
+        std::mem::take(&mut self.standings)
     }
 
     /// The call is over, at this moment.

@@ -190,8 +190,8 @@ proptest! {
                     let reserved = quota.reserve(moment(now, latest), "ann", &charges, expected);
                     prop_assert_eq!(reserved.is_ok(), model.fits(latest, capacities, amounts(expected)));
                     let standings = match reserved {
-                        Ok(reservation) => {
-                            let standings = reservation.standings().to_vec();
+                        Ok(mut reservation) => {
+                            let standings = reservation.tells_standings();
                             open.push((reservation, model.count(latest, amounts(expected))));
                             standings
                         }
@@ -272,9 +272,9 @@ fn standings_say_what_headers_need_and_looking_charges_nothing() {
     assert_eq!(quota.look(at(0), &charges), Ok(untouched));
 
     let expected = Tokens { input: 20, output: 5 };
-    let call = quota.reserve(at(0), "ann", &charges, expected).expect("room");
+    let mut call = quota.reserve(at(0), "ann", &charges, expected).expect("room");
     let reserved = all(((60, 40), Some(MINUTE_US + 999_999)), ((9, 1), Some(12_000_000)), (975, 25), (2, 1));
-    assert_eq!(call.standings(), reserved);
+    assert_eq!(call.tells_standings(), reserved);
     assert_eq!(quota.look(at(0), &charges), Ok(reserved));
 
     call.settle(at(0), Outcome::Used(Tokens { input: 60, output: 7 }));

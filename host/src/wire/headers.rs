@@ -48,7 +48,7 @@ pub fn to_caller(headers: &HeaderMap) -> HeaderMap {
 }
 
 /// Room for what a request or an answer has in the end; one more would double the map's size.
-const USUAL: usize = 6;
+const USUAL: usize = 12;
 
 fn passed(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
     let mut passed = HeaderMap::with_capacity(USUAL);

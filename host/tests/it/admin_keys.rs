@@ -52,7 +52,7 @@ async fn a_key_is_shown_once_serves_within_two_seconds_and_can_be_switched_rotat
     let (gate, _server) = gate().await;
     let wanted = json!({
         "name": "laptop", "user": "ann", "models": ["LLaMA3", "llama3:latest"],
-        "limits": { "requests_per_minute": 60, "models": { "LLaMA3": { "concurrent": 2 } } }, "expires": "30d", "may_manage": true, "attributes": { "groups": ["staff", "night"] },
+        "limits": { "requests_per_minute": 60_000, "models": { "LLaMA3": { "concurrent": 2 } } }, "expires": "30d", "may_manage": true, "attributes": { "groups": ["staff", "night"] },
     });
     let made = value(&post(&gate, "keys", &wanted).await, 201);
     let (id, key) = (made["id"].as_str().unwrap(), made["key"].as_str().unwrap());
@@ -60,7 +60,7 @@ async fn a_key_is_shown_once_serves_within_two_seconds_and_can_be_switched_rotat
     assert_eq!(status(&gate, key, "qwen3:8b").await, 404, "out of scope");
     let shown = json!({
         "id": id, "name": "laptop", "user": "ann", "state": "active", "limits": {
-            "requests_per_minute": 60, "tokens_per_minute": null, "concurrent": null, "tokens_per_day": null,
+            "requests_per_minute": 60_000, "tokens_per_minute": null, "concurrent": null, "tokens_per_day": null,
             "tokens_per_month": null, "models": { "llama3:latest": { "concurrent": 2 } },
         },
         "models": ["llama3:latest"], "may_manage": true, "attributes": { "groups": ["staff", "night"] },

@@ -31,6 +31,7 @@ mod hostile;
 mod http2;
 mod include_usage;
 mod limit_commands;
+mod limit_headers;
 mod limits;
 mod management;
 mod masking;

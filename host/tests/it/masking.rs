@@ -13,7 +13,7 @@ use wit_parser::Resolve;
 use crate::support::{Answer, Asking, Log, asking::told, guest};
 
 /// What a policy may call, and the test that the credential doesn't come through it.
-const IMPORTS: [(&str, &str); 27] = [
+const IMPORTS: [(&str, &str); 28] = [
     ("request.header", "masking::no_import_tells_the_credential"),
     ("request.json", "masking::no_import_tells_the_credential"),
     ("request.peer", "masking::no_import_tells_the_credential"),
@@ -30,6 +30,7 @@ const IMPORTS: [(&str, &str); 27] = [
     ("catalogue.parameters", "masking::no_import_tells_the_credential"),
     ("catalogue.backend-name", "masking::no_import_tells_the_credential"),
     ("principals.limit", "masking::an_argument_that_holds_the_credential_is_blanked_in_the_fault"),
+    ("principals.limits", "masking::no_import_tells_the_credential"),
     ("principals.attribute", "masking::no_import_tells_the_credential"),
     ("keys.verify", "masking::no_import_tells_the_credential"),
     ("credential.raw", "policy_interface::what_nothing_enforces_yet_is_refused_by_name"),
@@ -150,7 +151,10 @@ async fn no_import_tells_the_credential() {
         ("json /user", "\"[credential]\""),
         ("json /messages/0/content", "\"it is [credential], twice: [credential]\""),
         ("json /n", "[\"[credential]\"]"),
-        ("attribute groups | candidates llama3 | limit key requests-per-minute", " | 1 | 100"),
+        (
+            "attribute groups | candidates llama3 | limit key requests-per-minute | limits llama3",
+            " | 1 | 100 | Holder::Key LimitName::RequestsPerMinute 100",
+        ),
     ];
     for hook in ["admit", "route"] {
         for (questions, answers) in later {
