@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     llm::Operation,
-    policy::{AdmitVerdict, Call, Chains, Charge, Fault, FaultKind, Hook},
+    policy::{AdmitVerdict, Amount, Call, Chains, Charge, Fault, FaultKind, Hook, Rule, Shape, TokenKind},
     quota::{self, Moment, Refused, Tokens},
 };
 
@@ -32,13 +32,16 @@ pub(super) fn admit(
         AdmitVerdict::Reject(rejection) => return Err(rejection.into()),
         AdmitVerdict::Admit(charges) => charges,
     };
-    let estimate = read.row.charged.then(|| estimate(parts, &read.call));
+    let estimate = read.row.charged.then(|| estimate(parts, &read.call, read.answers));
     if !charges.is_empty() {
         // Where no model runs no token is spent.
-        let expected = estimate.map_or_else(Tokens::default, |estimate| Tokens {
+        let mut expected = estimate.map_or_else(Tokens::default, |estimate| Tokens {
             input: estimate.expected.input.into(),
             output: estimate.expected.output.into(),
         });
+        if read.call.output_cap.is_none() {
+            expected.output = fitting(&charges, expected);
+        }
         reserve(parts, &read.caller.principal.subject, &charges, expected, settlement)?;
     }
     if let Some(estimate) = estimate {
@@ -59,14 +62,39 @@ pub(super) fn admit(
     Ok(Admitted(read))
 }
 
-/// What the call will take. Vectors are no output tokens.
-fn estimate(parts: &Parts, call: &Call) -> Estimate {
+/// What the call will take. Vectors are no output tokens. What is learned is the length of one answer.
+fn estimate(parts: &Parts, call: &Call, answers: u32) -> Estimate {
     let is_vectors = call.operation == Operation::Embed;
     let mut expected = parts.estimates.expect(&call.model, call.input_tokens, call.output_cap);
     if is_vectors {
         expected.output = 0;
+    } else if call.output_cap.is_none() {
+        expected.output = expected.output.saturating_mul(answers);
     }
-    Estimate { from_bytes: call.input_tokens, expected, is_open: call.output_cap.is_none() && !is_vectors }
+    let is_open = call.output_cap.is_none() && !is_vectors && answers == 1;
+    Estimate { from_bytes: call.input_tokens, expected, is_open }
+}
+
+/// Where nobody set a cap, how much output is reserved: no more than what the limits admit at all. A guess may be wrong, and
+/// must not refuse for good.
+fn fitting(charges: &[(Arc<str>, Charge)], expected: Tokens) -> u64 {
+    let most_output = |charge: &Charge| {
+        let Rule::Metered { amount: Amount::Tokens { kind, weight_permille }, shape } = charge.rule else {
+            return None;
+        };
+        let capacity = match shape {
+            Shape::Window { capacity, .. } | Shape::Calendar { capacity, .. } => capacity,
+            Shape::Bucket { burst, .. } => burst,
+        };
+        let tokens = u128::from(capacity) * 1_000 / u128::from(weight_permille.max(1));
+        let tokens = u64::try_from(tokens).unwrap_or(u64::MAX);
+        match kind {
+            TokenKind::Input => None,
+            TokenKind::Output => Some(tokens.max(1)),
+            TokenKind::All => Some(tokens.saturating_sub(expected.input).max(1)),
+        }
+    };
+    charges.iter().filter_map(|(_, charge)| most_output(charge)).fold(expected.output, u64::min)
 }
 
 fn reserve(

@@ -124,7 +124,12 @@ impl Proxy {
             metrics: Arc::clone(&parts.metrics),
             clock: parts.clock.clone(),
             estimates: Arc::clone(&parts.estimates),
-            observers: Observers::new(parts.bounds.settle_queue, parts.tasks.clone()),
+            observers: Observers::new(
+                parts.bounds.settle_queue,
+                parts.tasks.clone(),
+                parts.clock.clone(),
+                Arc::clone(&parts.metrics),
+            ),
         });
         Self { settling, running: InFlight::new(parts.bounds.max_in_flight), parts, request_ids: RequestIds::new() }
     }
@@ -138,7 +143,7 @@ impl Proxy {
         let mut settlement = Settlement::open(&self.settling, &request_id);
         let carried = self.carry(peer, request, &request_id, &mut settlement).await;
         let surface = settlement.surface();
-        // What a call that fails had reserved is given back: where its limits stood is no longer true.
+        // What a call that fails had reserved may be given back: where its limits stood is no longer known.
         let standings =
             if carried.is_err() && settlement.is_reserved() { Vec::new() } else { settlement.tells_standings() };
         let mut response = match carried {

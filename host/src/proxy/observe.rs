@@ -11,11 +11,19 @@ use std::{
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
+    time::Duration,
 };
 
-use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
+use tokio_util::task::TaskTracker;
 
-use crate::policy::{Call, Chains, Exchange, Outcome};
+use crate::{
+    clock::Clock,
+    policy::{Call, Chains, Exchange, Outcome},
+    usage::{bound::Bound, metrics::Metrics},
+};
+
+/// Time that policies may take in all once the gate stops; whatever waits then is not told of, and counted.
+const MOST_SINCE_STOP: Duration = Duration::from_secs(2);
 
 /// An admitted call whose outcome policies want to know: the set of policies that it began with, and what is left of it.
 #[derive(Debug)]
@@ -39,6 +47,8 @@ struct Over {
 pub(super) struct Observers {
     most_waiting: NonZeroUsize,
     tasks: TaskTracker,
+    clock: Clock,
+    metrics: Arc<Metrics>,
     /// None when the thread could not be started.
     queue: OnceLock<Option<SyncSender<Over>>>,
 }
@@ -58,37 +68,52 @@ impl Watched {
 }
 
 impl Observers {
-    /// With a queue of this length; the thread counts as one of these tasks.
-    pub(super) fn new(most_waiting: NonZeroUsize, tasks: TaskTracker) -> Self {
-        Self { most_waiting, tasks, queue: OnceLock::new() }
+    /// With a queue of this length; the thread counts as one of these tasks, and once they are closed has little time left.
+    pub(super) fn new(most_waiting: NonZeroUsize, tasks: TaskTracker, clock: Clock, metrics: Arc<Metrics>) -> Self {
+        Self { most_waiting, tasks, clock, metrics, queue: OnceLock::new() }
     }
 
     /// Has the policies told what the call came to.
     pub(super) fn tell(&self, watched: Box<Watched>, outcome: Outcome) -> Result<(), NoPlace> {
-        let queue = self.queue.get_or_init(|| start(self.most_waiting, self.tasks.token()));
+        let queue = self.queue.get_or_init(|| self.start());
         let sent = queue.as_ref().ok_or(NoPlace)?.try_send(Over { watched, outcome });
         sent.map_err(|_| NoPlace)
     }
-}
 
-fn start(most_waiting: NonZeroUsize, token: TaskTrackerToken) -> Option<SyncSender<Over>> {
-    let (sender, receiver) = sync_channel(most_waiting.get());
-    let thread = thread::Builder::new().name("policy-settle".to_owned());
-    match thread.spawn(move || run(&receiver, token)) {
-        Ok(_) => Some(sender),
-        Err(error) => {
-            tracing::error!(%error, "no thread for the policies that settle: they are told of no call");
-            None
+    fn start(&self) -> Option<SyncSender<Over>> {
+        let (sender, receiver) = sync_channel(self.most_waiting.get());
+        let (token, tasks) = (self.tasks.token(), self.tasks.clone());
+        let (clock, metrics) = (self.clock.clone(), Arc::clone(&self.metrics));
+        let thread = thread::Builder::new().name("policy-settle".to_owned());
+        let run = move || {
+            tell_all(&receiver, &tasks, &clock, &metrics);
+            drop(token);
+        };
+        match thread.spawn(run) {
+            Ok(_) => Some(sender),
+            Err(error) => {
+                tracing::error!(%error, "no thread for the policies that settle: they are told of no call");
+                None
+            }
         }
     }
 }
 
-fn run(over: &Receiver<Over>, token: TaskTrackerToken) {
+/// Tells of each call, until the data plane is gone. A policy that is slow, or fails, must not hold up the gate's stopping.
+fn tell_all(over: &Receiver<Over>, tasks: &TaskTracker, clock: &Clock, metrics: &Metrics) {
+    let mut since_stop = Duration::ZERO;
     for Over { watched, outcome } in over {
+        if since_stop > MOST_SINCE_STOP {
+            metrics.edges().reached(Bound::SettleQueue);
+            continue;
+        }
+        let began = clock.monotonic();
         for fault in watched.chains.settle(&watched.exchange, &watched.call, &outcome) {
             let request_id = watched.exchange.request_id();
             tracing::warn!(request_id, %fault, "a policy failed to take what a call came to");
         }
+        if tasks.is_closed() {
+            since_stop += clock.monotonic().saturating_sub(began);
+        }
     }
-    drop(token);
 }

@@ -28,6 +28,8 @@ pub(super) struct Read {
     pub(super) exchange: Arc<Exchange>,
     pub(super) caller: Caller,
     pub(super) call: Call,
+    /// How many answers it asks for.
+    pub(super) answers: u32,
     pub(super) model: Option<ModelName>,
     pub(super) body: Option<CheckedBody>,
     /// What it changes on a backend; none where it changes nothing.
@@ -88,10 +90,11 @@ pub(super) async fn read(parts: &Parts, authenticated: Authenticated) -> Result<
         model: model.as_ref().map_or("", |model| model.canonical()).into(),
         body_bytes: u64::try_from(bytes).map_or(u64::MAX, |bytes| bytes.max(passing)),
         input_tokens: if row.charged { input_tokens(bytes) } else { 0 },
-        output_cap: json.and_then(JsonBody::output_cap),
+        output_cap: json.and_then(|json| json.output_cap(row.surface, row.operation)),
         streaming: json.map_or(row.stream_default, |json| json.stream().unwrap_or(row.stream_default)),
     };
-    Ok(Read { row, exchange, caller, call, model, body, managed })
+    let answers = json.map_or(1, JsonBody::answers);
+    Ok(Read { row, exchange, caller, call, answers, model, body, managed })
 }
 
 /// Checks a body: a small one here, a large one where it holds up no other call.

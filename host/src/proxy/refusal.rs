@@ -269,10 +269,9 @@ impl Refusal {
     }
 
     pub(super) fn too_many_counters(policy: &str) -> Self {
-        let message = "this caller is counted in as many ways as it may be at once: try again soon, with fewer of them";
+        let message = "this caller is counted in as many ways as it may be at once: stay with those that it uses";
         Self::client(StatusCode::TOO_MANY_REQUESTS, "too_many_counters", message)
             .with_private(format!("policy '{policy}' charges the principal more partitions than it may have counters"))
-            .after_ms(5_000)
     }
 
     /// Why no backend answered; `first_byte` is the bound of the time for that.

@@ -33,7 +33,7 @@ pub(super) async fn route(
     admitted: Admitted,
     settlement: &mut Settlement,
 ) -> Result<Routed, Refusal> {
-    let Admitted(Read { row, exchange, caller, call, model, body, managed: _ }) = admitted;
+    let Admitted(Read { row, exchange, caller, call, model, body, .. }) = admitted;
     let Some(model) = model else { return Err(Refusal::no_model(&["model"])) };
     let candidates = candidates(parts, &model, row).await?;
     // Only now: a name that no backend knows is a caller's text, and has no place in a log.

@@ -68,6 +68,8 @@ pub(super) struct Settlement {
     reservation: Option<Reservation>,
     /// Where the call's limits stand, until its answer begins.
     standings: Vec<Standing>,
+    /// When they stood there, in microseconds.
+    stood_at_us: u64,
     /// Once a model is to run.
     estimate: Option<Estimate>,
     counted: Counted,
@@ -94,6 +96,7 @@ impl Settlement {
             status: None,
             reservation: None,
             standings: Vec::new(),
+            stood_at_us: 0,
             estimate: None,
             counted: Counted::default(),
             watched: None,
@@ -156,11 +159,18 @@ impl Settlement {
     /// Where the call's limits stand.
     pub(super) fn stands(&mut self, standings: Vec<Standing>) {
         self.standings = standings;
+        self.stood_at_us = self.shared.clock.monotonic_us();
     }
 
     /// Where the call's limits stand, once: what the answer's head says of them.
     pub(super) fn tells_standings(&mut self) -> Vec<Standing> {
-        std::mem::take(&mut self.standings)
+        let mut standings = std::mem::take(&mut self.standings);
+        // An answer may begin long after its call was admitted.
+        let since_us = self.shared.clock.monotonic_us().saturating_sub(self.stood_at_us);
+        for standing in &mut standings {
+            standing.reset_after_us = standing.reset_after_us.map(|reset_us| reset_us.saturating_sub(since_us));
+        }
+        standings
     }
 
     /// A model is to run, and will take about so much.
@@ -330,8 +340,8 @@ mod tests {
     use crate::{llm::usage::Usage, proxy::request_id::RequestIds};
 
     fn settling() -> Arc<Settling> {
-        let observers = Observers::new(NonZeroUsize::MIN, TaskTracker::new());
         let (metrics, clock) = (Arc::new(Metrics::default()), Clock::manual(0).0);
+        let observers = Observers::new(NonZeroUsize::MIN, TaskTracker::new(), clock.clone(), Arc::clone(&metrics));
         Arc::new(Settling { metrics, clock, estimates: Arc::default(), observers })
     }
 
@@ -341,12 +351,12 @@ mod tests {
         settlement
     }
 
-    /// A call for which a model runs, on an input of 8 tokens by its bytes.
+    /// A call for which a model runs, on an input of 80 tokens by its bytes.
     fn running(shared: &Arc<Settling>) -> Settlement {
         let mut settlement = open(shared);
         settlement.names_model("m");
-        let expected = shared.estimates.expect("m", 8, None);
-        settlement.expects(Estimate { from_bytes: 8, expected, is_open: true });
+        let expected = shared.estimates.expect("m", 80, None);
+        settlement.expects(Estimate { from_bytes: 80, expected, is_open: true });
         settlement.may_have_reached = true;
         settlement.answers(StatusCode::OK);
         settlement
@@ -392,17 +402,17 @@ mod tests {
     #[test]
     fn it_learns_from_whole_answers_that_were_counted_and_from_no_others() {
         let shared = settling();
-        let is_learned = || shared.estimates.expect("m", 8, None).input != 8;
+        let is_learned = || shared.estimates.expect("m", 80, None).input != 80;
         for end in [End::ClientLeft, End::Failed] {
             let mut settlement = running(&shared);
-            settlement.counts(counted(16, 4));
+            settlement.counts(counted(160, 4));
             settlement.settle(end);
             assert!(!is_learned(), "{end:?}");
         }
         running(&shared).settle(End::Complete);
         assert!(!is_learned(), "nothing was counted");
         let mut settlement = running(&shared);
-        settlement.counts(counted(16, 4));
+        settlement.counts(counted(160, 4));
         settlement.settle(End::Complete);
         assert!(is_learned());
     }
@@ -412,13 +422,13 @@ mod tests {
         let shared = settling();
         for _ in 0..100 {
             let mut settlement = running(&shared);
-            settlement.counts(counted(16, 4));
+            settlement.counts(counted(160, 4));
             settlement.settle(End::Complete);
         }
         let mut settlement = running(&shared);
         settlement.settle(End::ClientLeft);
         let text = shared.metrics.render();
-        let tokens = "tokens_total{surface=\"ollama\",direction=\"input\",estimated=\"true\"} 16\n";
+        let tokens = "tokens_total{surface=\"ollama\",direction=\"input\",estimated=\"true\"} 160\n";
         assert!(text.contains(tokens), "{text}");
     }
 }

@@ -41,12 +41,12 @@ pub struct Exceeded {
 }
 
 impl Exceeded {
-    /// Where the counters stand, none of them later than the moment at which the call is admitted: whoever is told to wait
-    /// for one time should not read of another.
+    /// Where the counters stand, the one in the way no later than the moment at which the call is admitted: whoever is told to
+    /// wait for one time should not read of another.
     pub fn until_retry(self) -> Vec<Standing> {
         let Wait::Micros(wait_us) = self.wait else { return self.standings };
         let mut standings = self.standings;
-        for standing in &mut standings {
+        for standing in standings.iter_mut().filter(|standing| *standing.limit == *self.limit) {
             standing.reset_after_us = standing.reset_after_us.map(|reset_us| reset_us.min(wait_us));
         }
         standings

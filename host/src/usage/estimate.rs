@@ -21,12 +21,15 @@ const MOST_MODELS: usize = 1024;
 const FIRST_OUTPUT: u32 = 256;
 
 /// Calls that this first guess weighs as much as.
-const FIRST_WEIGHT: u32 = 8;
+const FIRST_WEIGHT: u32 = 32;
 
 /// The correction of the input in thousandths of 1024: none, and its bounds, a quarter and four times.
 const ONE: u32 = 1024;
 const LEAST: u32 = ONE / 4;
 const MOST: u32 = ONE * 4;
+
+/// Inputs of fewer tokens, by their bytes, say nothing of longer ones.
+const LEAST_TELLING: u32 = 64;
 
 /// A new ratio counts one part in so many.
 const SLOWNESS: i64 = 8;
@@ -133,8 +136,9 @@ impl Default for Model {
 
 impl Model {
     fn learn_input(&self, from_bytes: u32, counted: u64) {
-        // A prompt that the backend had in memory already is counted as none: that says nothing of its length.
-        if from_bytes == 0 || counted == 0 {
+        // A prompt that the backend had in memory already is counted as none: that says nothing of its length. Of a short one
+        // most is what the model's template puts around it.
+        if from_bytes < LEAST_TELLING || counted == 0 {
             return;
         }
         let ratio = counted.saturating_mul(u64::from(ONE)) / u64::from(from_bytes);
@@ -280,8 +284,8 @@ mod tests {
         let estimates = Estimates::default();
         for at in 0..=MOST_MODELS {
             // The first is learned of again and again, and stays.
-            estimates.learn("first", 10, took(20, None));
-            estimates.learn(&format!("m{at}"), 10, took(20, None));
+            estimates.learn("first", 100, took(200, None));
+            estimates.learn(&format!("m{at}"), 100, took(200, None));
         }
         assert_eq!(estimates.models.load().len(), MOST_MODELS);
         assert_ne!(estimates.expect("first", 1000, None).input, 1000);

@@ -104,7 +104,7 @@ async fn what_is_no_such_stream_goes_as_it_came() {
     for (id, path, body) in [
         ("no-stream", CHAT, r#"{"model":"llama3:latest","messages":[]}"#),
         ("stream-off", TEXT, r#"{"model":"llama3:latest","prompt":"","stream":false}"#),
-        ("odd-options", CHAT, r#"{"model":"llama3:latest","messages":[],"stream":true,"stream_options":null}"#),
+        ("odd-options", CHAT, r#"{"model":"llama3:latest","messages":[],"stream":true,"stream_options":[]}"#),
         ("ollama", "/api/chat", r#"{"model":"llama3:latest","messages":[],"stream":true}"#),
         ("responses", "/v1/responses", r#"{"model":"llama3:latest","input":"","stream":true}"#),
         ("vectors", "/v1/embeddings", r#"{"model":"llama3:latest","input":"","stream":true}"#),

@@ -114,6 +114,23 @@ fn spends(server: &LlmServer, calls: usize) {
 }
 
 #[tokio::test]
+async fn a_guess_of_the_output_refuses_nobody_for_good_and_a_cap_of_another_api_is_none() {
+    let server = server().await;
+    let gate = TestProxy::builder().backend(&server).set("limits.tokens_per_minute = 100").start().await;
+    spends(&server, 1);
+    let uncapped = json!({ "model": "llama3", "messages": [], "max_output_tokens": 1, "n": 9 });
+    assert_eq!(gate.post("/v1/chat/completions", &uncapped).await.status, 200, "a guess is no reason");
+    let refused = gate.post("/v1/chat/completions", &uncapped).await;
+    assert_eq!((refused.status, refused.header("x-should-retry")), (429, None), "it waits until what is owed is paid");
+    gate.advance(Duration::from_secs(61)).await;
+    let capped = json!({ "model": "llama3", "messages": [], "max_tokens": 500 });
+    let refused = gate.post("/v1/chat/completions", &capped).await;
+    assert_eq!((refused.status, refused.header("x-should-retry")), (429, Some("false")), "the caller asks for more");
+    spends(&server, 1);
+    assert_eq!(gate.post("/v1/chat/completions", &uncapped).await.status, 200);
+}
+
+#[tokio::test]
 async fn tokens_in_any_minute_are_limited_by_what_was_used() {
     let server = server().await;
     let gate = TestProxy::builder().backend(&server).set("limits.tokens_per_minute = 1000").start().await;

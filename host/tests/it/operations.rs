@@ -168,16 +168,18 @@ async fn of_a_backends_headers_only_those_pass_that_are_meant_for_callers() {
          retry-after: 7\r\nopenai-processing-ms: 5\r\nserver: secret\r\nset-cookie: a=b\r\nx-powered-by: secret\r\n\
          location: http://10.0.0.1\r\nwww-authenticate: Basic\r\naccess-control-allow-origin: *\r\nvia: secret\r\n\
          x-request-id: theirs\r\nx-tollgate-backend: theirs\r\nx-accel-buffering: yes\r\nalt-svc: h3\r\n\
-         content-encoding: identity\r\nstrict-transport-security: x\r\nconnection: x-hop\r\nx-hop: y\r\n\r\n{}\n",
+         content-encoding: identity\r\nstrict-transport-security: x\r\nratelimit: \"theirs\";r=7\r\n\
+         x-ratelimit-limit-requests: 7\r\nconnection: x-hop\r\nx-hop: y\r\n\r\n{}\n",
     ));
     let answer = gate.post_text("/api/chat", CHAT).await;
-    let passed = "cache-control content-length content-type date openai-processing-ms retry-after x-accel-buffering \
-        x-request-id x-tollgate-backend";
+    let passed = "cache-control content-length content-type date openai-processing-ms ratelimit ratelimit-policy \
+        retry-after x-accel-buffering x-request-id x-tollgate-backend";
     assert_eq!(names(&answer.headers), passed.split_ascii_whitespace().collect());
     for (name, value) in [
         ("content-type", "application/x-ndjson"),
         ("retry-after", "7"),
         ("x-tollgate-backend", "gpu-1"),
+        ("ratelimit", "\"requests-per-minute\";r=99;t=61"),
         ("x-accel-buffering", "no"),
     ] {
         assert_eq!(answer.header(name), Some(value));

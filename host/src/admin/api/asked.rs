@@ -68,6 +68,9 @@ pub(super) fn limits(limits: Limits) -> Result<Vec<LimitChange>, Problem> {
             if limit.is_some_and(|limit| limit > LARGEST_LIMIT) {
                 return Err(unfit(format!("a limit is a whole number from 0 to {LARGEST_LIMIT}, or null")));
             }
+            if changes.iter().any(|known: &LimitChange| known.name == name && known.model == model) {
+                return Err(unfit(format!("`limits` sets `{}` of one model twice: leave one out", name.key())));
+            }
             changes.push(LimitChange { model: model.clone(), name, limit });
         }
     }

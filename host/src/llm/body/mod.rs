@@ -6,6 +6,7 @@
 //! therefore refused, and a body that passes is forwarded as it came. Nothing here builds a tree, repairs a body or
 //! quotes a caller's values.
 
+mod caps;
 mod error;
 mod walk;
 mod wish;
@@ -20,7 +21,8 @@ use std::ops::Range;
 use bytes::Bytes;
 
 pub use self::error::{BodyError, Spot};
-use self::{walk::Walk, wish::Asking};
+use self::{caps::Caps, walk::Walk, wish::Asking};
+use super::{Operation, Surface};
 
 /// What was read of a body that passed: exactly one JSON object, in UTF-8, at most 64 levels deep, without a key that
 /// stands twice or could be taken for another.
@@ -29,7 +31,8 @@ pub struct JsonBody {
     length: usize,
     model: Option<Model>,
     stream: Option<bool>,
-    output_cap: Option<u32>,
+    caps: Caps,
+    answers: u32,
     asking: Option<Asking>,
 }
 
@@ -73,7 +76,7 @@ impl JsonBody {
         let found = walk.into_found();
         let model = found.model.and_then(|(text, literal)| Some(Model { text, literal: range_of(literal, bytes)? }));
         let asking = found.wish.asking(bytes);
-        Ok(Self { length: bytes.len(), model, stream: found.stream, output_cap: found.output_cap, asking })
+        Ok(Self { length: bytes.len(), model, stream: found.stream, caps: found.caps, answers: found.answers, asking })
     }
 
     /// The model's name as the caller wrote it, unescaped; never empty.
@@ -91,12 +94,18 @@ impl JsonBody {
         self.stream
     }
 
-    /// The most output tokens that the caller asks for: the largest of all caps in the body, for as many answers as it asks
-    /// for (`n`, `best_of`), never 0.
+    /// The most output tokens that the caller asks for: the largest of the caps that this API reads, for as many answers as
+    /// it asks for, never 0.
     ///
     /// A fraction is rounded up. None means that the caller set no cap.
-    pub fn output_cap(&self) -> Option<u32> {
-        self.output_cap
+    pub fn output_cap(&self, surface: Surface, operation: Operation) -> Option<u32> {
+        // A cap is that of each answer.
+        self.caps.of(surface, operation).map(|cap| cap.saturating_mul(self.answers))
+    }
+
+    /// How many answers the caller asks for at once (`n`, `best_of`); at least 1.
+    pub fn answers(&self) -> u32 {
+        self.answers
     }
 
     /// Whether the caller left `stream_options.include_usage` unsaid, false or null, so that it can be asked for.

@@ -10,7 +10,10 @@ use std::fmt;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::wish::Wish;
+use super::{
+    caps::{CapField, Caps},
+    wish::Wish,
+};
 
 /// The deepest nesting of objects and arrays; the body's own object is the first level. The parser stops at 128.
 pub(super) const MAX_DEPTH: usize = 64;
@@ -25,7 +28,7 @@ pub(super) struct Walk<'de, 'f> {
     model_fields: &'f [&'f str],
     model: Option<Candidate<'de>>,
     stream: Option<bool>,
-    output_cap: Option<u32>,
+    caps: Caps,
     answers: u32,
     wish: Wish<'de>,
     /// The key whose value is read, where the wish is said.
@@ -39,7 +42,9 @@ pub(super) struct Walk<'de, 'f> {
 pub(super) struct Found<'de> {
     pub(super) model: Option<(String, &'de str)>,
     pub(super) stream: Option<bool>,
-    pub(super) output_cap: Option<u32>,
+    pub(super) caps: Caps,
+    /// How many answers are asked for; at least 1.
+    pub(super) answers: u32,
     pub(super) wish: Wish<'de>,
 }
 
@@ -76,7 +81,7 @@ enum Role {
     Body,
     Model(usize),
     Stream,
-    OutputCap,
+    OutputCap(CapField),
     /// How many answers are asked for at once.
     Answers,
     Options,
@@ -90,7 +95,7 @@ impl Role {
     fn may_hold_more(self) -> bool {
         match self {
             Self::Plain | Self::Answers | Self::Options | Self::StreamOptions | Self::IncludeUsage => true,
-            Self::Body | Self::Model(_) | Self::Stream | Self::OutputCap => false,
+            Self::Body | Self::Model(_) | Self::Stream | Self::OutputCap(_) => false,
         }
     }
 }
@@ -101,7 +106,7 @@ impl<'de, 'f> Walk<'de, 'f> {
             model_fields,
             model: None,
             stream: None,
-            output_cap: None,
+            caps: Caps::default(),
             answers: 1,
             wish: Wish::default(),
             wish_key: None,
@@ -117,9 +122,7 @@ impl<'de, 'f> Walk<'de, 'f> {
 
     pub(super) fn into_found(self) -> Found<'de> {
         let model = self.model.map(|candidate| (candidate.text, candidate.literal));
-        // A cap is that of each answer.
-        let output_cap = self.output_cap.map(|cap| cap.saturating_mul(self.answers));
-        Found { model, stream: self.stream, output_cap, wish: self.wish }
+        Found { model, stream: self.stream, caps: self.caps, answers: self.answers, wish: self.wish }
     }
 
     pub(super) fn into_refusal(self) -> Stop<'de> {
@@ -157,14 +160,16 @@ impl<'de, 'f> Walk<'de, 'f> {
                 Some(rank) => Role::Model(rank),
                 None => match key {
                     "stream" => Role::Stream,
-                    "max_tokens" | "max_completion_tokens" | "max_output_tokens" => Role::OutputCap,
+                    "max_tokens" => Role::OutputCap(CapField::MaxTokens),
+                    "max_completion_tokens" => Role::OutputCap(CapField::MaxCompletionTokens),
+                    "max_output_tokens" => Role::OutputCap(CapField::MaxOutputTokens),
                     "n" | "best_of" => Role::Answers,
                     "options" => Role::Options,
                     "stream_options" => Role::StreamOptions,
                     _ => Role::Plain,
                 },
             },
-            Role::Options if key == "num_predict" => Role::OutputCap,
+            Role::Options if key == "num_predict" => Role::OutputCap(CapField::NumPredict),
             Role::StreamOptions if key == "include_usage" => Role::IncludeUsage,
             _ => Role::Plain,
         }
@@ -191,12 +196,6 @@ impl<'de, 'f> Walk<'de, 'f> {
         if matches!(role, Role::StreamOptions | Role::IncludeUsage) {
             self.wish = Wish::Left;
             self.wish_key = key;
-        }
-    }
-
-    fn keep_cap(&mut self, tokens: u32) {
-        if tokens > 0 {
-            self.output_cap = self.output_cap.max(Some(tokens));
         }
     }
 }
@@ -239,17 +238,23 @@ impl<'de> Node<'_, 'de, '_> {
             Role::Body => self.walk.refuse(Flaw::NotObject),
             Role::Model(_) => self.walk.refuse(Flaw::WrongType("a valid string")),
             Role::Stream => self.walk.refuse(Flaw::WrongType("true or false")),
-            Role::OutputCap => self.walk.refuse(Flaw::WrongType("a number")),
+            Role::OutputCap(_) => self.walk.refuse(Flaw::WrongType("a number")),
         }
     }
 
     fn number<E: Error>(self, number: u32) -> Result<(), E> {
         match self.role {
-            Role::OutputCap => self.walk.keep_cap(number),
+            Role::OutputCap(field) => self.walk.caps.keep(field, number),
             Role::Answers => self.walk.answers = self.walk.answers.max(number),
             _ => return self.pass(),
         }
         Ok(())
+    }
+
+    fn note_null(self) {
+        if let Some(key) = self.walk.wish_key {
+            self.walk.wish = Wish::Null(key);
+        }
     }
 
     fn note_off(self) {
@@ -281,6 +286,7 @@ impl<'de> Visitor<'de> for Node<'_, 'de, '_> {
         match self.role {
             Role::Body => return self.pass(),
             Role::IncludeUsage => self.note_off(),
+            Role::StreamOptions => self.note_null(),
             _ => {}
         }
         Ok(())

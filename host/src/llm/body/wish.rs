@@ -15,6 +15,8 @@ pub(super) enum Wish<'de> {
     Unsaid,
     /// It is asked for, or said in a way that nobody should touch.
     Left,
+    /// `stream_options`, this key, is null.
+    Null(&'de str),
     /// `stream_options`, this key, is an object that doesn't say.
     Options(&'de str),
     /// `include_usage`, this key, is false or null.
@@ -33,11 +35,8 @@ impl Wish<'_> {
     pub(super) fn asking(self, body: &[u8]) -> Option<Asking> {
         let (at, first, alone) = match self {
             Self::Left => return None,
-            Self::Off(key) => {
-                let start = value_of(key, body)?;
-                let length = body.get(start..)?.iter().take_while(|byte| byte.is_ascii_lowercase()).count();
-                return Some(Asking { range: start..start + length, text: "true" });
-            }
+            Self::Off(key) => return Some(Asking { range: word_of(key, body)?, text: "true" }),
+            Self::Null(key) => return Some(Asking { range: word_of(key, body)?, text: r#"{"include_usage":true}"# }),
             Self::Unsaid => (
                 skip_space(body, 0),
                 r#""stream_options":{"include_usage":true},"#,
@@ -56,6 +55,13 @@ impl Wish<'_> {
 fn value_of(key: &str, body: &[u8]) -> Option<usize> {
     let colon = skip_space(body, range_of(key, body)?.end + 1);
     (body.get(colon) == Some(&b':')).then(|| skip_space(body, colon + 1))
+}
+
+/// Where a value of letters stands: false or null.
+fn word_of(key: &str, body: &[u8]) -> Option<Range<usize>> {
+    let start = value_of(key, body)?;
+    let length = body.get(start..)?.iter().take_while(|byte| byte.is_ascii_lowercase()).count();
+    Some(start..start + length)
 }
 
 fn skip_space(body: &[u8], from: usize) -> usize {
@@ -101,6 +107,7 @@ mod tests {
             r#"{"stream_options":{"x":1,"include_usage":null}}"#,
             r#"{"stream_options":{"x":1,"include_usage":true}}"#,
         );
+        check(r#"{"stream_options": null ,"x":1}"#, r#"{"stream_options": {"include_usage":true} ,"x":1}"#);
         // Elsewhere it is the caller's own text.
         check(
             r#"{"metadata":{"stream_options":{"include_usage":true}}}"#,
@@ -116,7 +123,6 @@ mod tests {
             r#"{"stream_options":{"include_usage":0}}"#,
             r#"{"stream_options":{"include_usage":[false]}}"#,
             r#"{"stream_options":{"include_usage":{"include_usage":false}}}"#,
-            r#"{"stream_options":null}"#,
             r#"{"stream_options":[]}"#,
             r#"{"stream_options":[{"include_usage":false}]}"#,
             r#"{"stream_options":false}"#,

@@ -24,8 +24,15 @@ pub(super) fn carries_a_part(chunk: &[u8]) -> bool {
 
 /// Whether a chunk is the one that tells the usage of a whole stream, and nothing else.
 pub(super) fn is_for_usage_alone(chunk: &[u8]) -> bool {
-    let mut members = Members::of(chunk).into_iter().flatten();
-    let has_usage = members.any(|member| member.key == Some(b"usage") && member.value.starts_with(b"{"));
+    let mut has_usage = false;
+    for member in Members::of(chunk).into_iter().flatten() {
+        match member.key {
+            Some(b"usage") => has_usage = member.value.starts_with(b"{"),
+            Some(b"id" | b"object" | b"created" | b"model" | b"choices" | b"system_fingerprint" | b"service_tier") => {}
+            // Whatever else it tells is the caller's.
+            _ => return false,
+        }
+    }
     has_usage && choices(chunk).is_some_and(<[u8]>::is_empty)
 }
 
@@ -110,6 +117,7 @@ mod tests {
         // Azure's first chunk, and the end of those who tell the usage with it.
         check(r#"{"choices":[],"prompt_filter_results":[{"prompt_index":0}]}"#, Kind::Frame);
         check(r#"{"choices":[],"usage":null}"#, Kind::Frame);
+        check(r#"{"choices":[],"usage":{"prompt_tokens":7},"timings":{}}"#, Kind::Frame);
         check(r#"{"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":7}}"#, Kind::Frame);
         for other in ["[DONE]", "", "1", r#"{"error":{"message":"no"}}"#, r#"{"usage":{"prompt_tokens":7}}"#] {
             check(other, Kind::Frame);

@@ -49,7 +49,7 @@ pub struct Usage {
 pub struct Counted {
     /// What the backend said, as far as it did.
     pub usage: Usage,
-    /// Pieces of a stream that carry a part of the answer: about one token each.
+    /// About how many tokens the pieces of a stream carry: one each, and more if they are long.
     pub pieces: u64,
     /// Bytes of an answer in one piece; 0 for a stream.
     pub bytes: u64,
@@ -187,7 +187,7 @@ impl Reading {
 impl Counted {
     fn add_line(&mut self, line: &[u8]) {
         match counts::of_line(line) {
-            Line::Piece => self.pieces = self.pieces.saturating_add(1),
+            Line::Piece => self.pieces = self.pieces.saturating_add(tokens_in(line)),
             Line::Last(usage) => self.usage = usage,
             Line::Other => {}
         }
@@ -196,7 +196,7 @@ impl Counted {
     /// Whether the event speaks of usage.
     fn add_event(&mut self, event: &Event<'_>) -> bool {
         if carries_a_part(event) {
-            self.pieces = self.pieces.saturating_add(1);
+            self.pieces = self.pieces.saturating_add(tokens_in(&event.data));
         }
         let has_usage = USAGE.find(&event.data).is_some();
         if has_usage {
@@ -205,6 +205,15 @@ impl Counted {
         }
         has_usage
     }
+}
+
+/// About how many tokens one piece carries: most servers send one at a time, framed by some hundred bytes, but some wait
+/// until there are many.
+fn tokens_in(piece: &[u8]) -> u64 {
+    const FRAME_BYTES: usize = 512;
+    const BYTES_PER_TOKEN: usize = 4;
+    let more = piece.len().saturating_sub(FRAME_BYTES) / BYTES_PER_TOKEN;
+    u64::try_from(more).unwrap_or(u64::MAX).saturating_add(1)
 }
 
 /// Whether an event has a part of the answer. OpenAI's chunks have no names; elsewhere the name says `delta`, and

@@ -69,7 +69,8 @@ impl Sieve {
             None => [&*held, piece.get(..over).unwrap_or_default()].concat().into(),
         };
         if open.len() <= MOST_HELD && may_be_an_event(&open) {
-            self.held = open;
+            // A copy: a slice would keep all of the piece.
+            self.held = Bytes::copy_from_slice(&open);
             return passed;
         }
         self.is_passing = true;
