@@ -8,10 +8,13 @@
 use bytes::Bytes;
 use http::{HeaderMap, header};
 
-use crate::llm::{
-    Operation,
-    body::input_tokens,
-    usage::{Counted, Framing, Reading},
+use crate::{
+    llm::{
+        Operation,
+        body::input_tokens,
+        usage::{Counted, Framing, Reading},
+    },
+    usage::estimate::Expected,
 };
 
 /// What one call took.
@@ -29,19 +32,21 @@ pub(super) struct Amount {
 }
 
 impl Tokens {
-    /// From what was read of the answer, and an estimate of the input.
-    pub(super) fn of(counted: Counted, operation: Operation, input_estimate: u32) -> Self {
-        let Counted { usage, pieces, bytes } = counted;
+    /// From what was read of the answer, and what was expected.
+    pub(super) fn of(counted: Counted, operation: Operation, expected: Expected) -> Self {
+        let Counted { usage, pieces, bytes, is_unread } = counted;
         let output = match usage.output {
             Some(tokens) => Amount::counted(tokens),
             // Vectors are no output tokens, on any surface.
             None if operation == Operation::Embed => Amount::counted(0),
+            // What can't be read must not be free.
+            None if is_unread => Amount::estimated(expected.output.into()),
             None => {
                 let from_bytes = input_tokens(usize::try_from(bytes).unwrap_or(usize::MAX));
                 Amount::estimated(pieces.max(u64::from(from_bytes)))
             }
         };
-        let input = usage.input.map_or_else(|| Amount::estimated(input_estimate.into()), Amount::counted);
+        let input = usage.input.map_or_else(|| Amount::estimated(expected.input.into()), Amount::counted);
         Self { input, output }
     }
 
@@ -118,9 +123,15 @@ impl Meter {
         self.0.as_mut().map_or_else(Bytes::new, Reading::rest)
     }
 
+    /// What is held back of an answer that broke off.
+    pub(super) fn held(&mut self) -> Bytes {
+        self.0.as_mut().map_or_else(Bytes::new, Reading::held)
+    }
+
     /// What was read; `is_whole` when the answer has come to its end.
     pub(super) fn finish(&mut self, is_whole: bool) -> Counted {
-        self.0.take().map_or_else(Counted::default, |reading| reading.finish(is_whole))
+        let unread = Counted { is_unread: true, ..Counted::default() };
+        self.0.take().map_or(unread, |reading| reading.finish(is_whole))
     }
 }
 
@@ -131,22 +142,22 @@ mod tests {
     use super::*;
     use crate::llm::usage::Usage;
 
-    const ESTIMATE: u32 = 11;
+    const EXPECTED: Expected = Expected { input: 11, output: 70 };
 
     #[track_caller]
     fn check(counted: Counted, operation: Operation, input: (u64, bool), output: (u64, bool)) {
         let amount = |(tokens, is_estimated)| Amount { tokens, is_estimated };
         let expected = Tokens { input: amount(input), output: amount(output) };
-        assert_eq!(Tokens::of(counted, operation, ESTIMATE), expected, "{counted:?}");
+        assert_eq!(Tokens::of(counted, operation, EXPECTED), expected, "{counted:?}");
     }
 
     #[test]
     fn what_the_backend_counted_goes_before_any_estimate() {
         let usage = Usage { input: Some(3), output: Some(4) };
-        check(Counted { usage, pieces: 9, bytes: 900 }, Operation::Chat, (3, false), (4, false));
+        check(Counted { usage, pieces: 9, bytes: 900, is_unread: false }, Operation::Chat, (3, false), (4, false));
         let usage = Usage { input: Some(3), output: None };
-        check(Counted { usage, pieces: 9, bytes: 0 }, Operation::Chat, (3, false), (9, true));
-        check(Counted { usage, pieces: 0, bytes: 900 }, Operation::Embed, (3, false), (0, false));
+        check(Counted { usage, pieces: 9, bytes: 0, is_unread: false }, Operation::Chat, (3, false), (9, true));
+        check(Counted { usage, pieces: 0, bytes: 900, is_unread: false }, Operation::Embed, (3, false), (0, false));
     }
 
     #[test]
@@ -154,6 +165,8 @@ mod tests {
         check(Counted { pieces: 9, ..Counted::default() }, Operation::Chat, (11, true), (9, true));
         check(Counted { bytes: 37, ..Counted::default() }, Operation::Chat, (11, true), (10, true));
         check(Counted::default(), Operation::Embed, (11, true), (0, false));
+        // What can't be read at all is what was expected.
+        check(Counted { is_unread: true, ..Counted::default() }, Operation::Chat, (11, true), (70, true));
         check(Counted { bytes: u64::MAX, ..Counted::default() }, Operation::Chat, (11, true), (u32::MAX.into(), true));
     }
 
@@ -165,11 +178,12 @@ mod tests {
         let read = |headers: &HeaderMap| {
             let mut meter = Meter::of(headers, None, false);
             meter.see(text);
-            meter.finish(true).usage.output
+            let counted = meter.finish(true);
+            (counted.usage.output, counted.is_unread)
         };
-        assert_eq!(read(&headers), Some(4));
+        assert_eq!(read(&headers), (Some(4), false));
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        assert_eq!(read(&headers), None);
+        assert_eq!(read(&headers), (None, true));
     }
 
     #[test]
@@ -177,6 +191,6 @@ mod tests {
         let mut meter = Meter(Some(Reading::new(Framing::Lines)));
         meter.see(b"{\"done\":false}\n");
         assert_eq!(meter.finish(false).pieces, 1);
-        assert_eq!(meter.finish(false), Counted::default());
+        assert_eq!(meter.finish(false).pieces, 0);
     }
 }

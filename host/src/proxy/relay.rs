@@ -80,6 +80,7 @@ impl Relayed {
             refresh: self.refresh,
             silence: Silence::new(self.idle),
             clock: self.clock,
+            then: None,
             // A quick failure is no first token.
             first_from: status.is_success().then_some(self.sent_at),
             failed: status.is_server_error(),
@@ -106,6 +107,8 @@ pub(super) struct RelayBody {
     meter: Meter,
     /// Since when the model writes, as far as can be seen.
     began: Duration,
+    /// What went wrong, once what was held back has passed.
+    then: Option<Box<RelayError>>,
 }
 
 /// How long nothing has come, in quarters of the limit. A timer of its own for each piece would cost more than the piece:
@@ -199,6 +202,17 @@ impl RelayBody {
         let last = last.and_then(|frame| frame.into_data().ok()).filter(|last| !last.is_empty());
         Some(Frame::data(last.map_or_else(|| rest.clone(), |last| [&*last, &*rest].concat().into())))
     }
+
+    /// The answer breaks off; what was held back of it passes before the caller is told.
+    fn fail(&mut self, error: RelayError) -> Result<Frame<Bytes>, RelayError> {
+        let rest = self.meter.held();
+        self.end(End::Failed);
+        if rest.is_empty() {
+            return Err(error);
+        }
+        self.then = Some(Box::new(error));
+        Ok(Frame::data(rest))
+    }
 }
 
 fn is_empty(frame: &Frame<Bytes>) -> bool {
@@ -214,6 +228,9 @@ impl Body for RelayBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
         let this = &mut *self;
+        if let Some(error) = this.then.take() {
+            return Poll::Ready(Some(Err(*error)));
+        }
         let frame = loop {
             match Pin::new(&mut this.upstream).poll_frame(context) {
                 // Trailers are headers, and of those only the listed ones pass.
@@ -234,24 +251,20 @@ impl Body for RelayBody {
             }
         };
         match frame {
-            Poll::Ready(Some(Err(error))) => {
-                this.end(End::Failed);
-                Poll::Ready(Some(Err(RelayError::Broken(error))))
-            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(this.fail(RelayError::Broken(error)))),
             Poll::Ready(_) => Poll::Ready(this.complete(None).map(Ok)),
             Poll::Pending => {
                 ready!(this.silence.poll_over(context));
                 if let Some(settlement) = &this.settlement {
                     settlement.reached(this.silence.bound);
                 }
-                this.end(End::Failed);
-                Poll::Ready(Some(Err(RelayError::Silent(this.silence.limit))))
+                Poll::Ready(Some(this.fail(RelayError::Silent(this.silence.limit))))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.upstream.is_end_stream() && !self.meter.holds_back()
+        self.upstream.is_end_stream() && !self.meter.holds_back() && self.then.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {

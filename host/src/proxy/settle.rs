@@ -249,7 +249,7 @@ impl Settlement {
     fn tokens(&self) -> Option<Tokens> {
         let has_run = self.may_have_reached && self.status.is_none_or(|status| (200..300).contains(&status));
         let estimate = self.estimate.filter(|_| has_run)?;
-        Some(Tokens::of(self.counted, self.operation, estimate.expected.input))
+        Some(Tokens::of(self.counted, self.operation, estimate.expected))
     }
 
     fn count(&self, Tokens { input, output }: Tokens, expected: Expected) {
@@ -363,7 +363,7 @@ mod tests {
     }
 
     fn counted(input: u64, output: u64) -> Counted {
-        Counted { usage: Usage { input: Some(input), output: Some(output) }, pieces: 3, bytes: 0 }
+        Counted { usage: Usage { input: Some(input), output: Some(output) }, pieces: 3, bytes: 0, is_unread: false }
     }
 
     #[track_caller]

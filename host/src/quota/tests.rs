@@ -58,7 +58,7 @@ fn charges(more: u64) -> Vec<Charge<'static>> {
 struct Model {
     /// Units of the two windows, by the slice of a second in which they count.
     windows: [Vec<(u64, i128)>; 2],
-    /// Units of the bucket and when they were poured in or taken out.
+    /// What was poured into the bucket or taken out, and when: 2,000,000 are a unit, and 3 drain each µs.
     bucket: Vec<(u64, i128)>,
     /// Units of the calendar by the end of their hour.
     calendar: Vec<(u64, i128)>,
@@ -67,6 +67,7 @@ struct Model {
 
 #[derive(Clone, Copy, Debug)]
 struct Call {
+    at_us: u64,
     slice: u64,
     hour: u64,
     amounts: [i128; 5],
@@ -82,7 +83,7 @@ fn hour_end(now_us: u64) -> u64 {
 }
 
 impl Model {
-    /// Units that count at this time. A bucket's are in fractions of a unit: 2,000,000 / 3 µs drain one.
+    /// Units that count at this time.
     fn used(&self, now_us: u64) -> [i128; 5] {
         let window = |events: &[(u64, i128)]| -> i128 {
             let counts = |(slice, _): &&(u64, i128)| now_us < (slice + 1) * 1_000_000 - 1 + 60_000_000;
@@ -91,7 +92,7 @@ impl Model {
         let (mut level, mut seen) = (0, 0);
         for (then, units) in self.bucket.iter().copied().chain([(now_us, 0)]) {
             level = (level - i128::from(then - seen) * 3).max(0);
-            level = (level + units * 2_000_000).max(0);
+            level = (level + units).max(0);
             seen = then;
         }
         let of_hour = |(end, _): &&(u64, i128)| *end == hour_end(now_us);
@@ -106,11 +107,11 @@ impl Model {
     }
 
     fn count(&mut self, now_us: u64, amounts: [i128; 5]) -> Call {
-        let call = Call { slice: now_us / 1_000_000, hour: hour_end(now_us), amounts };
+        let call = Call { at_us: now_us, slice: now_us / 1_000_000, hour: hour_end(now_us), amounts };
         for (events, units) in self.windows.iter_mut().zip(amounts) {
             events.push((call.slice, units));
         }
-        self.bucket.push((now_us, amounts[2]));
+        self.bucket.push((now_us, amounts[2] * 2_000_000));
         self.calendar.push((call.hour, amounts[3]));
         self.running += 1;
         call
@@ -121,7 +122,8 @@ impl Model {
         for (n, events) in self.windows.iter_mut().enumerate() {
             events.push((if more(n) > 0 { now_us / 1_000_000 } else { call.slice }, more(n)));
         }
-        self.bucket.push((now_us, more(2)));
+        let left = (call.amounts[2] * 2_000_000 - i128::from(now_us - call.at_us) * 3).max(0);
+        self.bucket.push((now_us, (more(2) * 2_000_000).max(-left)));
         self.calendar.push((call.hour, more(3)));
         self.running -= 1;
     }
@@ -223,7 +225,11 @@ proptest! {
                     let (reservation, call) = open.swap_remove(which.index(open.len()));
                     match outcome {
                         Some(outcome) => reservation.settle(moment(now, latest), outcome),
-                        None => drop(reservation),
+                        // Dropped, it is given back at the time that the counters last heard of.
+                        None => {
+                            quota.look(moment(now, latest), &charges(0)).expect("good charges");
+                            drop(reservation);
+                        }
                     }
                     model.settle(latest, call, used_by(call, outcome));
                 }

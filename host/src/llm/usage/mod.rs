@@ -53,6 +53,8 @@ pub struct Counted {
     pub pieces: u64,
     /// Bytes of an answer in one piece; 0 for a stream.
     pub bytes: u64,
+    /// Whether nothing could be read: the answer is encoded, or of a type that tells no counts.
+    pub is_unread: bool,
 }
 
 /// How an answer is framed.
@@ -143,9 +145,22 @@ impl Reading {
         self.sieve.as_ref().is_some_and(|sieve| sieve.holds())
     }
 
-    /// What is held back: nothing more comes.
-    pub fn rest(&mut self) -> Bytes {
+    /// What is held back of an answer that broke off.
+    pub fn held(&mut self) -> Bytes {
         self.sieve.as_mut().map_or_else(Bytes::new, |sieve| sieve.rest())
+    }
+
+    /// What is held back of an answer that has come to its end: an event that nobody ended, unless that tells the usage alone.
+    pub fn rest(&mut self) -> Bytes {
+        let held = self.held();
+        let Form::Events(events) = &mut self.form else { return held };
+        let mut is_taken = false;
+        if !held.is_empty() {
+            events.feed(b"\n\n", |event| {
+                is_taken = self.counted.add_event(&event) && chunk::is_for_usage_alone(&event.data);
+            });
+        }
+        if is_taken { Bytes::new() } else { held }
     }
 
     /// Whether the answer comes in pieces, as it is written.

@@ -52,7 +52,7 @@ const RESPONSE_EVENTS: &str = concat!(
 fn a_whole_stream_tells_what_the_backend_counted() {
     #[track_caller]
     fn check(framing: Framing, stream: &str, expected: Usage, pieces: u64) {
-        let expected = Counted { usage: expected, pieces, bytes: 0 };
+        let expected = Counted { usage: expected, pieces, bytes: 0, is_unread: false };
         assert_eq!(read(framing, &[stream.as_bytes()], true), expected);
         let bytes: Vec<&[u8]> = stream.as_bytes().chunks(1).collect();
         assert_eq!(read(framing, &bytes, true), expected, "byte by byte");
@@ -76,7 +76,7 @@ fn a_stream_that_breaks_off_tells_how_many_pieces_came() {
     #[track_caller]
     fn check(framing: Framing, stream: &str, until: &str, expected: Usage, pieces: u64) {
         let (seen, _) = stream.split_once(until).unwrap();
-        assert_eq!(read(framing, &[seen.as_bytes()], false), Counted { usage: expected, pieces, bytes: 0 }, "{until}");
+        assert_eq!(read(framing, &[seen.as_bytes()], false), Counted { usage: expected, pieces, bytes: 0, is_unread: false }, "{until}");
     }
     check(Framing::Lines, CHAT_LINES, "\"prompt_eval_count", usage(None, None), 2);
     check(Framing::Events, CHAT_EVENTS, "data: {\"choices\":[],", usage(None, None), 2);
@@ -166,7 +166,7 @@ fn the_usage_that_nobody_asked_for_is_taken_out_and_nothing_else() {
                 passed = passed.replace("\n\n\n", "\n\n");
             }
             assert_eq!(passed, expected, "{ends:?} in pieces of {size}");
-            assert_eq!(counted, Counted { usage: usage(7, 2), pieces: 2, bytes: 0 });
+            assert_eq!(counted, Counted { usage: usage(7, 2), pieces: 2, bytes: 0, is_unread: false });
         }
     }
 }

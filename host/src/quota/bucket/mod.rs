@@ -104,13 +104,18 @@ impl Counter for Bucket {
 
     fn take(&mut self, amount: u64) -> Mark {
         self.level = sum(self.level, self.pace.shares(amount));
-        Mark(0)
+        Mark(self.seen_us)
     }
 
-    fn settle(&mut self, at: Moment, _mark: Mark, reserved: u64, used: u64) {
+    /// What has drained since it was poured in can't be taken out again: others have poured in their own instead. As long as
+    /// the bucket would have held what was used, the rest drained no sooner than that, so this much is still there:
+    /// `min(reserved - used, reserved - leak * (now - mark))`.
+    fn settle(&mut self, at: Moment, mark: Mark, reserved: u64, used: u64) {
         self.move_to(at.monotonic_us);
         if used < reserved {
-            self.level = self.level.saturating_sub(self.pace.shares(reserved - used));
+            let drained = self.seen_us.saturating_sub(mark.0).saturating_mul(self.pace.leak.get());
+            let left = self.pace.shares(reserved).saturating_sub(drained);
+            self.level = self.level.saturating_sub(left.min(self.pace.shares(reserved - used)));
         } else {
             self.level = sum(self.level, self.pace.shares(used - reserved));
         }

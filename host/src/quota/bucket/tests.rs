@@ -34,15 +34,23 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..200)
 }
 
-/// Whole units, in fractions of the time that one of them takes: exact, and slow.
-fn level(events: &[(u64, i128)], refill: u64, every_ms: u32, now: u64) -> i128 {
+/// What is in the bucket, in fractions of the time that one unit takes: exact, and slow.
+fn level(events: &[(u64, i128)], refill: u64, now: u64) -> i128 {
     let (mut level, mut seen) = (0_i128, 0_u64);
     for (at_us, units) in events.iter().copied().chain([(now, 0)]) {
         level = (level - i128::from(at_us.saturating_sub(seen)) * i128::from(refill)).max(0);
         seen = seen.max(at_us);
-        level = (level + units * i128::from(every_ms) * 1_000).max(0);
+        level = (level + units).max(0);
     }
     level
+}
+
+/// A call that was admitted: when, what it reserved, and the bucket's mark.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    at_us: u64,
+    amount: u64,
+    mark: Mark,
 }
 
 proptest! {
@@ -52,23 +60,25 @@ proptest! {
     ) {
         let unit = i128::from(every_ms) * 1_000;
         let mut bucket = bucket(refill, every_ms);
-        let (mut events, mut open, mut now, mut latest): (Vec<(u64, i128)>, Vec<u64>, u64, u64) = Default::default();
+        let (mut events, mut open, mut now, mut latest): (Vec<(u64, i128)>, Vec<Taken>, u64, u64) = Default::default();
         for step in steps {
             now = now.saturating_add_signed(step.moves_us);
             latest = latest.max(now);
             if let Some((index, used)) = step.settles.filter(|_| !open.is_empty()) {
-                let reserved = open.swap_remove(index.index(open.len()));
-                bucket.settle(at(now), Mark(0), reserved, used);
-                events.push((latest, i128::from(used) - i128::from(reserved)));
+                let Taken { at_us, amount, mark } = open.swap_remove(index.index(open.len()));
+                bucket.settle(at(now), mark, amount, used);
+                let left = (i128::from(amount) * unit - i128::from(latest - at_us) * i128::from(refill)).max(0);
+                let more = (i128::from(used) - i128::from(amount)) * unit;
+                events.push((latest, more.max(-left)));
             }
-            let held = level(&events, refill, every_ms, latest);
+            let held = level(&events, refill, latest);
             let fits = held + i128::from(step.amount) * unit <= i128::from(burst) * unit;
             let answer = take(&mut bucket, now, burst, step.amount);
             prop_assert_eq!(answer.is_ok(), fits);
             match answer {
-                Ok(_) => {
-                    events.push((latest, i128::from(step.amount)));
-                    open.push(step.amount);
+                Ok(mark) => {
+                    events.push((latest, i128::from(step.amount) * unit));
+                    open.push(Taken { at_us: latest, amount: step.amount, mark });
                 }
                 Err(Wait::Micros(wait)) => {
                     prop_assert!(take(&mut bucket.clone(), now + wait, burst, step.amount).is_ok());
@@ -77,7 +87,7 @@ proptest! {
                 }
                 Err(wait) => prop_assert!(wait == Wait::Forever && step.amount > burst),
             }
-            let held = level(&events, refill, every_ms, latest);
+            let held = level(&events, refill, latest);
             prop_assert_eq!(i128::from(bucket.used()), (held + unit - 1) / unit);
             let reset = bucket.reset_after_us(at(now)).expect("a bucket can tell");
             let leaves = |wait: u64| {
@@ -91,15 +101,24 @@ proptest! {
     }
 
     #[test]
-    fn no_stretch_admits_more_than_the_burst_and_what_came_back(
+    fn no_stretch_admits_more_use_than_the_burst_and_what_came_back(
         burst in 1_u64..40, refill in 1_u64..30, every_ms in 1_u32..5_000, steps in steps(),
     ) {
         let mut bucket = bucket(refill, every_ms);
-        let (mut admitted, mut now, mut latest): (Vec<(u64, u64)>, u64, u64) = Default::default();
+        let (mut admitted, mut open, mut now, mut latest): (Vec<(u64, u64)>, Vec<(usize, Mark)>, u64, u64) =
+            Default::default();
         for step in steps {
             now = now.saturating_add_signed(step.moves_us);
             latest = latest.max(now);
-            if take(&mut bucket, now, burst, step.amount).is_ok() {
+            if let Some((index, used)) = step.settles.filter(|_| !open.is_empty()) {
+                // Calls that use no more than they reserved, which is then all that counts of them.
+                let (place, mark) = open.swap_remove(index.index(open.len()));
+                let reserved = admitted[place].1;
+                admitted[place].1 = used.min(reserved);
+                bucket.settle(at(now), mark, reserved, used.min(reserved));
+            }
+            if let Ok(mark) = take(&mut bucket, now, burst, step.amount) {
+                open.push((admitted.len(), mark));
                 admitted.push((latest, step.amount));
             }
         }
@@ -158,6 +177,16 @@ fn credit_never_makes_it_emptier_than_empty() {
     assert_eq!(bucket.used(), 0);
     assert!(take(&mut bucket, 3_000_000, 5, 5).is_ok());
     assert!(take(&mut bucket, 3_000_000, 5, 1).is_err());
+}
+
+#[test]
+fn what_has_drained_is_not_given_back_out_of_what_others_poured_in() {
+    let mut bucket = bucket(10, 1_000);
+    let mark = take(&mut bucket, 0, 10, 10).expect("an empty bucket admits");
+    take(&mut bucket, 1_000_000, 10, 10).expect("a second has drained it");
+    bucket.settle(at(1_000_000), mark, 10, 0);
+    assert_eq!(bucket.used(), 10);
+    assert!(take(&mut bucket, 1_000_000, 10, 1).is_err());
 }
 
 #[test]
