@@ -10,6 +10,7 @@ mod body;
 mod credential;
 mod forward;
 mod in_flight;
+mod limits;
 mod manage;
 mod meter;
 mod observe;
@@ -34,6 +35,7 @@ use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
 pub use body::{RelayError, ResponseBody};
+pub use limits::NotTold;
 
 use self::{
     in_flight::InFlight,

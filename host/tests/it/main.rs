@@ -32,6 +32,7 @@ mod http2;
 mod include_usage;
 mod limit_commands;
 mod limits;
+mod limits_show;
 mod management;
 mod masking;
 mod operations;
