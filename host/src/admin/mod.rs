@@ -26,6 +26,7 @@ use crate::{
     clock::Clock,
     identity::{KeyTable, Pepper},
     ports::{control::PolicyControl, store::Store},
+    proxy::Proxy,
     upstream::fleet::Fleet,
     usage::metrics::Metrics,
 };
@@ -51,6 +52,8 @@ pub struct Operations {
     pub fleet: Arc<Fleet>,
     /// What decides, and how it is reloaded.
     pub policies: Arc<dyn PolicyControl>,
+    /// What calls are charged.
+    pub proxy: Arc<Proxy>,
     /// The time.
     pub clock: Clock,
     /// Where the admin token lies.

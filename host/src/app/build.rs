@@ -255,7 +255,7 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         clock: clock.clone(),
     }));
     let certificates = certificates(&config, &clock)?;
-    let server = data_plane(&config, proxy, &metrics, certificates.as_ref()).await?;
+    let server = data_plane(&config, Arc::clone(&proxy), &metrics, certificates.as_ref()).await?;
     let policies = super::watch::follow_policies(&serving, &stop, policies);
     let operations = Operations {
         metrics: Arc::clone(&metrics),
@@ -264,6 +264,7 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         keys: Arc::clone(&keys),
         fleet: Arc::clone(&fleet),
         policies: Arc::<Steering>::clone(&policies),
+        proxy,
         clock: clock.clone(),
         state_dir: config.state_dir.clone(),
         hosts: config.admin.hosts.clone(),

@@ -9,6 +9,7 @@ mod demo;
 mod healthcheck;
 mod keys;
 mod limits;
+mod limits_show;
 mod listener;
 mod logging;
 mod output;
@@ -71,6 +72,9 @@ enum Command {
     /// Backends beside those of the configuration, and draining
     #[command(subcommand)]
     Backends(backends::BackendsCommand),
+    /// Limits in the running gate
+    #[command(subcommand)]
+    Limits(limits_show::LimitsCommand),
     /// Policies of the running gate
     #[command(subcommand)]
     Policies(policies::PoliciesCommand),
@@ -137,6 +141,7 @@ fn answer(cli: Cli, environment: Vec<(String, String)>) -> Result<(), Failure> {
         Command::Keys(command) => small_runtime()?.block_on(keys::answer(command, &config, format)),
         Command::Users(command) => small_runtime()?.block_on(users::answer(command, &config, format)),
         Command::Backends(command) => small_runtime()?.block_on(backends::answer(command, &config, format)),
+        Command::Limits(command) => small_runtime()?.block_on(limits_show::answer(command, &config, format)),
         Command::Policies(command) => small_runtime()?.block_on(policies::answer(command, &config, format)),
         Command::Healthcheck(asked) => small_runtime()?.block_on(healthcheck::answer(&asked, &config, format)),
         Command::Policy(_) | Command::Completions(_) => Ok(()),

@@ -1,4 +1,4 @@
-//! What an operator sees of a running gate's policies, and asks of them.
+//! What an operator sees of a running gate's policies and limits, and asks of them.
 //!
 //! The data here are also the shapes of the JSON API, and what the command line reads from it: their names are stable.
 
@@ -124,6 +124,40 @@ pub enum ReloadError {
     /// Nobody looks any more.
     #[error("the policy folder is no longer followed: the gate stops, or must be restarted; its log says why")]
     Ended,
+}
+
+/// What a call of one key would be charged now, and where those counters stand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitList {
+    /// The key's id.
+    pub key: String,
+    /// Whether it may be used: `active`, or why not.
+    pub state: String,
+    /// The model of the call, by canonical name; none: a call that names no model, to which no model's limits apply.
+    pub model: Option<String>,
+    /// The limits in the order in which policies charge them.
+    pub limits: Vec<LimitStatus>,
+}
+
+/// Where one limit stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitStatus {
+    /// The policy that charges it.
+    pub policy: String,
+    /// Its name.
+    pub limit: String,
+    /// What it counts: `requests`, `input-tokens`, `output-tokens`, `tokens` or `calls`.
+    pub unit: String,
+    /// Units that it admits.
+    pub capacity: u64,
+    /// Units that calls have used which are over; more than the capacity where they used more than was reserved for them.
+    pub spent: u64,
+    /// Units that running calls hold.
+    pub reserved: u64,
+    /// Units that are free.
+    pub remaining: u64,
+    /// When all of it is free if no more calls come, or the period ends; none where nothing is spent, or nobody knows.
+    pub resets_at: Option<String>,
 }
 
 /// A promise of a reload's outcome. Dropping it cancels nothing: the look goes on.

@@ -11,6 +11,7 @@ mod credential;
 mod forward;
 mod in_flight;
 mod limit_headers;
+mod limits;
 mod manage;
 mod meter;
 mod observe;
@@ -35,6 +36,7 @@ use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
 pub use body::{RelayError, ResponseBody};
+pub use limits::NotTold;
 
 use self::{
     in_flight::InFlight,

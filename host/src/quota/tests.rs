@@ -14,6 +14,10 @@ use proptest::{prop_assert, prop_assert_eq};
 use super::*;
 use crate::policy::{Amount, Period, Rule, Shape, TokenKind};
 
+fn standings(quota: &Quota, at: Moment, charges: &[Charge<'_>]) -> Result<Vec<Standing>, Refused> {
+    Ok(quota.look(at, charges)?.into_iter().map(|(standing, _)| standing).collect())
+}
+
 /// Wednesday 2026-06-10, 12:00.
 const NOON_US: u64 = 1_781_092_800_000_000;
 const HOUR_US: u64 = 3_600_000_000;
@@ -183,12 +187,12 @@ proptest! {
                     now = now.saturating_add_signed(us);
                     latest = latest.max(now);
                     // Every counter has seen it, as far as there is one.
-                    quota.look(moment(now, latest), &charges(0)).expect("good charges");
+                    standings(&quota, moment(now, latest), &charges(0)).expect("good charges");
                 }
                 Step::Call { expected, more } => {
                     let charges = charges(more);
                     let capacities = [12, 90, 40, 60, 6].map(|capacity| capacity + i128::from(more));
-                    let before = quota.look(moment(now, latest), &charges).expect("good charges");
+                    let before = standings(&quota, moment(now, latest), &charges).expect("good charges");
                     let reserved = quota.reserve(moment(now, latest), "ann", &charges, expected);
                     prop_assert_eq!(reserved.is_ok(), model.fits(latest, capacities, amounts(expected)));
                     let standings = match reserved {
@@ -275,17 +279,17 @@ fn standings_say_what_headers_need_and_looking_charges_nothing() {
         ]
     };
     let untouched = all(((100, 0), Some(0)), ((10, 0), Some(0)), (1_000, 0), (3, 0));
-    assert_eq!(quota.look(at(0), &charges), Ok(untouched));
+    assert_eq!(standings(&quota, at(0), &charges), Ok(untouched));
 
     let expected = Tokens { input: 20, output: 5 };
     let mut call = quota.reserve(at(0), "ann", &charges, expected).expect("room");
     let reserved = all(((60, 40), Some(MINUTE_US + 999_999)), ((9, 1), Some(12_000_000)), (975, 25), (2, 1));
     assert_eq!(call.tells_standings(), reserved);
-    assert_eq!(quota.look(at(0), &charges), Ok(reserved));
+    assert_eq!(standings(&quota, at(0), &charges), Ok(reserved));
 
     call.settle(at(0), Outcome::Used(Tokens { input: 60, output: 7 }));
     let settled = all(((0, 0), Some(MINUTE_US + 999_999)), ((9, 0), Some(12_000_000)), (933, 0), (3, 0));
-    assert_eq!(quota.look(at(0), &charges), Ok(settled.clone()));
+    assert_eq!(standings(&quota, at(0), &charges), Ok(settled.clone()));
     let Err(Refused::Exceeded(exceeded)) = quota.reserve(at(0), "ann", &charges, expected) else {
         panic!("the input is used up")
     };
@@ -311,7 +315,7 @@ fn each_outcome_gives_back_what_it_should_and_dropping_gives_back_all() {
             Some(outcome) => call.settle(at(5), outcome),
             None => drop(call),
         }
-        let standings = quota.look(at(5), &charges).expect("good charges");
+        let standings = standings(&quota, at(5), &charges).expect("good charges");
         standings.iter().map(|standing| standing.capacity - standing.remaining).collect::<Vec<_>>()
     };
     assert_eq!(used(None), [0, 0, 0]);
@@ -356,7 +360,7 @@ fn threads_get_exactly_what_each_shape_admits_and_leave_only_what_they_used() {
         admitted.fetch_add(1, Ordering::SeqCst);
         call.settle(at(0), Outcome::Used(Tokens { input: 5, output: 1 }));
     }
-    let standings = quota.look(at(0), &charges).expect("good charges");
+    let standings = standings(&quota, at(0), &charges).expect("good charges");
     let free: Vec<u64> = standings.iter().map(|standing| standing.remaining).collect();
     assert_eq!((admitted.into_inner(), free), (666, vec![334, 4, 34, 3]), "666 calls of six tokens each");
     assert_eq!((quota.totals().overshoot_units(), quota.totals().debt_units()), (0, 0));

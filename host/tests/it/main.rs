@@ -33,6 +33,7 @@ mod include_usage;
 mod limit_commands;
 mod limit_headers;
 mod limits;
+mod limits_show;
 mod management;
 mod masking;
 mod operations;

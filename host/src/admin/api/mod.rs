@@ -3,6 +3,7 @@
 mod asked;
 mod backends;
 mod keys;
+mod limits;
 mod policies;
 mod status;
 mod users;
@@ -16,7 +17,7 @@ use super::{Shared, guard, problem};
 /// Everything under `/api`.
 pub(super) fn router(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
     let running = Router::new().merge(status::routes()).merge(policies::routes()).merge(backends::routes());
-    let v1 = running.merge(keys::routes()).merge(users::routes());
+    let v1 = running.merge(keys::routes()).merge(limits::routes()).merge(users::routes());
     Router::new()
         .nest("/v1", v1)
         .fallback(problem::no_such_path)

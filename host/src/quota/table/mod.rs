@@ -111,17 +111,18 @@ impl Quota {
         }
     }
 
-    /// Where the counters of these charges stand, in their order. Nothing is charged, and no counter is made.
+    /// Where the counters of these charges stand, in their order, and how many units of each count. Nothing is charged, and
+    /// no counter is made.
     ///
     /// # Errors
     /// [`Refused`] when the charges are a bad answer.
-    pub fn look(&self, at: Moment, charges: &[Charge<'_>]) -> Result<Vec<Standing>, Refused> {
+    pub fn look(&self, at: Moment, charges: &[Charge<'_>]) -> Result<Vec<(Standing, u64)>, Refused> {
         let named = self.name("", charges, Tokens::default())?;
         let mut locked = self.lock(&named);
         for group in &mut locked {
             group.shard.advance(at);
         }
-        Ok(standings(&mut locked, at))
+        Ok(figures(&mut locked, at))
     }
 
     fn try_reserve(&self, at: Moment, named: &[Named<'_>]) -> Result<Reserved, Refused> {
@@ -290,16 +291,22 @@ fn check_all(locked: &mut [Locked<'_, '_>], at: Moment) -> Result<(), Refused> {
     Err(Refused::Exceeded(Box::new(Exceeded { policy, limit, rule, wait, standings: standings(locked, at) })))
 }
 
-/// Where all counters stand, in the order of charges.
-fn standings(locked: &mut [Locked<'_, '_>], at: Moment) -> Vec<Standing> {
-    let mut found: SmallVec<[(usize, Standing); 4]> = SmallVec::new();
+/// Where all counters stand, in the order of charges, each with the units that count.
+fn figures(locked: &mut [Locked<'_, '_>], at: Moment) -> Vec<(Standing, u64)> {
+    let mut found: SmallVec<[(usize, (Standing, u64)); 4]> = SmallVec::new();
     for Locked { shard, named } in locked {
         for named in *named {
-            found.push((named.position, named.standing(shard.figures(named.key, at, &named.terms))));
+            let figures = shard.figures(named.key, at, &named.terms);
+            found.push((named.position, (named.standing(figures), figures.used)));
         }
     }
     found.sort_unstable_by_key(|(position, _)| *position);
     found.into_iter().map(|(_, standing)| standing).collect()
+}
+
+/// Where all counters stand, in the order of charges.
+fn standings(locked: &mut [Locked<'_, '_>], at: Moment) -> Vec<Standing> {
+    figures(locked, at).into_iter().map(|(standing, _)| standing).collect()
 }
 
 /// Counts every charge.

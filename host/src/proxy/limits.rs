@@ -1,0 +1,125 @@
+//! What a call of a key would be charged now, for operators. A dry run: the policies are asked as for a chat, and nothing is
+//! charged. What a policy keeps in a state of its own it may well change, for it can't tell this call from another.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+use http::HeaderMap;
+use serde_json::json;
+
+use super::Proxy;
+use crate::{
+    clock::moment,
+    llm::{Operation, Surface, model_name::ModelName},
+    policy::{AdmitVerdict, Call, Caller, Charge, Exchange, ExchangeHead, Fault, Principal, Rejection, TokenKind},
+    ports::{
+        control::{LimitList, LimitStatus},
+        keys::{KeyRecord, Proof},
+    },
+    quota::{self, Moment, Refused, Standing, Unit},
+};
+
+/// Why it can't be told what a call would be charged.
+#[derive(Debug, thiserror::Error)]
+pub enum NotTold {
+    /// A call would fail as well.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// A call would be refused before it is charged.
+    #[error("a policy refuses such calls ({}): {}", .0.code, .0.message)]
+    Rejected(Rejection),
+    /// The key's scope leaves this model out.
+    #[error("this key may not use this model: leave the model out, or name another")]
+    OutOfScope,
+    /// The policies' charges make no sense.
+    #[error(transparent)]
+    BadAnswer(#[from] Refused),
+}
+
+impl Proxy {
+    /// What a chat of this key with this model would be charged, and where those counters stand.
+    ///
+    /// # Errors
+    /// [`NotTold`] says what becomes of such a call instead.
+    pub fn limits_of(&self, key: &Arc<KeyRecord>, model: Option<&ModelName>) -> Result<LimitList, NotTold> {
+        if model.is_some_and(|model| !key.scope.allows(model.canonical())) {
+            return Err(NotTold::OutOfScope);
+        }
+        let parts = &self.parts;
+        let (exchange, call, principal) = made_up(key, model);
+        let charges = match parts.chains.load_full().admit(&exchange, &call, &principal)? {
+            AdmitVerdict::Reject(rejection) => return Err(NotTold::Rejected(rejection)),
+            AdmitVerdict::Admit(charges) => charges,
+        };
+        let wanted: Vec<quota::Charge<'_>> = charges.iter().map(wanted).collect();
+        let at = Moment::now(&parts.clock);
+        let standings = parts.quota.look(at, &wanted)?;
+        let status = |((policy, _), standing): (&(Arc<str>, Charge), _)| status(policy, standing, at.unix_us);
+        Ok(LimitList {
+            key: key.id.to_string(),
+            state: key.standing(at.unix_us / 1_000).as_str().to_owned(),
+            model: model.map(|model| model.canonical().to_owned()),
+            limits: charges.iter().zip(standings).map(status).collect(),
+        })
+    }
+}
+
+/// A charge as the counters take it.
+fn wanted((policy, charge): &(Arc<str>, Charge)) -> quota::Charge<'_> {
+    quota::Charge { policy, limit: &charge.limit, partition: &charge.partition, rule: charge.rule }
+}
+
+/// A chat of this key that says nothing.
+fn made_up(key: &Arc<KeyRecord>, model: Option<&ModelName>) -> (Arc<Exchange>, Call, Principal) {
+    let canonical = model.map_or("", |model| model.canonical());
+    let exchange = Exchange::new(ExchangeHead {
+        request_id: "limits-show".into(),
+        surface: Surface::Ollama,
+        seed: 0,
+        peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        path: "/api/chat".into(),
+        headers: HeaderMap::new(),
+        credential: None,
+        proof: Proof::Proven(Arc::clone(key)),
+    });
+    let principal = Principal { subject: key.id.clone(), user: key.user_name().map(Into::into) };
+    exchange.note_caller(Caller { principal: principal.clone(), key: Some(Arc::clone(key)) });
+    exchange.note_body(json!({ "model": canonical, "messages": [] }).to_string().into());
+    let call = Call {
+        surface: Surface::Ollama,
+        operation: Operation::Chat,
+        model: canonical.into(),
+        body_bytes: 0,
+        input_tokens: 0,
+        output_cap: None,
+        streaming: false,
+    };
+    (Arc::new(exchange), call, principal)
+}
+
+fn status(policy: &str, (standing, used): (Standing, u64), now_us: u64) -> LimitStatus {
+    let Standing { limit, unit, capacity, remaining, reserved, reset_after_us, .. } = standing;
+    let reset_after_us = reset_after_us.filter(|after| *after > 0);
+    LimitStatus {
+        policy: policy.to_owned(),
+        limit: limit.into(),
+        unit: word(unit).to_owned(),
+        capacity,
+        spent: used.saturating_sub(reserved),
+        reserved,
+        remaining,
+        resets_at: reset_after_us.map(|after| moment(now_us.saturating_add(after).div_ceil(1_000_000) * 1_000)),
+    }
+}
+
+fn word(unit: Unit) -> &'static str {
+    match unit {
+        Unit::Requests => "requests",
+        Unit::Tokens(TokenKind::Input) => "input-tokens",
+        Unit::Tokens(TokenKind::Output) => "output-tokens",
+        Unit::Tokens(TokenKind::All) => "tokens",
+        Unit::Calls => "calls",
+    }
+}
