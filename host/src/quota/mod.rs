@@ -5,10 +5,12 @@
 //! table of all of them. Enforced so far: windows counted in requests. The caller refuses every other rule as
 //! unsupported before it comes here.
 //!
-//! Nothing here waits, asks the time, opens a socket or keeps a name: counters go by a hash of their names.
+//! Nothing here waits, asks the time, opens a socket or keeps a name: counters go by a hash of their names. What several
+//! gates hold together is in [`shared`], which alone talks to Redis.
 
 mod key;
 mod shard;
+pub mod shared;
 pub mod table;
 pub mod window;
 
