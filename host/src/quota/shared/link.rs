@@ -26,7 +26,10 @@ use crate::clock::Clock;
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 /// Pauses between attempts: the first, doubled up to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_millis(400);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// A connection that lasts less is followed by a pause too: a server that takes calls and fails them would else be
+/// connected to, and logged about, without end.
+const STEADY_MS: u64 = 1_000;
 /// How soon the keeper looks again after its own call failed.
 const SUSPECT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a gate counts as there after its last call, in µs.
@@ -233,16 +236,17 @@ impl Link {
             match self.connect(attempt).await {
                 Ok(ready) => {
                     self.warn_of_eviction(&ready, &mut warned).await;
+                    let began_ms = self.clock.monotonic_ms();
                     self.publish(&ready);
                     self.watch_over(&ready).await;
-                    pause = FIRST_PAUSE;
+                    if self.clock.monotonic_ms().saturating_sub(began_ms) >= STEADY_MS {
+                        pause = Duration::ZERO;
+                    }
                 }
-                Err(cause) => {
-                    self.degrade(&cause);
-                    sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
+                Err(cause) => self.degrade(&cause),
             }
+            sleep(pause).await;
+            pause = (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
             attempt = attempt.wrapping_add(1);
         }
     }

@@ -191,3 +191,17 @@ async fn garbage_half_replies_and_strange_answers_admit_nobody() {
     assert_eq!(nobody.quota.replicas(), None);
     assert_eq!(nobody.quota.fall_back([]), Fallback::Refuse(WhyClosed::ReplicasUnknown));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_fails_again_and_again_is_tried_ever_more_seldom() {
+    let stub = Stub::start(b"no reply at all\r\n").await;
+    let gate = Gate::sound_with(&stub.url, |_| ()).await;
+    let clock = Clock::system();
+    for _ in 0..4 {
+        gate.until(|condition| *condition == Condition::Sound).await;
+        assert!(matches!(gate.reserve(per_minute(5)).await, Err(NotReserved::Unavailable(Unavailable::Error(_)))));
+        gate.until_degraded().await;
+    }
+    gate.until(|condition| *condition == Condition::Sound).await;
+    assert!(clock.monotonic() >= Duration::from_millis(50 + 100 + 200 + 400), "{:?}", clock.monotonic());
+}
