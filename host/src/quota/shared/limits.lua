@@ -21,6 +21,8 @@ local REFUSED, ADMITTED, VOID, FOREIGN, DONE = 0, 1, 2, 3, 4
 local NEVER, WHEN_ONE_ENDS = -1, -2
 -- How long it is remembered that an id is settled, and that one was cancelled before it came.
 local CLOSED_MS, CANCELLED_MS = 60000, 600000
+-- No key goes sooner, however short its shape.
+local LEAST_MS = 10000
 
 local floor, max, min = math.floor, math.max, math.min
 
@@ -58,7 +60,7 @@ local function read(key)
 end
 
 local function write(key, state, ms)
-  redis.call('SET', key, cmsgpack.pack(state), 'PX', text(max(1000, ms)))
+  redis.call('SET', key, cmsgpack.pack(state), 'PX', text(max(LEAST_MS, ms)))
 end
 
 local function year_start(year)
@@ -154,12 +156,12 @@ function bucket.fits(c) return c.level + c.amount * c.first <= c.bound end
 function bucket.wait(c)
   local asked = c.amount * c.first
   if asked > c.bound then return NEVER end
-  return c.at - now + ceil_div(c.level - (c.bound - asked), c.second)
+  return min(MOST, c.at - now + ceil_div(c.level - (c.bound - asked), c.second))
 end
 function bucket.free(c) return floor((c.bound - c.level) / c.first) end
 function bucket.reset(c)
   if c.level == 0 then return 0 end
-  return c.at - now + ceil_div(c.level, c.second)
+  return min(MOST, c.at - now + ceil_div(c.level, c.second))
 end
 function bucket.add(c, units)
   c.level = min(MOST, c.level + units * c.first)
@@ -226,7 +228,7 @@ function leases.save(c)
   end
   redis.call('ZREMRANGEBYSCORE', c.key, '-inf', text(now))
   redis.call('ZADD', c.key, text(now + lease), id)
-  redis.call('PEXPIRE', c.key, text(ceil_div(2 * lease, 1000)))
+  redis.call('PEXPIRE', c.key, text(max(LEAST_MS, ceil_div(2 * lease, 1000))))
 end
 
 local SHAPES = { w = window, b = bucket, c = calendar, n = leases }

@@ -89,11 +89,11 @@ impl Reference {
             (true, _) => None,
             (false, None) => Some(Wait::Forever),
             (false, Some(_)) if counter.numbers.kind == Kind::Leases => Some(Wait::UntilOneEnds),
-            (false, Some(ceiling)) => Some(Wait::Micros(self.falls_to(counter, now, ceiling) - now)),
+            (false, Some(ceiling)) => Some(Wait::Micros((self.falls_to(counter, now, ceiling) - now).min(MOST_UNITS))),
         };
         let remaining = u64::try_from(bound.saturating_sub(total) / cost).unwrap();
         let leases = counter.numbers.kind == Kind::Leases;
-        let reset_after_us = if leases { 0 } else { self.falls_to(counter, now, 0) - now };
+        let reset_after_us = if leases { 0 } else { (self.falls_to(counter, now, 0) - now).min(MOST_UNITS) };
         Standing { remaining, reset_after_us, wait }
     }
 
