@@ -1,7 +1,6 @@
 //! A call to a big model costs more: one unit for every 8 billion parameters begun, from a budget per principal.
 
-use tollgate_policy::charges::{Amount, Charge, Metered, Rule, Shape, Window};
-use tollgate_policy::{Admit, Call, Principal, admit::Decision, catalogue, is_inference};
+use tollgate_policy::{Admit, Call, Principal, admit::Decision, catalogue, charge, is_inference};
 
 /// Units of one principal in any minute.
 const CAPACITY: u32 = 60;
@@ -18,10 +17,9 @@ impl Admit for ChargeBySize {
         }
         let units = catalogue::parameters(&call.model).unwrap_or(UNKNOWN).div_ceil(PARAMETERS_PER_UNIT);
         // At least one, and at most the whole budget: the biggest model passes once a minute.
-        let amount = Amount::Requests(u32::try_from(units).unwrap_or(CAPACITY).clamp(1, CAPACITY));
-        let shape = Shape::Window(Window { capacity: CAPACITY.into(), length_ms: 60_000 });
-        let rule = Rule::Metered(Metered { amount, shape });
-        Decision::Admit(vec![Charge { limit: "model-units".to_owned(), partition: principal.subject, rule }])
+        let amount = charge::requests(u32::try_from(units).unwrap_or(CAPACITY).clamp(1, CAPACITY));
+        let shape = charge::window(CAPACITY.into(), 60_000);
+        Decision::Admit(vec![charge::metered("model-units", principal.subject, amount, shape)])
     }
 }
 tollgate_policy::export_admit!(ChargeBySize);

@@ -11,6 +11,8 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use jiff::Timestamp;
+
 /// Where the time comes from: the system, or a test's hand.
 #[derive(Clone, Debug)]
 pub struct Clock(Source);
@@ -47,31 +49,57 @@ impl Clock {
         }
     }
 
+    /// [`Self::monotonic`] in whole microseconds.
+    pub fn monotonic_us(&self) -> u64 {
+        saturating_us(self.monotonic())
+    }
+
     /// [`Self::monotonic`] in whole milliseconds.
     pub fn monotonic_ms(&self) -> u64 {
         saturating_ms(self.monotonic())
     }
 
-    /// Milliseconds since 1970, UTC.
+    /// Microseconds since 1970, UTC.
     #[expect(clippy::disallowed_methods, reason = "this is the one place that asks the system")]
-    pub fn unix_ms(&self) -> u64 {
+    pub fn unix_us(&self) -> u64 {
         match &self.0 {
-            Source::System { .. } => saturating_ms(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
-            Source::Manual { start_unix_ms, elapsed_us } => start_unix_ms + elapsed_us.load(Ordering::Relaxed) / 1000,
+            Source::System { .. } => saturating_us(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
+            Source::Manual { start_unix_ms, elapsed_us } => start_unix_ms * 1000 + elapsed_us.load(Ordering::Relaxed),
         }
+    }
+
+    /// Milliseconds since 1970, UTC.
+    pub fn unix_ms(&self) -> u64 {
+        self.unix_us() / 1000
     }
 }
 
 impl Hand {
     /// Moves the clock forward.
     pub fn advance(&self, by: Duration) {
-        self.0.fetch_add(u64::try_from(by.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.0.fetch_add(saturating_us(by), Ordering::Relaxed);
     }
 }
 
 /// A duration in whole milliseconds; u64::MAX when it is longer than that can say.
 pub fn saturating_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn saturating_us(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// A moment as RFC 3339, to the second.
+pub fn moment(unix_ms: u64) -> String {
+    let moment = i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms - ms.rem_euclid(1000)).ok());
+    moment.map_or_else(|| unix_ms.to_string(), |moment| moment.to_string())
+}
+
+/// The moment after so much time, in Unix milliseconds, if a calendar has it.
+pub fn after(now_ms: u64, time: Duration) -> Option<u64> {
+    let end = now_ms.saturating_add(saturating_ms(time));
+    i64::try_from(end).is_ok_and(|end| Timestamp::from_millisecond(end).is_ok()).then_some(end)
 }
 
 #[cfg(test)]
@@ -85,6 +113,16 @@ mod tests {
         assert_eq!((clock.unix_ms(), clock.monotonic_ms()), (1_000, 0));
         hand.advance(Duration::from_millis(1_500));
         assert_eq!((clone.unix_ms(), clone.monotonic_ms()), (2_500, 1_500));
+        hand.advance(Duration::from_micros(7));
+        assert_eq!((clone.unix_us(), clone.monotonic_us()), (2_500_007, 1_500_007));
+    }
+
+    #[test]
+    fn a_moment_is_told_to_the_second_and_a_calendar_has_an_end() {
+        assert_eq!(moment(1_781_092_800_999), "2026-06-10T12:00:00Z");
+        assert_eq!(moment(u64::MAX), u64::MAX.to_string());
+        assert_eq!(after(1_000, Duration::from_secs(1)), Some(2_000));
+        assert_eq!(after(1_000, Duration::from_secs(u64::MAX)), None);
     }
 
     #[test]

@@ -4,13 +4,17 @@
 //! could open may have been read already, and that is for a person to judge.
 
 use std::{
-    fs::{DirBuilder, Metadata},
+    fs::{DirBuilder, File, Metadata},
     io,
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
-use rustix::process::geteuid;
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+    process::geteuid,
+};
 
 /// What others may do, as bits of a mode.
 const OPEN_TO_OTHERS: u32 = 0o077;
@@ -46,6 +50,19 @@ pub enum Exposed {
         /// Who this process is.
         us: u32,
     },
+}
+
+/// Opens a file to read it, at once and as it stands there: a pipe in its place would never open, and a link could lead to
+/// anything. Whether it is a file, and whose, is for the caller to look at.
+///
+/// # Errors
+/// As the system's.
+pub fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map(File::from).map_err(|error| match error {
+        Errno::LOOP => io::Error::other("it is a symbolic link: put the file itself there"),
+        error => error.into(),
+    })
 }
 
 /// Makes a folder for this user alone, with those above it, where there is none yet.
@@ -109,7 +126,10 @@ fn word(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt};
+    use std::{
+        fs,
+        os::unix::fs::{PermissionsExt, symlink},
+    };
 
     use super::*;
 
@@ -139,6 +159,19 @@ mod tests {
         let refused = check_place(&folder, &fs::metadata(&folder).unwrap()).unwrap_err().to_string();
         assert!(refused.contains(&format!("chmod go-w {}", folder.display())), "{refused}");
         mode(0o700);
+    }
+
+    #[test]
+    fn a_pipe_is_opened_without_waiting_and_a_link_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        rustix::fs::mkfifoat(rustix::fs::CWD, at("pipe"), Mode::RUSR | Mode::WUSR).unwrap();
+        assert!(!open(&at("pipe")).unwrap().metadata().unwrap().is_file());
+        fs::write(at("file"), "x").unwrap();
+        assert!(open(&at("file")).unwrap().metadata().unwrap().is_file());
+        symlink(at("file"), at("link")).unwrap();
+        assert!(open(&at("link")).unwrap_err().to_string().contains("the file itself"));
+        assert_eq!(open(&at("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

@@ -23,7 +23,11 @@ pub use health::Readiness;
 
 use self::guard::Attempts;
 use crate::{
-    clock::Clock, identity::KeyTable, ports::control::PolicyControl, upstream::fleet::Fleet, usage::metrics::Metrics,
+    clock::Clock,
+    identity::{KeyTable, Pepper},
+    ports::{control::PolicyControl, store::Store},
+    upstream::fleet::Fleet,
+    usage::metrics::Metrics,
 };
 
 /// Most connections at a time: operators, their scripts and a few scrapers. More wait in the system's queue.
@@ -37,6 +41,10 @@ const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
 pub struct Operations {
     /// The numbers.
     pub metrics: Arc<Metrics>,
+    /// Where keys and users are kept.
+    pub store: Arc<dyn Store>,
+    /// What keys are hashed with.
+    pub pepper: Pepper,
     /// Whether callers can be proven.
     pub keys: Arc<KeyTable>,
     /// Whether anybody can serve.

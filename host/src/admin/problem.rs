@@ -1,7 +1,7 @@
 //! "No" on the admin listener: problem details (RFC 9457), whose `detail` says what to do. Never repeats what was sent.
 
 use axum::{
-    http::{HeaderValue, Method, StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::{Serialize, Serializer};
@@ -51,13 +51,13 @@ impl IntoResponse for Problem {
 /// What nothing answers to.
 pub(super) async fn no_such_path() -> Problem {
     let detail = "there is nothing at this path: /healthz, /readyz and /metrics are there, and /api/v1/status, \
-                  /api/v1/policies, /api/v1/policies/reload and /api/v1/backends";
+                  /api/v1/policies, /api/v1/policies/reload, /api/v1/backends, /api/v1/keys (KEY, and KEY/disable, enable, \
+                  revoke, rotate) and /api/v1/users (USER, and USER/disable, enable)";
     Problem::new(StatusCode::NOT_FOUND, "no_such_path", detail)
 }
 
 /// What is there, but is asked otherwise.
-pub(super) async fn wrong_method(method: Method) -> Problem {
-    let instead = if method == Method::POST { "GET" } else { "the method that the header `allow` names" };
-    let detail = format!("this path doesn't take this method: use {instead}");
+pub(super) async fn wrong_method() -> Problem {
+    let detail = "this path doesn't take this method: use one that the header `allow` names";
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", detail)
 }

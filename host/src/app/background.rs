@@ -12,9 +12,10 @@ use super::{
 use crate::{
     config::{self, Config},
     identity::{self, KeyTable},
-    ports::store::{Store, StoreError},
+    ports::store::{Store, StoreError, StoredBackend},
+    quota::Quota,
     upstream::{backend::Backend, fleet::Fleet, probe},
-    usage::{backend_gauges::BackendNumbers, metrics::Metrics},
+    usage::{backend_gauges::BackendNumbers, limit_counters::LimitNumbers, metrics::Metrics},
     wire::causes::causes,
 };
 
@@ -46,7 +47,7 @@ impl StoreFollower {
         self.are_backends_due |= identity::refresh(self.store.as_ref(), &self.keys, &mut self.revision).await?;
         if self.are_backends_due {
             let all = all_backends(&self.config, self.store.declared_backends().await?);
-            for LeftOut { name, reason, .. } in &all.left_out {
+            for LeftOut { stored: StoredBackend { name, .. }, reason } in &all.left_out {
                 tracing::warn!(backend = name, reason, "a backend that was added can't be used");
             }
             self.fleet.apply(&all.usable);
@@ -94,6 +95,21 @@ pub(super) fn measure_backends(fleet: &Arc<Fleet>, metrics: &Metrics) {
             in_flight: backend.in_flight(),
         };
         fleet.backends().into_iter().map(numbers).collect()
+    });
+}
+
+/// Lets the metrics ask what the limits did.
+pub(super) fn measure_limits(quota: &Arc<Quota>, metrics: &Metrics) {
+    let quota = Arc::clone(quota);
+    metrics.limits_from(move || {
+        let totals = quota.totals();
+        LimitNumbers {
+            admitted: totals.admitted(),
+            refused: totals.refused(),
+            debts: totals.debts(),
+            debt_units: totals.debt_units(),
+            overshoot_units: totals.overshoot_units(),
+        }
     });
 }
 

@@ -21,10 +21,13 @@ use super::{
 use crate::{
     admin::{Admin, Operations},
     clock::Clock,
-    config::Config,
+    config::{self, Config},
     files,
     identity::{AdminToken, AdminTokenError, KeyTable, Pepper, PepperError, key_table::DEFAULT_TRUST},
-    ports::store::{Store, StoreError},
+    ports::{
+        limits::{LimitName, LimitSet},
+        store::{Store, StoreError},
+    },
     proxy::{Parts, Proxy, RequestBounds},
     quota::{Quota, QuotaBounds},
     server::{Bounds, Certificates, Server, TlsError},
@@ -95,7 +98,8 @@ impl StartError {
             | Self::Pepper(_)
             | Self::AdminToken(_)
             | Self::Tls(_)
-            | Self::Trust(_) => true,
+            | Self::Trust(_)
+            | Self::Store(StoreError::Refused(_)) => true,
             Self::Store(_) | Self::Runtime(_) | Self::Listen { .. } | Self::Client(_) => false,
         }
     }
@@ -146,11 +150,23 @@ pub(super) fn runtime(
         cpu_budget: config.policies.cpu_budget,
         memory_bytes: usize::try_from(config.policies.memory).unwrap_or(usize::MAX),
         masked_headers: config.policies.masked_headers.clone(),
-        default_requests_per_minute: config.limits.requests_per_minute.get(),
+        default_limits: limits(&config.limits),
         ready_instances: workers(config),
         cache,
     };
     Ok(Runtime::start(runtime, clock.clone(), Arc::<Fleet>::clone(fleet))?)
+}
+
+/// `[limits]` as policies are told.
+fn limits(limits: &config::Limits) -> LimitSet {
+    let own = |name: LimitName| match name {
+        LimitName::RequestsPerMinute => Some(limits.requests_per_minute),
+        LimitName::TokensPerMinute => limits.tokens_per_minute,
+        LimitName::Concurrent => limits.concurrent,
+        LimitName::TokensPerDay => limits.tokens_per_day,
+        LimitName::TokensPerMonth => limits.tokens_per_month,
+    };
+    LimitName::ALL.into_iter().filter_map(|name| Some((name, own(name)?.get()))).collect()
 }
 
 /// How many threads serve calls.
@@ -189,16 +205,30 @@ pub(crate) async fn refuse_lost_pepper(config: &Config, store: &dyn Store) -> Re
     Ok(())
 }
 
+/// The limits' counters, and their numbers among the metrics.
+fn measured_quota(metrics: &Metrics) -> Arc<Quota> {
+    let quota = Arc::new(Quota::new(QuotaBounds::default()));
+    background::measure_limits(&quota, metrics);
+    quota
+}
+
+/// The store, the pepper that proves its keys, and an admin token beside them.
+async fn state(config: &Config) -> Result<(Arc<dyn Store>, Pepper), StartError> {
+    let store: Arc<dyn Store> = Arc::new(open_store(config).await?);
+    refuse_lost_pepper(config, store.as_ref()).await?;
+    let pepper = Pepper::load_or_create(&config.state_dir)?;
+    AdminToken::load_or_create(&config.state_dir)?;
+    Ok((store, pepper))
+}
+
 pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartError> {
     let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
     let (stop_admin, cut_admin) = (CancellationToken::new(), CancellationToken::new());
     let (serving, admin_serving) = (TaskTracker::new(), TaskTracker::new());
     let metrics = Arc::new(Metrics::default());
 
-    let store: Arc<dyn Store> = Arc::new(open_store(&config).await?);
-    refuse_lost_pepper(&config, store.as_ref()).await?;
-    let keys = Arc::new(KeyTable::new(Pepper::load_or_create(&config.state_dir)?, clock.clone(), DEFAULT_TRUST));
-    AdminToken::load_or_create(&config.state_dir)?;
+    let (store, pepper) = state(&config).await?;
+    let keys = Arc::new(KeyTable::new(pepper.clone(), clock.clone(), DEFAULT_TRUST));
     let fleet = fleet(&config, &clock, &serving)?;
     let mut follower = StoreFollower::new(Arc::clone(&store), Arc::clone(&keys), Arc::clone(&fleet), config.clone());
     follower.step().await?;
@@ -211,16 +241,16 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         &metrics,
     )?;
 
-    let buffers = BufferBudget::new(config.server.max_buffered);
-    metrics.edges().follow_buffers(buffers.clone());
     let proxy = Arc::new(Proxy::new(Parts {
         chains: policies.chains(),
         keys: Arc::clone(&keys),
-        quota: Arc::new(Quota::new(QuotaBounds::default())),
+        quota: measured_quota(&metrics),
         fleet: Arc::clone(&fleet),
         upstream: upstream(&config, &clock)?,
         metrics: Arc::clone(&metrics),
-        buffers,
+        estimates: Arc::default(),
+        buffers: buffers(&config, &metrics),
+        tasks: serving.clone(),
         bounds: request_bounds(&config),
         clock: clock.clone(),
     }));
@@ -229,6 +259,8 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
     let policies = super::watch::follow_policies(&serving, &stop, policies);
     let operations = Operations {
         metrics: Arc::clone(&metrics),
+        store: Arc::clone(&store),
+        pepper,
         keys: Arc::clone(&keys),
         fleet: Arc::clone(&fleet),
         policies: Arc::<Steering>::clone(&policies),
@@ -260,6 +292,12 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         serving,
         admin_serving,
     })
+}
+
+fn buffers(config: &Config, metrics: &Metrics) -> BufferBudget {
+    let buffers = BufferBudget::new(config.server.max_buffered);
+    metrics.edges().follow_buffers(buffers.clone());
+    buffers
 }
 
 fn upstream(config: &Config, clock: &Clock) -> Result<Upstream, StartError> {
@@ -329,9 +367,12 @@ fn request_bounds(config: &Config) -> RequestBounds {
         max_in_flight: config.server.max_in_flight.get(),
         max_body: usize::try_from(config.server.max_body).unwrap_or(usize::MAX),
         body_idle: config.server.body_idle_timeout,
+        body_whole: config.server.body_timeout,
         max_blob: config.server.max_blob,
+        min_blob_rate: config.server.min_blob_rate,
         upstream_idle: config.upstream.idle_timeout,
         management: config.upstream.management_timeout,
+        settle_queue: config.policies.settle_queue,
         allow_cloud: config.models.allow_cloud,
         expose_backend: config.server.expose_backend,
     }

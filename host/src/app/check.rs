@@ -6,13 +6,14 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     build::{StartError, certificates, compiled_folder, fleet, open_store, refuse_lost_pepper, runtime},
+    declared::{AllBackends, all_backends},
     policies::Policies,
 };
 use crate::{
     clock::Clock,
     config::Config,
     identity::{AdminToken, Pepper},
-    upstream::fleet::Fleet,
+    ports::store::{Declared, Store},
     usage::metrics::Metrics,
 };
 
@@ -21,8 +22,8 @@ use crate::{
 pub struct Checked {
     /// The policies, if they can be used.
     pub policies: Option<Policies>,
-    /// The backends, not probed.
-    pub fleet: Option<Arc<Fleet>>,
+    /// The backends of the configuration, and of the store where that can be read; none was asked how it is.
+    pub backends: AllBackends,
     /// All that keeps a gate from starting.
     pub problems: Vec<StartError>,
 }
@@ -30,7 +31,7 @@ pub struct Checked {
 impl Checked {
     /// Tries everything but listeners and backends. Makes what a start would make in the state folder.
     pub async fn of(config: &Config, clock: &Clock, tasks: &TaskTracker) -> Self {
-        let mut found = Self::default();
+        let mut found = Self { backends: all_backends(config, Declared::default()), ..Self::default() };
         // What is wrong with the folder is said once; what the policies are worth shows without it.
         let cache = match compiled_folder(config) {
             Ok(cache) => {
@@ -43,9 +44,8 @@ impl Checked {
             }
         };
         found.keep(certificates(config, clock));
-        found.fleet = found.keep(fleet(config, clock, tasks));
-        if let Some(fleet) = &found.fleet {
-            let loaded = runtime(config, clock, fleet, cache).and_then(|runtime| {
+        if let Some(fleet) = found.keep(fleet(config, clock, tasks)) {
+            let loaded = runtime(config, clock, &fleet, cache).and_then(|runtime| {
                 Ok(Policies::load(runtime, &config.policies, clock, &Arc::new(Metrics::default()))?)
             });
             found.policies = found.keep(loaded);
@@ -58,7 +58,11 @@ impl Checked {
         let is_whole = match open_store(config).await {
             Ok(store) => {
                 let lost = refuse_lost_pepper(config, &store).await;
+                let declared = store.declared_backends().await;
                 store.close().await;
+                if let Some(declared) = self.keep(declared.map_err(StartError::from)) {
+                    self.backends = all_backends(config, declared);
+                }
                 self.keep(lost).is_some()
             }
             Err(error) => {

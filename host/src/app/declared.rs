@@ -5,21 +5,15 @@
 
 pub use crate::upstream::declared::{DeclaredBackend, Origin};
 use crate::{
-    config::{Backend, Config},
-    ports::store::Declared,
+    config::{Backend, Config, WrittenBackend},
+    ports::store::{Declared, StoredBackend},
 };
 
 /// A backend of the store that can't be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftOut {
-    /// Its name.
-    pub name: String,
-    /// Its address, as stored.
-    pub url: String,
-    /// Its kind, as stored.
-    pub kind: String,
-    /// Its weight, as stored.
-    pub weight: u32,
+    /// What is stored.
+    pub stored: StoredBackend,
     /// Why, and what to do.
     pub reason: String,
 }
@@ -46,8 +40,9 @@ pub fn all_backends(config: &Config, declared: Declared) -> AllBackends {
         known.usable.push(DeclaredBackend { config, origin: Origin::Config, is_drained });
     }
     for stored in backends {
-        let checked =
-            Backend::declared(&stored.name, &stored.url, &stored.kind, stored.weight, config.upstream.allow_link_local);
+        let StoredBackend { name, url, kind, weight, anthropic, .. } = &stored;
+        let written = WrittenBackend { name, url, kind, weight: *weight, anthropic: *anthropic };
+        let checked = Backend::declared(&written, config.upstream.allow_link_local);
         let taken = |backend: Backend| match conflict(&known.usable, &backend) {
             None => Ok(backend),
             Some(reason) => Err(reason),
@@ -57,13 +52,7 @@ pub fn all_backends(config: &Config, declared: Declared) -> AllBackends {
                 let is_drained = is_drained(&config.name);
                 known.usable.push(DeclaredBackend { config, origin: Origin::Store, is_drained });
             }
-            Err(reason) => known.left_out.push(LeftOut {
-                name: stored.name,
-                url: stored.url,
-                kind: stored.kind,
-                weight: stored.weight,
-                reason,
-            }),
+            Err(reason) => known.left_out.push(LeftOut { stored, reason }),
         }
     }
     let is_unknown = |name: &String| !known.usable.iter().any(|known| known.config.name == *name);
@@ -87,14 +76,15 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::ports::store::StoredBackend;
 
     fn stored(name: &str, url: &str, kind: &str) -> StoredBackend {
-        StoredBackend { name: name.to_owned(), url: url.to_owned(), kind: kind.to_owned(), weight: 1, created_at_ms: 0 }
+        let (name, url, kind) = (name.to_owned(), url.to_owned(), kind.to_owned());
+        StoredBackend { name, url, kind, weight: 1, anthropic: false, created_at_ms: 0 }
     }
 
     fn config() -> Config {
-        let main = Backend::declared("main", "http://a", "ollama", 1, false).unwrap();
+        let main = WrittenBackend { name: "main", url: "http://a", kind: "ollama", weight: 1, anthropic: false };
+        let main = Backend::declared(&main, false).unwrap();
         Config { backends: vec![main], ..Config::defaults_in(Path::new("/")) }
     }
 
@@ -131,5 +121,6 @@ mod tests {
         check(stored("b", "http://A:80/", "ollama"), "'main' of the configuration has this URL");
         check(stored("b", "http://169.254.169.254", "ollama"), "allow_link_local");
         check(stored("b", "http://b", "tgi"), "its kind");
+        check(StoredBackend { anthropic: true, ..stored("b", "http://b", "ollama") }, "its anthropic");
     }
 }

@@ -136,7 +136,7 @@ async fn create_key(config: &Config, state: &Path, clock: &Clock) -> Result<Fres
         id: key.id().to_owned(),
         name: "demo".to_owned(),
         user: None,
-        requests_per_minute: None,
+        limits: Vec::new(),
         scope: Scope::AllModels,
         may_manage: false,
         attributes: Vec::new(),

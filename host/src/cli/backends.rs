@@ -14,7 +14,7 @@ use super::{
 use crate::{
     app::declared::{AllBackends, Origin, all_backends, conflict},
     clock::Clock,
-    config::{Backend, Config},
+    config::{Backend, Config, WrittenBackend},
     ports::store::{Declared, Store, StoreError, StoredBackend},
 };
 
@@ -50,6 +50,9 @@ pub(super) struct Add {
     /// What policies are told as its weight, 1 to 1000
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     weight: u32,
+    /// It answers in Anthropic's API too (kind openai only; an ollama backend is asked for its version)
+    #[arg(long)]
+    anthropic: bool,
 }
 
 /// A backend as a list shows it.
@@ -59,6 +62,8 @@ struct Shown<'a> {
     url: String,
     kind: &'a str,
     weight: u32,
+    /// Whether an `openai` backend answers in Anthropic's API too.
+    anthropic: bool,
     /// `config` or `store`.
     source: &'static str,
     drained: bool,
@@ -110,7 +115,9 @@ async fn run(command: BackendsCommand, config: &Config, store: &dyn Store, forma
 }
 
 async fn add_one(add: Add, config: &Config, store: &dyn Store) -> Result<String, Failure> {
-    let backend = Backend::declared(&add.which.name, &add.url, &add.kind, add.weight, config.upstream.allow_link_local)
+    let Add { which, url, kind, weight, anthropic } = &add;
+    let written = WrittenBackend { name: &which.name, url, kind, weight: *weight, anthropic: *anthropic };
+    let backend = Backend::declared(&written, config.upstream.allow_link_local)
         .map_err(|problem| Failure::usage(format!("the backend can't be added: {problem}")))?;
     if let Some(conflict) = conflict(&all_backends(config, Declared::default()).usable, &backend) {
         return Err(Failure::failed(conflict));
@@ -120,6 +127,7 @@ async fn add_one(add: Add, config: &Config, store: &dyn Store) -> Result<String,
         url: backend.url.to_string(),
         kind: backend.kind.as_str().to_owned(),
         weight: backend.weight,
+        anthropic: backend.anthropic,
         created_at_ms: Clock::system().unix_ms(),
     };
     store.add_backend(stored).await.map_err(|error| refused(&error))?;
@@ -189,7 +197,7 @@ fn print(known: &AllBackends, live: Option<&[Live]>, format: Format) -> Result<(
         let mut row = vec![
             backend.name.to_owned(),
             backend.url.clone(),
-            backend.kind.to_owned(),
+            spoken(backend.kind, backend.anthropic),
             backend.weight.to_string(),
             backend.source.to_owned(),
             state.to_owned(),
@@ -210,7 +218,7 @@ fn print(known: &AllBackends, live: Option<&[Live]>, format: Format) -> Result<(
     });
     output::table(&head, rows.collect());
     for left_out in &known.left_out {
-        output::note(&format!("note: added backend '{}' is not used: {}", left_out.name, left_out.reason));
+        output::note(&format!("note: added backend '{}' is not used: {}", left_out.stored.name, left_out.reason));
     }
     for name in &known.drained_unknown {
         output::note(&format!(
@@ -221,6 +229,11 @@ fn print(known: &AllBackends, live: Option<&[Live]>, format: Format) -> Result<(
     Ok(())
 }
 
+/// What a backend speaks, in a cell of a table.
+fn spoken(kind: &str, anthropic: bool) -> String {
+    if anthropic { format!("{kind}, anthropic") } else { kind.to_owned() }
+}
+
 fn shown<'a>(known: &'a AllBackends, live: Option<&'a [Live]>) -> Vec<Shown<'a>> {
     let live_of = |name: &str| live.unwrap_or_default().iter().find(|live| live.name == name);
     let usable = known.usable.iter().map(|known| Shown {
@@ -228,16 +241,18 @@ fn shown<'a>(known: &'a AllBackends, live: Option<&'a [Live]>) -> Vec<Shown<'a>>
         url: known.config.url.to_string(),
         kind: known.config.kind.as_str(),
         weight: known.config.weight,
+        anthropic: known.config.anthropic,
         source: known.origin.as_str(),
         drained: known.is_drained,
         problem: None,
         live: live_of(&known.config.name),
     });
     let left_out = known.left_out.iter().map(|left_out| Shown {
-        name: &left_out.name,
-        url: left_out.url.clone(),
-        kind: &left_out.kind,
-        weight: left_out.weight,
+        name: &left_out.stored.name,
+        url: left_out.stored.url.clone(),
+        kind: &left_out.stored.kind,
+        weight: left_out.stored.weight,
+        anthropic: left_out.stored.anthropic,
         source: Origin::Store.as_str(),
         drained: false,
         problem: Some(&left_out.reason),

@@ -1,6 +1,8 @@
 //! `tollgate check`: everything that `serve` would need, without serving; all that is wrong at once. Makes what `serve`
 //! would make in the state folder.
 
+use std::{collections::BTreeMap, num::NonZeroU64};
+
 use serde::Serialize;
 use tokio_util::task::TaskTracker;
 
@@ -9,11 +11,14 @@ use super::{
     output::{self, Failure},
 };
 use crate::{
-    app::{Checked, StartError, policies::Policies},
+    app::{
+        Checked, StartError,
+        declared::{AllBackends, DeclaredBackend, LeftOut},
+        policies::Policies,
+    },
     clock::Clock,
-    config::{Config, ConfigErrors},
+    config::{Config, ConfigErrors, Limits},
     policy::Hook,
-    upstream::fleet::Fleet,
     wire::causes::causes,
 };
 
@@ -24,6 +29,8 @@ struct Findings {
     ok: bool,
     hooks: Vec<HookChain>,
     backends: Vec<Backend>,
+    /// `[limits]` by key; what isn't there is unlimited.
+    limits: BTreeMap<&'static str, NonZeroU64>,
     warnings: Vec<String>,
     problems: Vec<Problem>,
 }
@@ -39,6 +46,9 @@ struct HookChain {
 struct Backend {
     name: String,
     url: String,
+    /// `config` or `store`.
+    source: &'static str,
+    drained: bool,
 }
 
 /// What keeps a gate from starting; `key` and `source` where it is one key of the configuration.
@@ -78,13 +88,17 @@ pub(super) async fn check(config: &Config, format: Format) -> Result<(), Failure
     let findings = Findings {
         ok: problems.is_empty(),
         hooks: checked.policies.as_ref().map(hooks).unwrap_or_default(),
-        backends: checked.fleet.as_deref().map(backends).unwrap_or_default(),
-        warnings: config.warnings(),
+        backends: checked.backends.usable.iter().map(backend).collect(),
+        limits: limits(&config.limits),
+        warnings: config.warnings().into_iter().chain(unused(&checked.backends)).collect(),
         problems,
     };
     match format {
         Format::Json => output::json(&findings)?,
-        Format::Table if findings.ok => print(&findings),
+        Format::Table if findings.ok => {
+            print(&findings);
+            unused(&checked.backends).for_each(|text| output::note(&format!("note: {text}")));
+        }
         Format::Table => {}
     }
     if findings.ok {
@@ -119,17 +133,41 @@ fn hooks(policies: &Policies) -> Vec<HookChain> {
     Hook::ALL.map(chain).into()
 }
 
-fn backends(fleet: &Fleet) -> Vec<Backend> {
-    let shown = fleet.backends().into_iter();
-    shown.map(|backend| Backend { name: backend.name().to_string(), url: backend.url().to_string() }).collect()
+fn backend(DeclaredBackend { config, origin, is_drained }: &DeclaredBackend) -> Backend {
+    let (name, url) = (config.name.clone(), config.url.to_string());
+    Backend { name, url, source: origin.as_str(), drained: *is_drained }
+}
+
+/// What was added, and serves nobody.
+fn unused(backends: &AllBackends) -> impl Iterator<Item = String> {
+    let text =
+        |left_out: &LeftOut| format!("added backend '{}' is not used: {}", left_out.stored.name, left_out.reason);
+    backends.left_out.iter().map(text)
+}
+
+fn limits(limits: &Limits) -> BTreeMap<&'static str, NonZeroU64> {
+    let Limits { requests_per_minute, tokens_per_minute, concurrent, tokens_per_day, tokens_per_month } = *limits;
+    let all = [
+        ("requests_per_minute", Some(requests_per_minute)),
+        ("tokens_per_minute", tokens_per_minute),
+        ("concurrent", concurrent),
+        ("tokens_per_day", tokens_per_day),
+        ("tokens_per_month", tokens_per_month),
+    ];
+    all.into_iter().filter_map(|(key, limit)| Some((key, limit?))).collect()
 }
 
 fn print(findings: &Findings) {
     for chain in &findings.hooks {
-        output::result(&format!("{}: {}", chain.hook, chain.policies.join(", ")));
+        let policies = if chain.policies.is_empty() { "-".to_owned() } else { chain.policies.join(", ") };
+        output::result(&format!("{}: {policies}", chain.hook));
     }
     for backend in &findings.backends {
-        output::result(&format!("backend {}: {}", backend.name, backend.url));
+        let drained = if backend.drained { " (drained)" } else { "" };
+        output::result(&format!("backend {}: {}{drained}", backend.name, backend.url));
+    }
+    for (key, limit) in &findings.limits {
+        output::result(&format!("limits.{key}: {limit}"));
     }
     output::result("the configuration can be used");
 }

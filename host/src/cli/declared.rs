@@ -2,9 +2,7 @@
 //!
 //! A running gate follows the store and takes a change within two seconds; nothing here talks to one.
 
-use std::{collections::BTreeMap, time::Duration};
-
-use jiff::Timestamp;
+use std::collections::BTreeMap;
 
 use super::{
     output::{self, Failure},
@@ -12,19 +10,12 @@ use super::{
 };
 use crate::{
     app,
-    clock::saturating_ms,
     config::Config,
-    identity::Pepper,
-    ports::{
-        keys::Attributes,
-        store::{NewAttributes, Store, StoreError},
-    },
+    identity::{Pepper, issue::IssueError},
+    ports::store::{NewAttributes, Store, StoreError},
     store::SqliteStore,
     wire::causes::causes,
 };
-
-/// Longest name of a key or a user, in characters: what the store takes.
-const NAME_MAX: usize = 200;
 
 /// When a change is in force.
 pub(super) const IN_FORCE: &str = "a running gate takes this within two seconds";
@@ -37,6 +28,15 @@ pub(super) async fn open(config: &Config) -> Result<SqliteStore, Failure> {
 pub(super) async fn pepper(config: &Config, store: &dyn Store) -> Result<Pepper, Failure> {
     app::refuse_lost_pepper(config, store).await.map_err(|error| failure(&error))?;
     Pepper::load_or_create(&config.state_dir).map_err(|error| Failure::configuration(causes(&error)))
+}
+
+/// Why there is no key, in words of the command line.
+pub(super) fn not_issued(error: &IssueError) -> Failure {
+    match error {
+        IssueError::Unfit { field, reason } => Failure::usage(format!("--{field} {reason}")),
+        IssueError::Store(error) => refused(error),
+        IssueError::Id { .. } | IssueError::NoRandomness(_) => Failure::failed(error.to_string()),
+    }
 }
 
 pub(super) fn refused(error: &StoreError) -> Failure {
@@ -55,16 +55,6 @@ pub(super) fn refused(error: &StoreError) -> Failure {
         | StoreError::NoSuchBackend { .. }
         | StoreError::BackendTaken { .. } => Failure::failed(causes(error)),
     }
-}
-
-/// Whether a text can be the name of a key or a user.
-pub(super) fn fits(what: &str, name: &str) -> Result<(), Failure> {
-    if !matches!(name.chars().count(), 1..=NAME_MAX) || name.chars().any(char::is_control) {
-        return Err(Failure::usage(format!(
-            "{what} takes 1 to {NAME_MAX} characters, none of them a control character"
-        )));
-    }
-    Ok(())
 }
 
 /// `NAME=VALUE` from the command line.
@@ -87,11 +77,6 @@ pub(super) fn attributes(pairs: Vec<(String, String)>) -> NewAttributes {
     attributes
 }
 
-/// Attributes by name, as JSON has them.
-pub(super) fn by_name(attributes: &Attributes) -> BTreeMap<&str, &[Box<str>]> {
-    attributes.iter().map(|(name, values)| (&**name, &**values)).collect()
-}
-
 /// Attributes in a cell of a table; a dash for none.
 pub(super) fn cell(attributes: &BTreeMap<&str, &[Box<str>]>) -> String {
     if attributes.is_empty() {
@@ -99,18 +84,6 @@ pub(super) fn cell(attributes: &BTreeMap<&str, &[Box<str>]>) -> String {
     }
     let texts: Vec<String> = attributes.iter().map(|(name, values)| format!("{name}={}", values.join(","))).collect();
     texts.join(" ")
-}
-
-/// A moment as RFC 3339, to the second.
-pub(super) fn moment(unix_ms: u64) -> String {
-    let moment = i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms - ms.rem_euclid(1000)).ok());
-    moment.map_or_else(|| unix_ms.to_string(), |moment| moment.to_string())
-}
-
-/// The moment after so much time, in Unix milliseconds, if a calendar has it.
-pub(super) fn after(now_ms: u64, time: Duration) -> Option<u64> {
-    let end = now_ms.saturating_add(saturating_ms(time));
-    i64::try_from(end).is_ok_and(|end| Timestamp::from_millisecond(end).is_ok()).then_some(end)
 }
 
 /// Says what was done, beside the result.

@@ -1,28 +1,28 @@
 //! `tollgate keys`: keys of callers, written to the store. A running gate takes a change within two seconds.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use serde::Serialize;
 
 use super::{
     Format,
-    declared::{after, attribute, attributes, by_name, done, fits, moment, open, pepper, refused},
+    declared::{attribute, attributes, cell, done, not_issued, open, pepper, refused},
+    limits::{self, LimitFlags},
     output::{self, Failure},
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, moment},
     config::Config,
-    identity::FreshKey,
-    llm::model_name::ModelName,
+    identity::{
+        FreshKey,
+        issue::{KeyOrder, OVERLAP_MAX, Renewed, issue, renew as renew_key},
+        shown::{ShownKey, key as shown},
+    },
     ports::{
-        keys::{KeyRecord, KeyState, Scope, Standing},
-        store::{NewKey, Rotation, Store, StoredKey},
+        keys::{KeyState, Standing},
+        store::Store,
     },
 };
-
-/// How long two secrets may prove one key: a secret that nobody withdraws is what rotating is against.
-const OVERLAP_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeysCommand {
@@ -30,6 +30,10 @@ pub(super) enum KeysCommand {
     Create(Create),
     /// List keys; secrets are not known to anybody
     List,
+    /// Show one key
+    Show(Which),
+    /// Change a key's limits; those that aren't named stay
+    Set(Set),
     /// Give a key a new secret and print it; name, limits, models and counters stay
     Rotate(Rotate),
     /// Switch a key off; it can be enabled again
@@ -48,9 +52,8 @@ pub(super) struct Create {
     /// User who owns it; created if there is none of this name
     #[arg(long)]
     user: Option<String>,
-    /// Requests per minute; without it limits.requests_per_minute applies
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
-    rpm: Option<u64>,
+    #[command(flatten)]
+    limits: LimitFlags,
     /// Models it may use, e.g. llama3,qwen3:8b; without it all
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     models: Vec<String>,
@@ -72,6 +75,14 @@ pub(super) struct Which {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct Set {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    limits: LimitFlags,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct Rotate {
     #[command(flatten)]
     which: Which,
@@ -80,21 +91,33 @@ pub(super) struct Rotate {
     overlap: Duration,
 }
 
-/// A key as a list shows it.
-#[derive(Debug, Serialize)]
-struct Shown<'a> {
-    id: &'a str,
-    name: &'a str,
-    user: Option<&'a str>,
-    state: &'static str,
-    requests_per_minute: Option<u64>,
-    models: Option<Vec<&'a str>>,
-    may_manage: bool,
-    attributes: BTreeMap<&'a str, &'a [Box<str>]>,
-    /// Until when the secret before the last rotation works; none: it doesn't.
-    former_secret_until: Option<String>,
-    expires_at: Option<String>,
-    created_at: String,
+/// A key as text for people.
+#[derive(Debug)]
+struct Cells {
+    id: String,
+    name: String,
+    user: String,
+    state: String,
+    limits: String,
+    models: String,
+    manage: String,
+    expires: String,
+}
+
+impl Cells {
+    fn of(key: &ShownKey<'_>) -> Self {
+        let dash = || "-".to_owned();
+        Self {
+            id: key.id.to_owned(),
+            name: key.name.to_owned(),
+            user: key.user.map_or_else(dash, str::to_owned),
+            state: key.state.to_owned(),
+            limits: limits::cell(key.limits),
+            models: key.models.as_ref().map_or_else(|| "all".to_owned(), |models| models.join(",")),
+            manage: if key.may_manage { "yes".to_owned() } else { dash() },
+            expires: key.expires_at.clone().unwrap_or_else(dash),
+        }
+    }
 }
 
 pub(super) async fn answer(command: KeysCommand, config: &Config, format: Format) -> Result<(), Failure> {
@@ -102,44 +125,29 @@ pub(super) async fn answer(command: KeysCommand, config: &Config, format: Format
     let answered = match command {
         KeysCommand::Create(create) => make(create, config, &store, format).await,
         KeysCommand::List => list(&store, format).await,
+        KeysCommand::Show(which) => show(&store, &which, format).await,
+        KeysCommand::Set(set) => change(set, &store, format).await,
         KeysCommand::Rotate(rotate) => renew(rotate, config, &store, format).await,
-        KeysCommand::Disable(which) => set(&store, &which, KeyState::Disabled, format).await,
-        KeysCommand::Enable(which) => set(&store, &which, KeyState::Active, format).await,
-        KeysCommand::Revoke(which) => set(&store, &which, KeyState::Revoked, format).await,
+        KeysCommand::Disable(which) => set_state(&store, &which, KeyState::Disabled, format).await,
+        KeysCommand::Enable(which) => set_state(&store, &which, KeyState::Active, format).await,
+        KeysCommand::Revoke(which) => set_state(&store, &which, KeyState::Revoked, format).await,
     };
     store.close().await;
     answered
 }
 
 async fn make(create: Create, config: &Config, store: &dyn Store, format: Format) -> Result<(), Failure> {
-    fits("--name", &create.name)?;
-    if let Some(user) = &create.user {
-        fits("--user", user)?;
-    }
-    let now_ms = Clock::system().unix_ms();
-    let expires_at_ms = match create.expires {
-        Some(Duration::ZERO) => return Err(Failure::usage("--expires must be longer than no time; write 30d or 12h")),
-        Some(valid) => Some(after(now_ms, valid).ok_or_else(|| {
-            Failure::usage("--expires leads past the year 9999; leave it out for a key without an end")
-        })?),
-        None => None,
-    };
-    let scope = scope(&create.models)?;
-    let pepper = pepper(config, store).await?;
-    let key = FreshKey::generate().map_err(|error| Failure::failed(error.to_string()))?;
-    let new = NewKey {
-        id: key.id().to_owned(),
+    let order = KeyOrder {
         name: create.name,
         user: create.user,
-        requests_per_minute: create.rpm,
-        scope,
+        limits: create.limits.first()?,
+        models: Some(create.models).filter(|models| !models.is_empty()),
+        expires: create.expires,
         may_manage: create.manage,
         attributes: attributes(create.attribute),
-        expires_at_ms,
-        created_at_ms: now_ms,
-        hash: pepper.hash(key.id(), key.secret()),
     };
-    store.create_key(new).await.map_err(|error| refused(&error))?;
+    let pepper = pepper(config, store).await?;
+    let key = issue(store, &pepper, order, Clock::system().unix_ms()).await.map_err(|error| not_issued(&error))?;
     if format == Format::Json {
         return output::json(&serde_json::json!({ "id": key.id(), "key": key.text() }));
     }
@@ -149,28 +157,19 @@ async fn make(create: Create, config: &Config, store: &dyn Store, format: Format
 
 async fn renew(rotate: Rotate, config: &Config, store: &dyn Store, format: Format) -> Result<(), Failure> {
     let now_ms = Clock::system().unix_ms();
-    let former_until_ms = match rotate.overlap {
-        Duration::ZERO => None,
-        overlap => after(now_ms, overlap),
-    };
-    let record = store.key(&rotate.which.key).await.map_err(|error| refused(&error))?.record;
     let pepper = pepper(config, store).await?;
-    let key = FreshKey::renew(&record.id).map_err(|error| Failure::failed(error.to_string()))?.ok_or_else(|| {
-        Failure::failed(format!("the id '{}' can't be part of a key: create a new key instead", record.id))
-    })?;
-    let rotation =
-        Rotation { id: key.id().to_owned(), hash: pepper.hash(key.id(), key.secret()), now_ms, former_until_ms };
-    let rotated = store.rotate_key(rotation).await.map_err(|error| refused(&error))?;
+    let renewed = renew_key(store, &pepper, &rotate.which.key, rotate.overlap, now_ms).await;
+    let Renewed { key, record, former_until_ms, has_ended_former } = renewed.map_err(|error| not_issued(&error))?;
     let former_secret_until = former_until_ms.map(moment);
     if format == Format::Json {
         return output::json(&serde_json::json!({
             "id": key.id(),
             "key": key.text(),
             "former_secret_until": former_secret_until,
-            "ended_earlier_secret": rotated.has_ended_former,
+            "ended_earlier_secret": has_ended_former,
         }));
     }
-    if rotated.has_ended_former {
+    if has_ended_former {
         output::note("The key was rotated a short while ago: the secret before that one ends now.");
     }
     match record.standing(now_ms) {
@@ -194,28 +193,60 @@ fn print_key(key: &FreshKey) {
 async fn list(store: &dyn Store, format: Format) -> Result<(), Failure> {
     let now_ms = Clock::system().unix_ms();
     let keys = store.keys().await.map_err(|error| refused(&error))?;
-    let shown: Vec<Shown<'_>> = keys.iter().map(|key| shown(key, now_ms)).collect();
+    let shown: Vec<ShownKey<'_>> = keys.iter().map(|key| shown(key, now_ms)).collect();
     if format == Format::Json {
         return output::json(&shown);
     }
-    let dash = || "-".to_owned();
-    let rows = shown.into_iter().map(|key| {
-        vec![
-            key.id.to_owned(),
-            key.name.to_owned(),
-            key.user.map_or_else(dash, str::to_owned),
-            key.state.to_owned(),
-            key.requests_per_minute.map_or_else(dash, |limit| limit.to_string()),
-            key.models.map_or_else(|| "all".to_owned(), |models| models.join(",")),
-            if key.may_manage { "yes".to_owned() } else { dash() },
-            key.expires_at.unwrap_or_else(dash),
-        ]
+    let rows = shown.iter().map(|key| {
+        let Cells { id, name, user, state, limits, models, manage, expires } = Cells::of(key);
+        vec![id, name, user, state, limits, models, manage, expires]
     });
-    output::table(&["ID", "NAME", "USER", "STATE", "RPM", "MODELS", "MANAGE", "EXPIRES"], rows.collect());
+    output::table(&["ID", "NAME", "USER", "STATE", "LIMITS", "MODELS", "MANAGE", "EXPIRES"], rows.collect());
     Ok(())
 }
 
-async fn set(store: &dyn Store, which: &Which, state: KeyState, format: Format) -> Result<(), Failure> {
+async fn show(store: &dyn Store, which: &Which, format: Format) -> Result<(), Failure> {
+    let now_ms = Clock::system().unix_ms();
+    let key = store.key(&which.key).await.map_err(|error| refused(&error))?;
+    let shown = shown(&key, now_ms);
+    if format == Format::Json {
+        return output::json(&shown);
+    }
+    let users = key.record.user.as_ref().map_or_else(|| "-".to_owned(), |user| limits::cell(&user.limits));
+    let Cells { id, name, user, state, limits, models, manage, expires } = Cells::of(&shown);
+    for (what, text) in [
+        ("id", id),
+        ("name", name),
+        ("user", user),
+        ("state", state),
+        ("limits", limits),
+        ("user's limits", users),
+        ("models", models),
+        ("manage", manage),
+        ("attributes", cell(&shown.attributes)),
+        ("expires", expires),
+        ("created", shown.created_at),
+    ] {
+        output::result(&format!("{what}: {text}"));
+    }
+    Ok(())
+}
+
+async fn change(set: Set, store: &dyn Store, format: Format) -> Result<(), Failure> {
+    let changes = set.limits.changes()?;
+    if changes.is_empty() {
+        return Err(Failure::usage("nothing is to be changed: give at least one limit, e.g. --rpm 60 or --tpm none"));
+    }
+    let id = store.change_key_limits(&set.which.key, changes).await.map_err(|error| refused(&error))?;
+    let key = store.key(&id).await.map_err(|error| refused(&error))?;
+    done(&format!("key {id} has these limits of its own now: {}", limits::cell(&key.record.limits)));
+    match format {
+        Format::Json => output::json(&shown(&key, Clock::system().unix_ms())),
+        Format::Table => Ok(()),
+    }
+}
+
+async fn set_state(store: &dyn Store, which: &Which, state: KeyState, format: Format) -> Result<(), Failure> {
     let id = store.set_key_state(&which.key, state).await.map_err(|error| refused(&error))?;
     let key = store.key(&id).await.map_err(|error| refused(&error))?;
     done(&format!("key {id} is {} now", state.as_str()));
@@ -227,44 +258,6 @@ async fn set(store: &dyn Store, which: &Which, state: KeyState, format: Format) 
         Format::Json => output::json(&shown(&key, Clock::system().unix_ms())),
         Format::Table => Ok(()),
     }
-}
-
-fn shown(key: &StoredKey, now_ms: u64) -> Shown<'_> {
-    let StoredKey { record, former, .. } = key;
-    Shown {
-        id: &record.id,
-        name: &record.name,
-        user: record.user_name(),
-        state: record.standing(now_ms).as_str(),
-        requests_per_minute: record.requests_per_minute,
-        models: models(record),
-        may_manage: record.may_manage,
-        attributes: by_name(&record.attributes),
-        former_secret_until: former.filter(|former| former.until_ms > now_ms).map(|former| moment(former.until_ms)),
-        expires_at: record.expires_at_ms.map(moment),
-        created_at: moment(record.created_at_ms),
-    }
-}
-
-fn models(key: &KeyRecord) -> Option<Vec<&str>> {
-    match &key.scope {
-        Scope::AllModels => None,
-        Scope::Models(names) => Some(names.iter().map(|name| &**name).collect()),
-    }
-}
-
-fn scope(models: &[String]) -> Result<Scope, Failure> {
-    if models.is_empty() {
-        return Ok(Scope::AllModels);
-    }
-    let mut names = Vec::new();
-    for model in models {
-        let name = ModelName::parse(model).map_err(|error| Failure::usage(format!("--models '{model}': {error}")))?;
-        names.push(Box::<str>::from(name.canonical()));
-    }
-    names.sort();
-    names.dedup();
-    Ok(Scope::Models(names.into()))
 }
 
 fn overlap(text: &str) -> Result<Duration, String> {

@@ -8,6 +8,7 @@ mod declared;
 mod demo;
 mod healthcheck;
 mod keys;
+mod limits;
 mod listener;
 mod logging;
 mod output;

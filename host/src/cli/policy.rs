@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    ports::catalogue::NoBackends,
+    ports::{catalogue::NoBackends, limits::LimitSet},
     wasm::{MAX_COMPONENT_BYTES, Runtime, RuntimeConfig},
 };
 
@@ -44,7 +44,7 @@ pub(super) fn answer(command: PolicyCommand, format: Format) -> Result<(), Failu
         cpu_budget: Duration::from_millis(2),
         memory_bytes: 64 << 20,
         masked_headers: Vec::new(),
-        default_requests_per_minute: 100,
+        default_limits: LimitSet::default(),
         ready_instances: 1,
         cache: None,
     };

@@ -1,21 +1,23 @@
 //! `tollgate users`: who owns keys, written to the store. A running gate takes a change within two seconds.
 
-use std::collections::BTreeMap;
-
 use clap::{Args, Subcommand};
-use serde::Serialize;
 
 use super::{
     Format,
-    declared::{attribute, attributes, by_name, cell, done, fits, moment, open, refused},
+    declared::{attribute, attributes, cell, done, open, refused},
+    limits::{self, LimitFlags},
     output::{self, Failure},
 };
 use crate::{
     clock::Clock,
     config::Config,
+    identity::{
+        issue::check_name,
+        shown::{ShownUser, user as shown},
+    },
     ports::{
         keys::UserState,
-        store::{NewUser, Store, StoredUser},
+        store::{NewUser, Store, UserChanges},
     },
 };
 
@@ -29,7 +31,7 @@ pub(super) enum UsersCommand {
     Disable(Which),
     /// Let a user's keys pass again
     Enable(Which),
-    /// Change what policies may ask of a user's keys
+    /// Change what a user's keys together are limited to, and what policies may ask of them
     Set(Set),
     /// Remove a user whose keys are all revoked
     Remove(Which),
@@ -48,6 +50,8 @@ pub(super) struct Create {
     /// A value that policies may ask for, e.g. groups=staff; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = attribute)]
     attribute: Vec<(String, String)>,
+    #[command(flatten)]
+    limits: LimitFlags,
 }
 
 #[derive(Debug, Args)]
@@ -55,21 +59,13 @@ pub(super) struct Set {
     #[command(flatten)]
     which: Which,
     /// A value in place of those that the user has under this name; repeat it for several
-    #[arg(long, value_name = "NAME=VALUE", value_parser = attribute, required_unless_present = "clear")]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = attribute)]
     attribute: Vec<(String, String)>,
     /// A name whose values go; may be repeated
     #[arg(long, value_name = "NAME")]
     clear: Vec<String>,
-}
-
-/// A user as a list shows them.
-#[derive(Debug, Serialize)]
-struct Shown<'a> {
-    name: &'a str,
-    state: &'static str,
-    attributes: BTreeMap<&'a str, &'a [Box<str>]>,
-    live_keys: u64,
-    created_at: String,
+    #[command(flatten)]
+    limits: LimitFlags,
 }
 
 pub(super) async fn answer(command: UsersCommand, config: &Config, format: Format) -> Result<(), Failure> {
@@ -85,9 +81,9 @@ async fn run(command: UsersCommand, store: &dyn Store, format: Format) -> Result
         UsersCommand::Remove(which) => return remove(store, &which.user, format).await,
         UsersCommand::Create(create) => {
             let name = create.which.user;
-            fits("the name of a user", &name)?;
-            let (attributes, created_at_ms) = (attributes(create.attribute), Clock::system().unix_ms());
-            let new = NewUser { name: name.clone(), attributes, created_at_ms };
+            check_name("the name of a user", &name).map_err(|error| Failure::usage(error.to_string()))?;
+            let (attributes, limits) = (attributes(create.attribute), create.limits.first()?);
+            let new = NewUser { name: name.clone(), attributes, limits, created_at_ms: Clock::system().unix_ms() };
             (name, store.create_user(new).await.map(|()| "is there now"))
         }
         UsersCommand::Disable(which) => {
@@ -99,13 +95,9 @@ async fn run(command: UsersCommand, store: &dyn Store, format: Format) -> Result
             (which.user, done.map(|()| "is active now"))
         }
         UsersCommand::Set(set) => {
-            let mut changes = attributes(set.attribute);
-            if let Some((twice, _)) = changes.iter().find(|(name, _)| set.clear.contains(name)) {
-                return Err(Failure::usage(format!("--attribute and --clear both name '{twice}': leave one out")));
-            }
-            changes.extend(set.clear.into_iter().map(|name| (name, Vec::new())));
-            let done = store.set_user_attributes(&set.which.user, changes).await;
-            (set.which.user, done.map(|()| "has these attributes now"))
+            let (user, changes) = (set.which.user, changes(set.attribute, set.clear, set.limits)?);
+            let done = store.change_user(&user, changes).await;
+            (user, done.map(|()| "is changed"))
         }
     };
     done(&format!("user '{name}' {}", what.map_err(|error| refused(&error))?));
@@ -119,9 +111,22 @@ async fn run(command: UsersCommand, store: &dyn Store, format: Format) -> Result
     }
 }
 
+fn changes(pairs: Vec<(String, String)>, clear: Vec<String>, limits: LimitFlags) -> Result<UserChanges, Failure> {
+    let (mut attributes, limits) = (attributes(pairs), limits.changes()?);
+    if let Some((twice, _)) = attributes.iter().find(|(name, _)| clear.contains(name)) {
+        return Err(Failure::usage(format!("--attribute and --clear both name '{twice}': leave one out")));
+    }
+    attributes.extend(clear.into_iter().map(|name| (name, Vec::new())));
+    if attributes.is_empty() && limits.is_empty() {
+        let text = "nothing is to be changed: give a limit, e.g. --rpm 60, or --attribute or --clear";
+        return Err(Failure::usage(text));
+    }
+    Ok(UserChanges { attributes, limits })
+}
+
 async fn list(store: &dyn Store, format: Format) -> Result<(), Failure> {
     let users = store.users().await.map_err(|error| refused(&error))?;
-    let shown: Vec<Shown<'_>> = users.iter().map(shown).collect();
+    let shown: Vec<ShownUser<'_>> = users.iter().map(shown).collect();
     if format == Format::Json {
         return output::json(&shown);
     }
@@ -130,11 +135,12 @@ async fn list(store: &dyn Store, format: Format) -> Result<(), Failure> {
             user.name.to_owned(),
             user.state.to_owned(),
             user.live_keys.to_string(),
+            limits::cell(user.limits),
             cell(&user.attributes),
             user.created_at,
         ]
     });
-    output::table(&["NAME", "STATE", "KEYS", "ATTRIBUTES", "CREATED"], rows.collect());
+    output::table(&["NAME", "STATE", "KEYS", "LIMITS", "ATTRIBUTES", "CREATED"], rows.collect());
     Ok(())
 }
 
@@ -144,16 +150,5 @@ async fn remove(store: &dyn Store, name: &str, format: Format) -> Result<(), Fai
     match format {
         Format::Json => output::json(&serde_json::json!({ "name": name, "removed": true })),
         Format::Table => Ok(()),
-    }
-}
-
-fn shown(stored: &StoredUser) -> Shown<'_> {
-    let StoredUser { user, live_keys } = stored;
-    Shown {
-        name: &user.name,
-        state: user.state.as_str(),
-        attributes: by_name(&user.attributes),
-        live_keys: *live_keys,
-        created_at: moment(user.created_at_ms),
     }
 }

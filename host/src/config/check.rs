@@ -29,9 +29,14 @@ const CPU_BUDGETS: RangeInclusive<Duration> = Duration::from_micros(100)..=Durat
 const MAX_CONNECTIONS: NonZeroUsize = NonZeroUsize::new(32_768).expect("not zero");
 const MAX_IN_FLIGHT: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
 const MAX_HEAD: u32 = 64 << 10;
+const MIN_BLOB_RATE: NonZeroU64 = NonZeroU64::new(1 << 10).expect("not zero");
 const MAX_HEADERS: NonZeroUsize = NonZeroUsize::new(100).expect("not zero");
+/// As many as any limit may name.
+const TOKENS_MAX: u64 = (1 << 53) - 1;
 const BACKENDS_MAX: usize = 1024;
 pub(super) const WEIGHTS: RangeInclusive<u64> = 1..=1000;
+const SETTLE_QUEUE: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+const SETTLE_QUEUE_MAX: u64 = 100_000;
 const MASKED_HEADERS_MAX: usize = 64;
 const ADMIN_HOSTS_MAX: usize = 16;
 
@@ -91,9 +96,14 @@ fn server(keys: &mut Section<'_>) -> Server {
         head_timeout: keys.or("head_timeout", Duration::from_secs(10), duration()),
         keep_alive_timeout: keys.or("keep_alive_timeout", Duration::from_secs(75), duration()),
         body_idle_timeout: keys.or("body_idle_timeout", Duration::from_secs(30), duration()),
+        body_timeout: keys.or("body_timeout", Duration::from_secs(300), duration()),
         max_body: keys.or("max_body", 32 * MIB, values::size(KIB..=GIB)),
         max_buffered: keys.or("max_buffered", 512 * MIB, values::size(KIB..=TIB)),
         max_blob: keys.or("max_blob", 64 * GIB, values::size(KIB..=TIB)),
+        min_blob_rate: keys.or("min_blob_rate", MIN_BLOB_RATE, |value| {
+            let bytes = values::size(1..=GIB)(value)?;
+            NonZeroU64::new(bytes).ok_or_else(|| Complaint::new("may not be 0"))
+        }),
         expose_backend: keys.or("expose_backend", true, values::boolean),
         drain_timeout: keys.or("drain_timeout", Duration::from_secs(60), duration()),
     }
@@ -161,19 +171,26 @@ fn policies(keys: &mut Section<'_>) -> Policies {
         folder,
         cpu_budget: keys.or("cpu_budget", Duration::from_millis(2), values::duration(CPU_BUDGETS)),
         memory: keys.or("memory", 64 * MIB, values::size(MIB..=GIB)),
+        settle_queue: keys.or("settle_queue", SETTLE_QUEUE, values::count(SETTLE_QUEUE_MAX)),
         masked_headers: keys.list("masked_headers", MASKED_HEADERS_MAX, values::header_name),
     }
 }
 
 fn limits(keys: &mut Section<'_>) -> Limits {
-    let per_minute = |value: &Value| {
-        let number = values::whole(1..=1_000_000_000)(value)?;
-        NonZeroU64::new(number).ok_or_else(|| Complaint::new("may not be 0"))
+    let most = |max: u64| {
+        move |value: &Value| {
+            let number = values::whole(1..=max)(value)?;
+            NonZeroU64::new(number).ok_or_else(|| Complaint::new("may not be 0"))
+        }
     };
     Limits {
         requests_per_minute: keys
-            .optional("requests_per_minute", per_minute)
+            .optional("requests_per_minute", most(1_000_000_000))
             .unwrap_or(const { NonZeroU64::new(100).expect("not zero") }),
+        tokens_per_minute: keys.optional("tokens_per_minute", most(TOKENS_MAX)),
+        concurrent: keys.optional("concurrent", most(1_000_000)),
+        tokens_per_day: keys.optional("tokens_per_day", most(TOKENS_MAX)),
+        tokens_per_month: keys.optional("tokens_per_month", most(TOKENS_MAX)),
     }
 }
 
@@ -200,11 +217,7 @@ fn backends(root: &mut Section<'_>, allow_link_local: bool) -> Vec<Backend> {
         let url = keys.required("url", |value| urls.first(index, backend_url(value, allow_link_local)?, "URL"));
         let kind = keys.or("kind", BackendKind::default(), values::choice(KINDS));
         let weight = keys.or("weight", 1, values::whole(WEIGHTS));
-        let anthropic = keys.or("anthropic", false, values::boolean);
-        if anthropic && kind == BackendKind::Ollama {
-            let complaint = Complaint::new("is for backends of kind \"openai\"");
-            keys.complain("anthropic", complaint.with_hint("leave it out: an ollama backend tells its version"));
-        }
+        let anthropic = keys.or("anthropic", false, |value| speaks_anthropic(values::boolean(value)?, kind));
         index += 1;
         Some(Backend { name: name?, url: url?, kind, weight, anthropic })
     })
@@ -218,6 +231,15 @@ pub(super) fn backend_name(value: &Value) -> Checked<String> {
     }
     let complaint = Complaint::new("must be 1 to 32 small letters, digits and hyphens, not beginning with a hyphen");
     Err(complaint.with_hint("choose a name like \"gpu-1\""))
+}
+
+/// Whether a backend of this kind answers in Anthropic's API too, if it may say so.
+pub(super) fn speaks_anthropic(is_said: bool, kind: BackendKind) -> Checked<bool> {
+    if is_said && kind == BackendKind::Ollama {
+        let complaint = Complaint::new("is for backends of kind \"openai\"");
+        return Err(complaint.with_hint("leave it out: an ollama backend tells its version"));
+    }
+    Ok(is_said)
 }
 
 pub(super) fn backend_url(value: &Value, allow_link_local: bool) -> Checked<BackendUrl> {

@@ -3,7 +3,7 @@
 use figment::value::Value;
 
 use super::{
-    check::{KINDS, WEIGHTS, backend_name, backend_url},
+    check::{KINDS, WEIGHTS, backend_name, backend_url, speaks_anthropic},
     sections::{Backend, BackendKind},
     values::{self, Checked},
 };
@@ -13,9 +13,24 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("its {what} can't be used: {reason}")]
 pub struct BackendProblem {
-    /// `name`, `URL`, `kind` or `weight`.
+    /// `name`, `URL`, `kind`, `weight` or `anthropic`.
     what: &'static str,
     reason: String,
+}
+
+/// A backend as it was written elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub struct WrittenBackend<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its address.
+    pub url: &'a str,
+    /// What it speaks: `ollama` or `openai`.
+    pub kind: &'a str,
+    /// Its weight.
+    pub weight: u32,
+    /// Whether it answers in Anthropic's API too.
+    pub anthropic: bool,
 }
 
 impl Backend {
@@ -23,20 +38,13 @@ impl Backend {
     ///
     /// # Errors
     /// The first thing that is wrong, and what to do.
-    pub fn declared(
-        name: &str,
-        url: &str,
-        kind: &str,
-        weight: u32,
-        allow_link_local: bool,
-    ) -> Result<Self, BackendProblem> {
-        Ok(Self {
-            name: of("name", backend_name(&Value::from(name)))?,
-            url: of("URL", backend_url(&Value::from(url), allow_link_local))?,
-            kind: of("kind", values::choice(KINDS)(&Value::from(kind)))?,
-            weight: of("weight", values::whole(WEIGHTS)(&Value::from(weight)))?,
-            anthropic: false,
-        })
+    pub fn declared(written: &WrittenBackend<'_>, allow_link_local: bool) -> Result<Self, BackendProblem> {
+        let name = of("name", backend_name(&Value::from(written.name)))?;
+        let url = of("URL", backend_url(&Value::from(written.url), allow_link_local))?;
+        let kind = of("kind", values::choice(KINDS)(&Value::from(written.kind)))?;
+        let weight = of("weight", values::whole(WEIGHTS)(&Value::from(written.weight)))?;
+        let anthropic = of("anthropic", speaks_anthropic(written.anthropic, kind))?;
+        Ok(Self { name, url, kind, weight, anthropic })
     }
 }
 
@@ -66,11 +74,17 @@ mod tests {
 
     #[test]
     fn what_is_declared_is_checked_as_what_is_configured() {
-        let good = Backend::declared("gpu-1", "HTTP://GPU:80/", "openai", 3, false).unwrap();
+        fn written<'a>(name: &'a str, url: &'a str, kind: &'a str, weight: u32) -> WrittenBackend<'a> {
+            WrittenBackend { name, url, kind, weight, anthropic: false }
+        }
+        let gpu = WrittenBackend { anthropic: true, ..written("gpu-1", "HTTP://GPU:80/", "openai", 3) };
+        let good = Backend::declared(&gpu, false).unwrap();
         assert_eq!((good.name.as_str(), good.url.to_string().as_str(), good.weight), ("gpu-1", "http://gpu", 3));
-        assert_eq!(good.kind, BackendKind::OpenAi);
+        assert_eq!((good.kind, good.anthropic), (BackendKind::OpenAi, true));
+        let told = Backend::declared(&WrittenBackend { kind: "ollama", ..gpu }, false).unwrap_err().to_string();
+        assert!(told.contains("its anthropic") && told.contains("leave it out"), "{told}");
         let check = |name: &str, url: &str, kind: &str, weight, words: &[&str]| {
-            let text = Backend::declared(name, url, kind, weight, false).unwrap_err().to_string();
+            let text = Backend::declared(&written(name, url, kind, weight), false).unwrap_err().to_string();
             assert!(words.iter().all(|word| text.contains(word)), "{text}");
             assert!(!text.contains("hunter2"), "{text}");
         };
@@ -80,7 +94,7 @@ mod tests {
         check("a", "http://169.254.169.254", "ollama", 1, &["its URL", "upstream.allow_link_local"]);
         check("a", "http://a", "olama", 1, &["its kind", "did you mean \"ollama\"?"]);
         check("a", "http://a", "ollama", 0, &["its weight", "from 1 to 1000"]);
-        assert!(Backend::declared("a", "http://169.254.169.254", "ollama", 1, true).is_ok());
+        assert!(Backend::declared(&written("a", "http://169.254.169.254", "ollama", 1), true).is_ok());
     }
 
     #[test]

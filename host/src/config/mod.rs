@@ -21,7 +21,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 pub use backend_url::{BackendUrl, BackendUrlError, is_link_local};
-pub use declared::BackendProblem;
+pub use declared::{BackendProblem, WrittenBackend};
 pub use error::{ConfigErrors, Problem};
 pub use sections::{
     Admin, Backend, BackendKind, Http2, Limits, Log, LogFormat, Models, Policies, Server, Store, TlsFiles, Upstream,

@@ -42,6 +42,8 @@ pub struct Server {
     pub keep_alive_timeout: Duration,
     /// Longest pause between two pieces of a request's body. Default `30s`.
     pub body_idle_timeout: Duration,
+    /// Most time for a request's body, blobs excepted. Default `5m`.
+    pub body_timeout: Duration,
     /// Largest request body, in bytes, `1KiB` to `1GiB`. Default `32MiB`.
     pub max_body: u64,
     /// Most bytes of bodies held at a time over all calls, up to `1TiB` and not less than `max_body`. Default
@@ -50,6 +52,9 @@ pub struct Server {
     /// Largest blob that a key which may manage can upload, in bytes, `1KiB` to `1TiB`; it passes through and is never
     /// held. Default `64GiB`.
     pub max_blob: u64,
+    /// Fewest bytes a second of a blob, `1B` to `1GiB`: one may lag behind that by `body_idle_timeout` at most. Only the time
+    /// counts in which the caller is waited for, not the backend. Default `1KiB`.
+    pub min_blob_rate: NonZeroU64,
     /// Whether responses name their backend in `x-tollgate-backend`. Default true.
     pub expose_backend: bool,
     /// Time that running calls get to finish when tollgate stops. Default `60s`.
@@ -109,15 +114,27 @@ pub struct Policies {
     pub cpu_budget: Duration,
     /// Memory of one instance of a policy, in bytes, `1MiB` to `1GiB`. Default `64MiB`.
     pub memory: u64,
+    /// Calls that are over and wait for the policies that want to know what they came to, 1 to 100,000. What finds no place is
+    /// not told. Default 1024.
+    pub settle_queue: NonZeroUsize,
     /// Headers that policies never see, besides credentials and cookies, at most 64. Default: none.
     pub masked_headers: Vec<HeaderName>,
 }
 
-/// Limits of keys that have none of their own.
+/// Limits of keys that have none of their own: each counts for a key where neither it nor its user has the limit of the
+/// same name. They hold for each key by itself and for all models together; listings and management are free.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Calls a minute for a key that sets no limit of its own; up to 1,000,000,000. Default 100.
+    /// Calls in any minute; up to 1,000,000,000. Default 100.
     pub requests_per_minute: NonZeroU64,
+    /// Tokens in any minute, input and output; up to 2^53 - 1. Default: unlimited.
+    pub tokens_per_minute: Option<NonZeroU64>,
+    /// Calls at the same time; up to 1,000,000. Default: unlimited.
+    pub concurrent: Option<NonZeroU64>,
+    /// Tokens in a day of UTC; up to 2^53 - 1. Default: unlimited.
+    pub tokens_per_day: Option<NonZeroU64>,
+    /// Tokens in a month of UTC; up to 2^53 - 1. Default: unlimited.
+    pub tokens_per_month: Option<NonZeroU64>,
 }
 
 /// Which models may be asked for at all.

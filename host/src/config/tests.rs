@@ -80,8 +80,10 @@ fn without_any_source_every_key_has_its_default() {
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:8081");
     assert_eq!((config.server.max_body, config.server.max_buffered), (33_554_432, 536_870_912));
     assert_eq!((config.server.max_blob, config.upstream.management_timeout), (64 << 30, Duration::from_secs(1800)));
-    assert_eq!(config.policies.cpu_budget, Duration::from_millis(2));
-    assert_eq!(config.limits.requests_per_minute.get(), 100);
+    assert_eq!((config.policies.cpu_budget, config.policies.settle_queue.get()), (Duration::from_millis(2), 1024));
+    let Limits { requests_per_minute, tokens_per_minute, concurrent, tokens_per_day, tokens_per_month } = config.limits;
+    assert_eq!(requests_per_minute.get(), 100);
+    assert_eq!([tokens_per_minute, concurrent, tokens_per_day, tokens_per_month], [None; 4]);
     assert!(config.server.expose_backend && !config.models.allow_cloud && !config.upstream.allow_link_local);
     assert_eq!(config.warnings().len(), 1, "no backends are worth a warning");
 }
@@ -95,9 +97,11 @@ const FULL: &str = r#"
         max_connections = 7
         head_timeout = "1s"
         body_idle_timeout = "2s"
+        body_timeout = "20s"
         max_body = "64KiB"
         max_buffered = 65536
         max_blob = "1TiB"
+        min_blob_rate = "1B"
         expose_backend = false
         drain_timeout = "1m 5s"
         [admin]
@@ -110,8 +114,13 @@ const FULL: &str = r#"
         cpu_budget = "500us"
         memory = "1.5MiB"
         masked_headers = ["X-Internal"]
+        settle_queue = 7
         [limits]
         requests_per_minute = 1000000000
+        tokens_per_minute = 1
+        concurrent = 1_000_000
+        tokens_per_day = 9007199254740991
+        tokens_per_month = 3
         [models]
         allow_cloud = true
         [upstream]
@@ -144,14 +153,19 @@ fn a_full_file_is_read_key_by_key() {
     let config = setup.config();
     assert_eq!([&config.state_dir, &config.store.path], [Path::new("/var/lib/tollgate"), Path::new("/srv/keys.db")]);
     assert_eq!(config.server.threads.map(usize::from), Some(4));
-    let Server { max_body, max_buffered, max_blob, .. } = config.server;
-    assert_eq!((max_body, max_buffered, max_blob), (65_536, 65_536, 1 << 40));
+    let Server { max_body, max_buffered, max_blob, min_blob_rate, .. } = config.server;
+    assert_eq!((max_body, max_buffered, max_blob, min_blob_rate.get()), (65_536, 65_536, 1 << 40, 1));
+    assert_eq!([config.server.body_idle_timeout, config.server.body_timeout].map(|t| t.as_secs()), [2, 20]);
     assert_eq!(config.server.drain_timeout, Duration::from_secs(65));
     assert_eq!(config.policies.folder, Some(setup.path("policies.d")));
     assert_eq!((config.policies.cpu_budget, config.policies.memory), (Duration::from_micros(500), 1_572_864));
     assert_eq!(config.policies.masked_headers, ["x-internal"]);
+    assert_eq!(config.policies.settle_queue.get(), 7);
     assert_eq!(config.admin.hosts, ["gate.example.com", "10.0.0.7"]);
-    assert_eq!(config.limits.requests_per_minute.get(), 1_000_000_000);
+    let Limits { requests_per_minute, tokens_per_minute, concurrent, tokens_per_day, tokens_per_month } = config.limits;
+    assert_eq!(requests_per_minute.get(), 1_000_000_000);
+    let others = [tokens_per_minute, concurrent, tokens_per_day, tokens_per_month].map(|limit| limit.unwrap().get());
+    assert_eq!(others, [1, 1_000_000, (1 << 53) - 1, 3]);
     assert_eq!(
         [config.upstream.first_byte_timeout, config.upstream.management_timeout].map(|t| t.as_secs()),
         [86_400, 3_600]
@@ -329,6 +343,23 @@ fn every_number_has_bounds_and_a_hint() {
     ] {
         check(&format!("[limits]\nrequests_per_minute = {written}"), &format!("{limit}{message}; {hint}"));
     }
+    for key in ["tokens_per_minute", "tokens_per_day", "tokens_per_month"] {
+        for (written, message) in [
+            ("0", "out of range"),
+            ("-1", "out of range"),
+            ("9007199254740992", "out of range"),
+            ("1.5", "a fraction can't be used here"),
+        ] {
+            let problem =
+                format!("limits.{key} (tollgate.toml): {message}; write a whole number from 1 to 9007199254740991");
+            check(&format!("[limits]\n{key} = {written}"), &problem);
+        }
+    }
+    check("[limits]\nconcurrent = 1_000_001", "limits.concurrent (tollgate.toml): out of range; write a whole number");
+    check(
+        "[limits]\ntokens-per-day = 1",
+        "limits.tokens-per-day (tollgate.toml): unknown key; did you mean `tokens_per_day`?",
+    );
     check("[server]\nthreads = 0", "server.threads (tollgate.toml): out of range");
     check("[server]\nmax_connections = -9223372036854775808", "server.max_connections (tollgate.toml): out of range");
     check(

@@ -13,9 +13,10 @@ use std::{
 };
 
 use aws_lc_rs::{constant_time::verify_slices_are_equal, rand};
-use rustix::{fs::OFlags, process::geteuid};
+use rustix::process::geteuid;
 
 use super::credential::NoRandomness;
+use crate::files;
 
 const FILE: &str = "admin.token";
 /// By this, those who look for leaked secrets find it.
@@ -102,7 +103,7 @@ impl AdminToken {
     /// When there is none, or none that may be used.
     pub fn load(state_dir: &Path) -> Result<Self, AdminTokenError> {
         let path = state_dir.join(FILE);
-        let file = match open(&path) {
+        let file = match files::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(AdminTokenError::Missing { path }),
             Err(source) => return Err(AdminTokenError::File { path, source }),
@@ -169,12 +170,6 @@ impl fmt::Debug for AdminToken {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("AdminToken(…)")
     }
-}
-
-/// Without waiting: a pipe in its place would never open.
-fn open(path: &Path) -> io::Result<File> {
-    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
-    OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
 /// Writes a new token under another name first, so that nobody ever reads half of one, then links it to its place, which

@@ -39,9 +39,9 @@ mod tests {
         identity::{key_table::DEFAULT_TRUST, pepper::Pepper},
         ports::{
             keys::{KeyRecord, KeyState, Scope, UserState},
+            limits::{LimitChange, Limits},
             store::{
-                Answer, Declared, NewAttributes, NewKey, NewUser, Rotated, Rotation, StoredBackend, StoredKey,
-                StoredUser,
+                Answer, Declared, NewKey, NewUser, Rotated, Rotation, StoredBackend, StoredKey, StoredUser, UserChanges,
             },
         },
     };
@@ -77,7 +77,7 @@ mod tests {
                     user: None,
                     state: KeyState::Active,
                     expires_at_ms: None,
-                    requests_per_minute: None,
+                    limits: Limits::default(),
                     scope: Scope::AllModels,
                     may_manage: false,
                     attributes: Box::default(),
@@ -101,6 +101,10 @@ mod tests {
             unused((key, state))
         }
 
+        fn change_key_limits<'a>(&'a self, key: &'a str, changes: Vec<LimitChange>) -> Answer<'a, String> {
+            unused((key, changes))
+        }
+
         fn rotate_key(&self, rotation: Rotation) -> Answer<'_, Rotated> {
             unused(rotation)
         }
@@ -117,7 +121,7 @@ mod tests {
             unused((user, state))
         }
 
-        fn set_user_attributes<'a>(&'a self, user: &'a str, changes: NewAttributes) -> Answer<'a, ()> {
+        fn change_user<'a>(&'a self, user: &'a str, changes: UserChanges) -> Answer<'a, ()> {
             unused((user, changes))
         }
 

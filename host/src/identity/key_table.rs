@@ -160,7 +160,10 @@ mod tests {
     use crate::{
         clock::Hand,
         identity::credential::FreshKey,
-        ports::keys::{KeyState, Scope},
+        ports::{
+            keys::{KeyState, Scope},
+            limits::Limits,
+        },
     };
 
     fn pepper() -> Pepper {
@@ -180,7 +183,7 @@ mod tests {
             user: None,
             state,
             expires_at_ms: None,
-            requests_per_minute: None,
+            limits: Limits::default(),
             scope: Scope::AllModels,
             may_manage: false,
             attributes: Box::default(),

@@ -5,9 +5,11 @@
 
 pub mod admin_token;
 pub mod credential;
+pub mod issue;
 pub mod key_poll;
 pub mod key_table;
 pub mod pepper;
+pub mod shown;
 
 pub use admin_token::{AdminToken, AdminTokenError};
 pub use credential::{FreshKey, NoRandomness, ParsedKey, looks_like_key};

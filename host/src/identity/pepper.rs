@@ -103,14 +103,17 @@ fn check_folder(folder: &Path) -> Result<(), PepperError> {
 
 /// None when there is no such file.
 fn load(path: &Path) -> Result<Option<Pepper>, PepperError> {
-    let file = match File::open(path) {
+    let file = match files::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(file_error(path, error)),
     };
     let found = file.metadata().map_err(|error| file_error(path, error))?;
-    files::check_file(path, &found)?;
     let malformed = || PepperError::Malformed { path: path.to_owned() };
+    if !found.is_file() {
+        return Err(malformed());
+    }
+    files::check_file(path, &found)?;
     let mut text = Vec::new();
     file.take(LONGEST + 1).read_to_end(&mut text).map_err(|error| file_error(path, error))?;
     let bytes = decode(&text).ok_or_else(malformed)?;
@@ -280,6 +283,18 @@ mod tests {
         for text in [digits.to_uppercase(), format!("{digits}\n")] {
             Pepper::load_or_create(folder_with(&text, 0o600).path()).unwrap();
         }
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_at_once() {
+        let folder = tempdir().unwrap();
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, folder.path().join(FILE), mode).unwrap();
+        let piped = Pepper::load_or_create(folder.path()).unwrap_err();
+        assert!(matches!(piped, PepperError::Malformed { .. }), "{piped}");
+        fs::remove_file(folder.path().join(FILE)).unwrap();
+        fs::create_dir(folder.path().join(FILE)).unwrap();
+        assert!(matches!(Pepper::load_or_create(folder.path()), Err(PepperError::Malformed { .. })));
     }
 
     #[test]

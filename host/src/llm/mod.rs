@@ -10,6 +10,7 @@ pub mod listing;
 pub mod model_name;
 pub mod operations;
 pub mod pointer;
+pub mod spelled;
 pub mod usage;
 
 /// The API dialect that a caller speaks; answers and errors use it.

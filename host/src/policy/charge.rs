@@ -5,7 +5,7 @@
 
 /// Most units that a limit may name: what a double holds exactly, because Redis' scripts count in doubles. Larger
 /// capacities mean this one.
-pub const MOST_UNITS: u64 = (1 << 53) - 1;
+pub const MOST_UNITS: u64 = crate::ports::limits::LARGEST_LIMIT;
 
 /// Which tokens count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

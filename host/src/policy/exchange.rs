@@ -1,7 +1,7 @@
 //! The call in progress, as policies may ask about it: headers, body, proof of the key, and who calls.
 //!
 //! One per request, shared by [`Arc`] with the policy that is being asked. It grows as the call goes on: the caller is
-//! known after `authenticate`, the body after it was read. It never holds what a policy may not see, save the credential,
+//! known after `authenticate`, the body after it was read; once the answer is on its way only a rest is kept. It never holds what a policy may not see, save the credential,
 //! which only blanks itself.
 
 use std::{
@@ -16,7 +16,7 @@ use memchr::memmem;
 
 use super::facts::Principal;
 use crate::{
-    llm::Surface,
+    llm::{Surface, spelled},
     ports::keys::{KeyRecord, Proof, Scope},
 };
 
@@ -142,6 +142,26 @@ impl Exchange {
         self.body.get()
     }
 
+    /// What is kept of the call until it is over, for policies that look at its outcome: who called, and the seed. The request
+    /// is let go: its body and headers would stand in memory as long as the answer, and the credential must not.
+    #[must_use]
+    pub fn after(&self) -> Self {
+        let after = Self::new(ExchangeHead {
+            request_id: self.request_id.clone(),
+            surface: self.surface,
+            seed: self.seed,
+            peer: self.peer,
+            path: Box::default(),
+            headers: HeaderMap::new(),
+            credential: None,
+            proof: Proof::NotAKey,
+        });
+        if let Some(caller) = self.caller() {
+            after.note_caller(caller.clone());
+        }
+        after
+    }
+
     /// Notes the body. The first note stays.
     pub fn note_body(&self, body: Bytes) {
         self.body.get_or_init(|| body);
@@ -154,6 +174,28 @@ impl Exchange {
             Some(secret) if text.contains(secret) => text.replace(secret, "[credential]"),
             _ => text,
         }
+    }
+
+    /// As [`Self::blanked`], for JSON text: however the credential is spelled there.
+    pub fn blanked_json(&self, json: &str) -> String {
+        let places = self.secret().map_or_else(Vec::new, |secret| spelled::places(json.as_bytes(), secret.as_bytes()));
+        let (mut text, mut at) = (String::with_capacity(json.len()), 0);
+        for place in places {
+            text.push_str(json.get(at..place.start).unwrap_or_default());
+            text.push_str("[credential]");
+            at = place.end;
+        }
+        text.push_str(json.get(at..).unwrap_or_default());
+        text
+    }
+
+    /// Whether the credential, however it is spelled, begins within the first `bytes` of this JSON text.
+    pub fn begins_within(&self, json: &[u8], bytes: usize) -> bool {
+        self.secret().is_some_and(|secret| {
+            let window = bytes.saturating_add(secret.len().saturating_mul(spelled::LONGEST_SPELLING));
+            let json = json.get(..window).unwrap_or(json);
+            spelled::places(json, secret.as_bytes()).first().is_some_and(|place| place.start < bytes)
+        })
     }
 
     /// Whether the presented credential stands in these bytes.

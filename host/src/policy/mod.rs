@@ -8,6 +8,7 @@ pub mod decision;
 pub mod exchange;
 pub mod facts;
 pub mod fault;
+pub mod outcome;
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -17,6 +18,7 @@ pub use decision::{AdmitDecision, AuthenticateDecision, Reason, Rejection, Route
 pub use exchange::{Caller, Exchange, ExchangeHead};
 pub use facts::{Backend, Call, Head, Presented, Principal, Scheme};
 pub use fault::{Fault, FaultKind};
+pub use outcome::{End, Outcome};
 
 /// A named point at which policies are asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,11 +29,19 @@ pub enum Hook {
     Admit,
     /// Which backend?
     Route,
+    /// What did the call come to?
+    Settle,
 }
 
 impl Hook {
     /// Every hook that is enforced, in the order in which a call meets them.
-    pub const ALL: [Self; 3] = [Self::Authenticate, Self::Admit, Self::Route];
+    pub const ALL: [Self; 4] = [Self::Authenticate, Self::Admit, Self::Route, Self::Settle];
+
+    /// Those at which the request is there.
+    pub const WITH_REQUEST: [Self; 3] = [Self::Authenticate, Self::Admit, Self::Route];
+
+    /// Those at which the caller is known.
+    pub const WITH_CALLER: [Self; 3] = [Self::Admit, Self::Route, Self::Settle];
 
     /// The hook's place in that order, from 0.
     pub fn number(self) -> u8 {
@@ -39,6 +49,7 @@ impl Hook {
             Self::Authenticate => 0,
             Self::Admit => 1,
             Self::Route => 2,
+            Self::Settle => 3,
         }
     }
 
@@ -48,6 +59,7 @@ impl Hook {
             Self::Authenticate => "authenticate",
             Self::Admit => "admit",
             Self::Route => "route",
+            Self::Settle => "settle",
         }
     }
 }
@@ -90,4 +102,10 @@ pub trait Policy: Debug + Send + Sync {
         principal: &Principal,
         backends: &[Backend],
     ) -> Result<RouteDecision, Fault>;
+
+    /// The call is over. `exchange` is what [`Exchange::after`] leaves of it.
+    ///
+    /// # Errors
+    /// A [`Fault`] when the policy failed.
+    fn settle(&self, exchange: &Arc<Exchange>, call: &Call, outcome: &Outcome) -> Result<(), Fault>;
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::limits::{LimitName, LimitSet, Limits};
+
 /// What may be done with a key now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -96,6 +98,8 @@ pub struct User {
     pub state: UserState,
     /// What policies may ask of their keys where a key itself says nothing of that name.
     pub attributes: Attributes,
+    /// What all of their keys together are limited to.
+    pub limits: Limits,
     /// When they were made, in Unix milliseconds.
     pub created_at_ms: u64,
 }
@@ -136,8 +140,8 @@ pub struct KeyRecord {
     pub state: KeyState,
     /// Its end, in Unix milliseconds.
     pub expires_at_ms: Option<u64>,
-    /// Its own limit; none: `[limits]` decides.
-    pub requests_per_minute: Option<u64>,
+    /// Its own limits. See [`Self::limit`].
+    pub limits: Limits,
     /// Which models it may use.
     pub scope: Scope,
     /// Whether it may use the operations that change a backend.
@@ -170,6 +174,13 @@ impl KeyRecord {
         self.user.as_ref().is_some_and(|user| user.state == UserState::Disabled)
     }
 
+    /// What all models together are limited to for this key: its own limit; where neither it nor its user has one of
+    /// this name, the default. A user's own limit is charged besides, and none of it here.
+    pub fn limit(&self, name: LimitName, defaults: &LimitSet) -> Option<u64> {
+        let has_user = || self.user.as_ref().is_some_and(|user| user.limits.overall().of(name).is_some());
+        self.limits.overall().of(name).or_else(|| if has_user() { None } else { defaults.of(name) })
+    }
+
     /// The values of this name: the key's own; where the key doesn't have the name, its user's. So a key can be given
     /// less than its user has.
     pub fn attribute(&self, name: &str) -> &[Box<str>] {
@@ -195,6 +206,7 @@ pub enum Proof {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::limits::LimitChange;
 
     fn key(state: KeyState, expires_at_ms: Option<u64>) -> KeyRecord {
         KeyRecord {
@@ -203,7 +215,7 @@ mod tests {
             user: None,
             state,
             expires_at_ms,
-            requests_per_minute: None,
+            limits: Limits::default(),
             scope: Scope::AllModels,
             may_manage: false,
             attributes: Box::default(),
@@ -225,7 +237,13 @@ mod tests {
     }
 
     fn key_of(state: UserState) -> KeyRecord {
-        let user = User { name: "ann".into(), state, attributes: attributes("groups", "staff"), created_at_ms: 0 };
+        let user = User {
+            name: "ann".into(),
+            state,
+            attributes: attributes("groups", "staff"),
+            limits: Limits::default(),
+            created_at_ms: 0,
+        };
         KeyRecord { user: Some(Arc::new(user)), ..key(KeyState::Active, Some(10)) }
     }
 
@@ -251,6 +269,32 @@ mod tests {
         check(attributes("groups", "guests"), &["guests"]);
         check([("groups".into(), Box::default())].into(), &[]);
         assert!(key(KeyState::Active, None).attribute("groups").is_empty());
+    }
+
+    /// Limits for all models together.
+    fn limits(limit: Option<u64>) -> Limits {
+        let mut limits = Limits::default();
+        limits.apply(&LimitChange { model: None, name: LimitName::Concurrent, limit });
+        limits
+    }
+
+    #[test]
+    fn a_default_limit_counts_where_neither_key_nor_user_has_one() {
+        let defaults: LimitSet = [(LimitName::Concurrent, 9), (LimitName::TokensPerDay, 8)].into_iter().collect();
+        let check = |own: Option<u64>, users: Option<u64>, expected: Option<u64>| {
+            let mut key = key_of(UserState::Active);
+            key.limits = limits(own);
+            key.user = key.user.map(|user| Arc::new(User { limits: limits(users), ..(*user).clone() }));
+            assert_eq!(key.limit(LimitName::Concurrent, &defaults), expected, "{own:?} {users:?}");
+            assert_eq!(key.limit(LimitName::TokensPerDay, &defaults), Some(8), "each name stands for itself");
+            assert_eq!(key.limit(LimitName::TokensPerMonth, &defaults), None);
+        };
+        check(None, None, Some(9));
+        check(Some(3), None, Some(3));
+        check(Some(30), None, Some(30));
+        check(None, Some(4), None);
+        check(Some(3), Some(4), Some(3));
+        assert_eq!(key(KeyState::Active, None).limit(LimitName::Concurrent, &defaults), Some(9), "without a user");
     }
 
     #[test]

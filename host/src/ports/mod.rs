@@ -3,4 +3,5 @@
 pub mod catalogue;
 pub mod control;
 pub mod keys;
+pub mod limits;
 pub mod store;

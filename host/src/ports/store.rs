@@ -2,7 +2,10 @@
 
 use std::fmt::Debug;
 
-use super::keys::{KeyRecord, KeyState, Scope, User, UserState};
+use super::{
+    keys::{KeyRecord, KeyState, Scope, User, UserState},
+    limits::LimitChange,
+};
 
 /// A key's keyed hash, as stored.
 pub type SecretHash = [u8; 32];
@@ -57,8 +60,8 @@ pub struct NewKey {
     pub name: String,
     /// Name of the user who owns it; made if there is none of this name.
     pub user: Option<String>,
-    /// Its own limit.
-    pub requests_per_minute: Option<u64>,
+    /// Its own limits.
+    pub limits: Vec<LimitChange>,
     /// Which models it may use.
     pub scope: Scope,
     /// Whether it may use the operations that change a backend.
@@ -116,8 +119,19 @@ pub struct NewUser {
     pub name: String,
     /// What policies may ask of their keys.
     pub attributes: NewAttributes,
+    /// What all of their keys together are limited to.
+    pub limits: Vec<LimitChange>,
     /// When they are made, in Unix milliseconds.
     pub created_at_ms: u64,
+}
+
+/// What is to be said of a user from now on. Done as a whole or not at all.
+#[derive(Clone, Debug, Default)]
+pub struct UserChanges {
+    /// Values in place of those that the user has under these names; other names stay, and one without values goes.
+    pub attributes: NewAttributes,
+    /// Limits in place of those of the same name and model; others stay.
+    pub limits: Vec<LimitChange>,
 }
 
 /// A user as stored.
@@ -143,6 +157,8 @@ pub struct StoredBackend {
     pub kind: String,
     /// What policies are told as its weight, 1 to 1000.
     pub weight: u32,
+    /// Whether it answers in Anthropic's API too; only one of kind `openai` says so.
+    pub anthropic: bool,
     /// When it was added, in Unix milliseconds.
     pub created_at_ms: u64,
 }
@@ -256,6 +272,9 @@ pub trait Store: Debug + Send + Sync {
     fn create_key(&self, key: NewKey) -> Answer<'_, ()>;
     /// Changes the state of the key that is meant. Answers its id.
     fn set_key_state<'a>(&'a self, key: &'a str, state: KeyState) -> Answer<'a, String>;
+    /// Changes limits of the key that is meant, if it is not revoked; others stay. At most 64 models of one key have limits
+    /// of their own, and no more of a user's. Answers the key's id.
+    fn change_key_limits<'a>(&'a self, key: &'a str, changes: Vec<LimitChange>) -> Answer<'a, String>;
     /// Gives a key that is not revoked a new secret. All else about it stays.
     fn rotate_key(&self, rotation: Rotation) -> Answer<'_, Rotated>;
 
@@ -265,9 +284,8 @@ pub trait Store: Debug + Send + Sync {
     fn create_user(&self, user: NewUser) -> Answer<'_, ()>;
     /// Changes a user's state, and so the standing of all of their keys.
     fn set_user_state<'a>(&'a self, user: &'a str, state: UserState) -> Answer<'a, ()>;
-    /// Puts these values in place of those that a user has under these names, and leaves the other names. A name
-    /// without values goes.
-    fn set_user_attributes<'a>(&'a self, user: &'a str, changes: NewAttributes) -> Answer<'a, ()>;
+    /// Changes a user's attributes and limits.
+    fn change_user<'a>(&'a self, user: &'a str, changes: UserChanges) -> Answer<'a, ()>;
     /// Removes a user all of whose keys are revoked. The revoked keys stay, as nobody's.
     fn remove_user<'a>(&'a self, user: &'a str) -> Answer<'a, ()>;
 

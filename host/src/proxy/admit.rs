@@ -4,10 +4,17 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::{Parts, read::Read, refusal::Refusal, settle::Settlement};
+use super::{
+    Parts,
+    observe::Watched,
+    read::Read,
+    refusal::Refusal,
+    settle::{Estimate, Settlement},
+};
 use crate::{
-    policy::{AdmitVerdict, Amount, Chains, Charge, Fault, FaultKind, Hook, Rule, Shape},
-    quota::{self, Refused},
+    llm::Operation,
+    policy::{AdmitVerdict, Call, Chains, Charge, Fault, FaultKind, Hook},
+    quota::{self, Moment, Refused, Reservation, Tokens},
 };
 
 /// A call that was paid for; what it cost lies in its settlement.
@@ -17,7 +24,7 @@ pub(super) struct Admitted(pub(super) Read);
 /// Asks the chain and reserves.
 pub(super) fn admit(
     parts: &Parts,
-    chains: &Chains,
+    chains: &Arc<Chains>,
     read: Read,
     settlement: &mut Settlement,
 ) -> Result<Admitted, Refusal> {
@@ -25,12 +32,19 @@ pub(super) fn admit(
         AdmitVerdict::Reject(rejection) => return Err(rejection.into()),
         AdmitVerdict::Admit(charges) => charges,
     };
+    let estimate = read.row.charged.then(|| estimate(parts, &read.call));
     if !charges.is_empty() {
-        reserve(parts, &charges, settlement)?;
+        // Where no model runs no token is spent.
+        let expected = estimate.map_or_else(Tokens::default, |estimate| Tokens {
+            input: estimate.expected.input.into(),
+            output: estimate.expected.output.into(),
+        });
+        settlement.holds(reserve(parts, &read.caller.principal.subject, &charges, expected)?);
     }
-    if read.row.charged {
-        settlement.expects(read.call.input_tokens);
+    if let Some(estimate) = estimate {
+        settlement.expects(estimate);
     }
+    settlement.is_watched(Watched::by(chains, &read.exchange, &read.call));
     if let Some(managed) = &read.managed {
         managed.check_scope(read.caller.scope())?;
         return Ok(Admitted(read));
@@ -45,47 +59,46 @@ pub(super) fn admit(
     Ok(Admitted(read))
 }
 
-fn reserve(parts: &Parts, charges: &[(Arc<str>, Charge)], settlement: &mut Settlement) -> Result<(), Refusal> {
-    let mut wanted: SmallVec<[quota::Charge<'_>; 4]> = SmallVec::new();
-    for (policy, charge) in charges {
-        let (amount, shape) = match charge.rule {
-            Rule::Metered { amount, shape } => (amount, shape),
-            Rule::Concurrent(_) => return Err(Refusal::unsupported_charge(policy, &charge.limit, "concurrent")),
-        };
-        let Amount::Requests(amount) = amount else {
-            return Err(Refusal::unsupported_charge(policy, &charge.limit, "tokens"));
-        };
-        let (capacity, length_ms) = match shape {
-            Shape::Window { capacity, length_ms } => (capacity, length_ms),
-            Shape::Bucket { .. } => return Err(Refusal::unsupported_charge(policy, &charge.limit, "bucket")),
-            Shape::Calendar { .. } => return Err(Refusal::unsupported_charge(policy, &charge.limit, "calendar")),
-        };
-        wanted.push(quota::Charge {
+/// What the call will take. Vectors are no output tokens.
+fn estimate(parts: &Parts, call: &Call) -> Estimate {
+    let is_vectors = call.operation == Operation::Embed;
+    let mut expected = parts.estimates.expect(&call.model, call.input_tokens, call.output_cap);
+    if is_vectors {
+        expected.output = 0;
+    }
+    Estimate { from_bytes: call.input_tokens, expected, is_open: call.output_cap.is_none() && !is_vectors }
+}
+
+fn reserve(
+    parts: &Parts,
+    principal: &str,
+    charges: &[(Arc<str>, Charge)],
+    expected: Tokens,
+) -> Result<Reservation, Refusal> {
+    let wanted: SmallVec<[quota::Charge<'_>; 4]> = charges
+        .iter()
+        .map(|(policy, charge)| quota::Charge {
             policy,
             limit: &charge.limit,
             partition: &charge.partition,
-            capacity,
-            length_ms,
-            amount: u64::from(amount),
-        });
-    }
-    match parts.quota.reserve(parts.clock.monotonic_ms(), &wanted) {
-        Ok(reservation) => {
-            settlement.holds(reservation);
-            Ok(())
-        }
-        Err(Refused::Exceeded { limit, capacity, length_ms, retry_after_ms, .. }) => {
-            Err(Refusal::limit_exceeded(&limit, capacity, length_ms, retry_after_ms))
-        }
-        Err(Refused::Full) => Err(Refusal::counters_full()),
-        Err(Refused::Repeated { policy, limit } | Refused::NoLength { policy, limit }) => {
-            Err(bad_answer(&policy, format!("it charged '{limit}' twice in one call, or for no time at all")))
-        }
-        Err(Refused::TooMany { count }) => {
+            rule: charge.rule,
+        })
+        .collect();
+    let refused = match parts.quota.reserve(Moment::now(&parts.clock), principal, &wanted, expected) {
+        Ok(reservation) => return Ok(reservation),
+        Err(refused) => refused,
+    };
+    Err(match refused {
+        Refused::Exceeded(exceeded) => Refusal::limit_exceeded(&exceeded),
+        Refused::Full => Refusal::counters_full(),
+        Refused::TooManyCounters { policy } => Refusal::too_many_counters(&policy),
+        Refused::Repeated { policy, limit } => bad_answer(&policy, format!("it charged '{limit}' twice in one call")),
+        Refused::BadRule { policy, limit, wrong } => bad_answer(&policy, format!("its limit '{limit}' is {wrong}")),
+        Refused::TooMany { count } => {
             let policy = charges.first().map_or("", |(policy, _)| policy);
-            Err(bad_answer(policy, format!("the policies together asked for {count} charges")))
+            bad_answer(policy, format!("the policies together asked for {count} charges"))
         }
-    }
+    })
 }
 
 fn bad_answer(policy: &str, detail: String) -> Refusal {

@@ -4,15 +4,11 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::{
-    Parts,
-    admit::Admitted,
-    body::ResponseBody,
-    refusal::Refusal,
-    relay::Relayed,
-    settle::{End, Settlement},
+use super::{Parts, admit::Admitted, body::ResponseBody, refusal::Refusal, relay::Relayed, settle::Settlement};
+use crate::{
+    llm::operations::{Own, Source},
+    policy::End,
 };
-use crate::llm::operations::{Own, Source};
 
 /// An answer to a caller.
 #[derive(Debug)]

@@ -7,7 +7,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 use super::{Parts, manage::Refresh, read::CheckedBody, refusal::Refusal, route::Routed, settle::Settlement};
 use crate::{
     llm::{
-        Surface,
+        Operation, Surface,
+        body::Edits,
         operations::{BodyMode, Row, Source},
     },
     policy::Exchange,
@@ -17,6 +18,7 @@ use crate::{
         client::SendError,
         fleet::Candidate,
     },
+    usage::bound::Bound,
     wire::{
         body::Pieces,
         causes::causes,
@@ -30,10 +32,12 @@ pub(super) struct Answered {
     pub(super) response: Response<AnswerBody>,
     pub(super) busy: Busy,
     pub(super) sent_at: Duration,
-    /// The longest silence that is waited for.
-    pub(super) idle: Duration,
+    /// The longest silence that is waited for, and the bound that says so.
+    pub(super) idle: (Duration, Bound),
     /// What is left to do when the answer is over.
     pub(super) refresh: Option<Refresh>,
+    /// Whether a stream tells its usage to the gate alone.
+    pub(super) hides_usage: bool,
 }
 
 /// Tries the backends in order. Only where no connection came about is the next one tried: a call that may have reached a
@@ -45,6 +49,7 @@ pub(super) async fn forward(parts: &Parts, routed: Routed, settlement: &mut Sett
     let Routed { row, exchange, body, order } = routed;
     // What no backend answers is answered before it gets here; nothing else says where a call may go.
     let Source::Backend(upstream) = row.answer else { return Err(Refusal::nowhere_to_go()) };
+    let asks_for_usage = asks_for_usage(row, body.as_ref());
     let mut last = None;
     for candidate in order {
         // An attempt takes its time: this one may have been drained, or taken away, meanwhile.
@@ -53,15 +58,15 @@ pub(super) async fn forward(parts: &Parts, routed: Routed, settlement: &mut Sett
         }
         let busy = Busy::new(candidate.backend.clone(), candidate.model.clone());
         // Made for each attempt, of which there is mostly one.
-        let (headers, pieces) = (request_headers(&exchange, row), pieces(body.as_ref(), &candidate));
+        let (headers, pieces) = (request_headers(&exchange, row), pieces(body.as_ref(), &candidate, asks_for_usage));
         settlement.goes_to(&candidate.backend);
         let sent_at = parts.clock.monotonic();
         let sent =
             parts.upstream.send(&candidate.backend, upstream.method, upstream.path, headers, pieces.into()).await;
         match sent {
             Ok(response) => {
-                let idle = parts.bounds.upstream_idle;
-                return Ok(Answered { response, busy, sent_at, idle, refresh: None });
+                let idle = (parts.bounds.upstream_idle, Bound::UpstreamIdle);
+                return Ok(Answered { response, busy, sent_at, idle, refresh: None, hides_usage: asks_for_usage });
             }
             Err(error @ SendError::Connect(_)) => {
                 settlement.did_not_reach();
@@ -72,15 +77,22 @@ pub(super) async fn forward(parts: &Parts, routed: Routed, settlement: &mut Sett
             Err(SendError::Body(error)) => return Err(error.into()),
             Err(error) => {
                 candidate.backend.note_end(true, parts.clock.monotonic_ms());
-                return Err(Refusal::from_backend(&error));
+                return Err(from_backend(&error));
             }
         }
     }
-    Err(last.as_ref().map_or_else(Refusal::nowhere_to_go, Refusal::from_backend))
+    Err(last.as_ref().map_or_else(Refusal::nowhere_to_go, from_backend))
+}
+
+fn from_backend(error: &SendError) -> Refusal {
+    Refusal::from_backend(error, Bound::UpstreamFirstByte)
 }
 
 /// No connection came about. When this machine has no more sockets the backend is not to blame.
 pub(super) fn note_unreachable(parts: &Parts, backend: &Backend, error: &SendError) {
+    if error.is_late_connect() {
+        parts.metrics.edges().reached(Bound::UpstreamConnect);
+    }
     if error.is_ours() {
         return;
     }
@@ -91,14 +103,23 @@ pub(super) fn note_unreachable(parts: &Parts, backend: &Backend, error: &SendErr
     }
 }
 
-/// The body as it was read, save the model's name, which is the backend's own spelling.
-fn pieces(body: Option<&CheckedBody>, candidate: &Candidate) -> Pieces {
+/// Whether the gate asks in the caller's place what a stream took: OpenAI's streams say it only to those who ask. A server
+/// that doesn't know the question passes over it.
+fn asks_for_usage(row: &Row, body: Option<&CheckedBody>) -> bool {
+    row.surface == Surface::OpenAi
+        && matches!(row.operation, Operation::Chat | Operation::Complete)
+        && body.is_some_and(|body| body.json.stream() == Some(true) && body.json.may_ask_for_usage())
+}
+
+/// The body as it was read, save the model's name, which is the backend's own spelling, and a question for the usage.
+fn pieces(body: Option<&CheckedBody>, candidate: &Candidate, asks_for_usage: bool) -> Pieces {
     let Some(body) = body else { return Pieces::default() };
     let spelling = candidate.model.entry.name.as_str();
-    if body.json.model() == Some(spelling) {
+    let model = Some(spelling).filter(|spelling| body.json.model() != Some(spelling));
+    if model.is_none() && !asks_for_usage {
         return Pieces::whole(body.read.bytes.clone());
     }
-    Pieces::new(body.json.spliced(&body.read.bytes, spelling))
+    Pieces::new(body.json.edited(&body.read.bytes, Edits { model, asks_for_usage }))
 }
 
 pub(super) fn request_headers(exchange: &Exchange, row: &Row) -> HeaderMap {

@@ -31,11 +31,11 @@ use crate::{
         client::{CallPath, SendError},
         fleet::Fleet,
     },
+    usage::bound::Bound,
     wire::{
         body::{Outgoing, Pieces},
-        bounded::Bounds,
         headers::BACKEND,
-        upload::Upload,
+        upload::{Bounds, Upload},
     },
 };
 
@@ -140,18 +140,19 @@ pub(super) async fn manage(
         Ok(response) => {
             let refresh = (changes_models && response.status().is_success())
                 .then(|| Refresh { fleet: Arc::clone(&parts.fleet), backend: Arc::clone(&backend) });
-            Ok(Answered { response, busy, sent_at, idle: parts.bounds.management, refresh })
+            let idle = (parts.bounds.management, Bound::Management);
+            Ok(Answered { response, busy, sent_at, idle, refresh, hides_usage: false })
         }
         // The caller's doing: the backend is not to blame.
         Err(SendError::Body(error)) => Err(error.into()),
         Err(error @ SendError::Connect(_)) => {
             settlement.did_not_reach();
             forward::note_unreachable(parts, &backend, &error);
-            Err(Refusal::from_backend(&error))
+            Err(Refusal::from_backend(&error, Bound::Management))
         }
         Err(error) => {
             backend.note_end(true, parts.clock.monotonic_ms());
-            Err(Refusal::from_backend(&error))
+            Err(Refusal::from_backend(&error, Bound::Management))
         }
     }
 }
@@ -170,7 +171,7 @@ fn outgoing(
         Managed::Blob(digest, None) => (Some(digest), Pieces::default().into()),
         Managed::Blob(digest, Some(upload)) => {
             let cap = usize::try_from(parts.bounds.max_blob).unwrap_or(usize::MAX);
-            let bounds = Bounds { cap, idle: parts.bounds.body_idle };
+            let bounds = Bounds { cap, idle: parts.bounds.body_idle, rate: parts.bounds.min_blob_rate };
             (Some(digest), Upload::new(upload, bounds)?.into())
         }
     })

@@ -1,9 +1,11 @@
 //! The meter of one call: what a backend's answer took, in tokens.
 //!
-//! It looks at each piece of the answer on its way to the caller, by reference: it never holds a piece back or changes one.
+//! It looks at each piece of the answer on its way to the caller, by reference, and neither holds one back nor changes one,
+//! save where the gate itself made a stream tell its usage: that event is taken out again, see [`Reading::sift`].
 //! What a backend doesn't say is estimated, and marked so: the input from the request's size, the output from the pieces, or
 //! the bytes, that came.
 
+use bytes::Bytes;
 use http::{HeaderMap, header};
 
 use crate::llm::{
@@ -42,6 +44,11 @@ impl Tokens {
         let input = usage.input.map_or_else(|| Amount::estimated(input_estimate.into()), Amount::counted);
         Self { input, output }
     }
+
+    /// Whether one of them is the gate's count.
+    pub(super) fn is_estimated(self) -> bool {
+        self.input.is_estimated || self.output.is_estimated
+    }
 }
 
 impl Amount {
@@ -64,14 +71,16 @@ impl Meter {
         Self(None)
     }
 
-    /// A meter for an answer with this head, and so many bytes if that is known.
-    pub(super) fn of(headers: &HeaderMap, length: Option<u64>) -> Self {
+    /// A meter for an answer with this head, and so many bytes if that is known. `hides_usage` takes out of a stream what
+    /// its caller did not ask for.
+    pub(super) fn of(headers: &HeaderMap, length: Option<u64>, hides_usage: bool) -> Self {
         // What is encoded can't be read; the gate asks for no encoding, but a backend may know better.
         if headers.contains_key(header::CONTENT_ENCODING) {
             return Self::off();
         }
         let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-        Self(Framing::of(kind, length).map(Reading::new))
+        let reading = Framing::of(kind, length).map(Reading::new);
+        Self(if hides_usage { reading.map(Reading::hiding_usage) } else { reading })
     }
 
     /// Whether the answer comes as it is written, and not when it is done.
@@ -84,6 +93,29 @@ impl Meter {
         if let Some(reading) = &mut self.0 {
             reading.see(piece);
         }
+    }
+
+    /// Whether pieces go through [`sift`](Self::sift).
+    pub(super) fn is_sifting(&self) -> bool {
+        self.0.as_ref().is_some_and(Reading::is_sifting)
+    }
+
+    /// Looks at the next piece; what passes now, maybe nothing.
+    pub(super) fn sift(&mut self, piece: Bytes) -> Bytes {
+        match &mut self.0 {
+            Some(reading) => reading.sift(&piece),
+            None => piece,
+        }
+    }
+
+    /// Whether something is held back.
+    pub(super) fn holds_back(&self) -> bool {
+        self.0.as_ref().is_some_and(Reading::holds_back)
+    }
+
+    /// What is held back, when nothing more comes.
+    pub(super) fn rest(&mut self) -> Bytes {
+        self.0.as_mut().map_or_else(Bytes::new, Reading::rest)
     }
 
     /// What was read; `is_whole` when the answer has come to its end.
@@ -131,7 +163,7 @@ mod tests {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let text = br#"{"usage":{"prompt_tokens":3,"completion_tokens":4}}"#;
         let read = |headers: &HeaderMap| {
-            let mut meter = Meter::of(headers, None);
+            let mut meter = Meter::of(headers, None, false);
             meter.see(text);
             meter.finish(true).usage.output
         };

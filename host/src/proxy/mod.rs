@@ -12,6 +12,7 @@ mod forward;
 mod in_flight;
 mod manage;
 mod meter;
+mod observe;
 mod read;
 mod receive;
 mod refusal;
@@ -20,15 +21,27 @@ mod request_id;
 mod route;
 mod settle;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    num::{NonZeroU64, NonZeroUsize},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use http::{Request, Response};
 use hyper::body::Incoming;
+use tokio_util::task::TaskTracker;
 
 pub use body::{RelayError, ResponseBody};
 
-use self::{in_flight::InFlight, refusal::Refusal, request_id::RequestIds, settle::Settlement};
+use self::{
+    in_flight::InFlight,
+    observe::Observers,
+    refusal::Refusal,
+    request_id::RequestIds,
+    settle::{Settlement, Settling},
+};
 use crate::{
     clock::Clock,
     identity::KeyTable,
@@ -36,7 +49,7 @@ use crate::{
     policy::Chains,
     quota::Quota,
     upstream::{client::Upstream, fleet::Fleet},
-    usage::metrics::Metrics,
+    usage::{estimate::Estimates, metrics::Metrics},
     wire::bounded::BufferBudget,
 };
 
@@ -49,12 +62,18 @@ pub struct RequestBounds {
     pub max_body: usize,
     /// Longest silence within a request body.
     pub body_idle: Duration,
+    /// Most time for a request body that is read whole.
+    pub body_whole: Duration,
     /// Largest blob, in bytes.
     pub max_blob: u64,
+    /// Fewest bytes of a blob a second.
+    pub min_blob_rate: NonZeroU64,
     /// Longest silence within an answer.
     pub upstream_idle: Duration,
     /// The same for what changes a backend, and the time to its first byte.
     pub management: Duration,
+    /// Most calls that are over and wait for policies to be told of them.
+    pub settle_queue: NonZeroUsize,
     /// Whether `:cloud` models may be used.
     pub allow_cloud: bool,
     /// Whether answers name their backend.
@@ -76,8 +95,12 @@ pub struct Parts {
     pub upstream: Upstream,
     /// What operators see.
     pub metrics: Arc<Metrics>,
+    /// What calls will take.
+    pub estimates: Arc<Estimates>,
     /// Bytes of request bodies held at once.
     pub buffers: BufferBudget,
+    /// What the gate waits for when it stops.
+    pub tasks: TaskTracker,
     /// Bounds and switches.
     pub bounds: RequestBounds,
     /// The time.
@@ -88,6 +111,7 @@ pub struct Parts {
 #[derive(Debug)]
 pub struct Proxy {
     parts: Parts,
+    settling: Arc<Settling>,
     running: InFlight,
     request_ids: RequestIds,
 }
@@ -95,7 +119,13 @@ pub struct Proxy {
 impl Proxy {
     /// A data plane of these parts.
     pub fn new(parts: Parts) -> Self {
-        Self { running: InFlight::new(parts.bounds.max_in_flight), parts, request_ids: RequestIds::new() }
+        let settling = Arc::new(Settling {
+            metrics: Arc::clone(&parts.metrics),
+            clock: parts.clock.clone(),
+            estimates: Arc::clone(&parts.estimates),
+            observers: Observers::new(parts.bounds.settle_queue, parts.tasks.clone()),
+        });
+        Self { settling, running: InFlight::new(parts.bounds.max_in_flight), parts, request_ids: RequestIds::new() }
     }
 
     /// Serves one request. Every way out of here ends in its settlement exactly once.
@@ -104,7 +134,7 @@ impl Proxy {
     /// Dropped when the caller leaves: the connection to the backend closes, and the settlement ends as the caller's leaving.
     pub async fn handle(&self, peer: IpAddr, request: Request<Incoming>) -> Response<ResponseBody> {
         let request_id = self.request_ids.accept_or_make(request.headers());
-        let mut settlement = Settlement::open(&self.parts, &request_id);
+        let mut settlement = Settlement::open(&self.settling, &request_id);
         let carried = self.carry(peer, request, &request_id, &mut settlement).await;
         let surface = settlement.surface();
         let mut response = match carried {

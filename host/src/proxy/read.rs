@@ -7,7 +7,7 @@ use http::header;
 use http_body::Body;
 use tokio::task::spawn_blocking;
 
-use super::{Parts, authenticate::Authenticated, manage::Managed, refusal::Refusal};
+use super::{Parts, RequestBounds, authenticate::Authenticated, manage::Managed, refusal::Refusal};
 use crate::{
     llm::{
         body::{JsonBody, input_tokens},
@@ -52,7 +52,8 @@ pub(super) async fn read(parts: &Parts, authenticated: Authenticated) -> Result<
         BodyMode::None => (None, None),
         BodyMode::Stream => (None, Some(body)),
         BodyMode::Json => {
-            let bounds = Bounds { cap: row.cap.bytes(parts.bounds.max_body), idle: parts.bounds.body_idle };
+            let RequestBounds { max_body, body_idle: idle, body_whole: whole, .. } = parts.bounds;
+            let bounds = Bounds { cap: row.cap.bytes(max_body), idle, whole };
             let read = bounded::read(body, bounds, &parts.buffers).await?;
             let json = parse(read.bytes.clone(), row.model_fields).await?;
             exchange.note_body(read.bytes.clone());

@@ -1,12 +1,11 @@
 //! The one place where any "no" becomes an answer: a policy's rejection, a policy's fault, a limit, a bad request, a
 //! backend's failure. What the caller reads says what to do; what only the operator should know goes to the log.
 
+use std::fmt::{Display, Formatter, Result as FmtResult};
+
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
-use super::{
-    body::ResponseBody,
-    settle::{End, Settlement},
-};
+use super::{body::ResponseBody, settle::Settlement};
 use crate::{
     llm::{
         body::BodyError,
@@ -14,7 +13,8 @@ use crate::{
         digest::DigestError,
         model_name::{ModelName, ModelNameError},
     },
-    policy::{Fault, FaultKind, Reason, Rejection},
+    policy::{Amount, End, Fault, FaultKind, Period, Reason, Rejection, Rule, Shape, TokenKind},
+    quota::{Exceeded, Wait},
     upstream::client::SendError,
     usage::bound::Bound,
     wire::{bounded::ReadError, causes::causes},
@@ -232,21 +232,28 @@ impl Refusal {
         Self::new(Blame::Upstream, StatusCode::SERVICE_UNAVAILABLE, "no_backend", message).after_ms(5_000)
     }
 
-    pub(super) fn limit_exceeded(limit: &str, capacity: u64, length_ms: u32, retry_after_ms: Option<u64>) -> Self {
-        let seconds = f64::from(length_ms) / 1000.0;
-        let rule = format!("limit '{limit}' of {capacity} in {seconds} seconds");
-        let refusal = |message| Self::client(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message);
-        match retry_after_ms {
-            Some(ms) => {
-                let wait = ms.div_ceil(1000).max(1);
-                refusal(format!("{rule} is reached: try again in {wait} seconds")).after_ms(ms)
+    /// A wait that nobody knows has no header. Budgets tell OpenAI's clients not to try again by themselves.
+    pub(super) fn limit_exceeded(exceeded: &Exceeded) -> Self {
+        let limit = LimitText(exceeded);
+        let is_budget = matches!(exceeded.rule, Rule::Metered { shape: Shape::Calendar { .. }, .. });
+        let code = if is_budget { "insufficient_quota" } else { "rate_limit_exceeded" };
+        let refusal = |message| Self::client(StatusCode::TOO_MANY_REQUESTS, code, message);
+        let (mut refusal, may_retry) = match exceeded.wait {
+            Wait::Micros(us) => {
+                let ms = us.div_ceil(1000);
+                let seconds = ms.div_ceil(1000).max(1);
+                let message = format!("{limit} is reached: try again in {seconds} seconds");
+                (refusal(message).after_ms(ms), !is_budget)
             }
-            None => {
-                let mut refusal = refusal(format!("{rule} is less than this call costs: no retry will help"));
-                refusal.0.header = Some(NO_RETRY);
-                refusal
+            Wait::UntilACallEnds => {
+                (refusal(format!("{limit} is reached: try again when one of them has ended")), true)
             }
+            Wait::Forever => (refusal(format!("{limit} is less than this call costs: no retry will help")), false),
+        };
+        if !may_retry {
+            refusal.0.header = Some(NO_RETRY);
         }
+        refusal
     }
 
     pub(super) fn overloaded() -> Self {
@@ -261,15 +268,15 @@ impl Refusal {
         Self::new(Blame::Gate, StatusCode::SERVICE_UNAVAILABLE, "counters_full", message).after_ms(5_000)
     }
 
-    pub(super) fn unsupported_charge(policy: &str, limit: &str, rule: &str) -> Self {
-        let message =
-            "a policy of this gate asks for a limit that this version doesn't enforce: tell its administrator";
-        Self::new(Blame::Policy, StatusCode::SERVICE_UNAVAILABLE, "unsupported", message)
-            .with_private(format!("policy '{policy}' charges '{limit}' with a rule that is not enforced: {rule}"))
+    pub(super) fn too_many_counters(policy: &str) -> Self {
+        let message = "this caller is counted in as many ways as it may be at once: try again soon, with fewer of them";
+        Self::client(StatusCode::TOO_MANY_REQUESTS, "too_many_counters", message)
+            .with_private(format!("policy '{policy}' charges the principal more partitions than it may have counters"))
+            .after_ms(5_000)
     }
 
-    /// Why no backend answered.
-    pub(super) fn from_backend(error: &SendError) -> Self {
+    /// Why no backend answered; `first_byte` is the bound of the time for that.
+    pub(super) fn from_backend(error: &SendError, first_byte: Bound) -> Self {
         let (status, code, message) = match error {
             SendError::Connect(_) => {
                 (StatusCode::BAD_GATEWAY, "backend_unreachable", "no backend could be reached: try again soon")
@@ -286,7 +293,7 @@ impl Refusal {
             ),
         };
         let refusal = Self::new(Blame::Upstream, status, code, message).with_private(causes(error));
-        if matches!(error, SendError::FirstByte(_)) { refusal.at(Bound::UpstreamFirstByte) } else { refusal }
+        if matches!(error, SendError::FirstByte(_)) { refusal.at(first_byte) } else { refusal }
     }
 
     /// The answer in the caller's dialect; the settlement is closed with it.
@@ -371,7 +378,9 @@ impl From<ReadError> for Refusal {
         let (blame, status, code) = match &error {
             ReadError::TooLarge { .. } => (Blame::Client, StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
             ReadError::NoRoom => (Blame::Gate, StatusCode::SERVICE_UNAVAILABLE, "no_room"),
-            ReadError::Idle(_) | ReadError::Slow(_) => (Blame::Client, StatusCode::REQUEST_TIMEOUT, "body_timeout"),
+            ReadError::Idle(_) | ReadError::Late(_) | ReadError::Slow { .. } => {
+                (Blame::Client, StatusCode::REQUEST_TIMEOUT, "body_timeout")
+            }
             ReadError::Broken(_) => (Blame::Client, StatusCode::BAD_REQUEST, "bad_body"),
         };
         let mut refusal = Self::new(blame, status, code, error.to_string());
@@ -380,7 +389,9 @@ impl From<ReadError> for Refusal {
         refusal.0.bound = match error {
             ReadError::TooLarge { .. } => Some(Bound::BodySize),
             ReadError::NoRoom => Some(Bound::Buffered),
-            ReadError::Idle(_) | ReadError::Slow(_) => Some(Bound::BodyIdle),
+            ReadError::Idle(_) => Some(Bound::BodyIdle),
+            ReadError::Late(_) => Some(Bound::BodyTime),
+            ReadError::Slow { .. } => Some(Bound::BlobRate),
             ReadError::Broken(_) => None,
         };
         if matches!(error, ReadError::NoRoom) { refusal.after_ms(1_000) } else { refusal }
@@ -402,6 +413,43 @@ impl From<DigestError> for Refusal {
 impl From<ModelNameError> for Refusal {
     fn from(error: ModelNameError) -> Self {
         Self::client(StatusCode::BAD_REQUEST, "bad_model_name", error.to_string())
+    }
+}
+
+/// A limit in words: its name and what it admits.
+struct LimitText<'a>(&'a Exceeded);
+
+impl Display for LimitText<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> FmtResult {
+        let Exceeded { limit, rule, .. } = self.0;
+        let (amount, shape) = match *rule {
+            Rule::Concurrent(most) => return write!(f, "limit '{limit}' of {most} calls at the same time"),
+            Rule::Metered { amount, shape } => (amount, shape),
+        };
+        let unit = match amount {
+            Amount::Requests(_) => "requests",
+            Amount::Tokens { kind: TokenKind::Input, .. } => "input tokens",
+            Amount::Tokens { kind: TokenKind::Output, .. } => "output tokens",
+            Amount::Tokens { kind: TokenKind::All, .. } => "tokens",
+        };
+        match shape {
+            Shape::Window { capacity, length_ms } => {
+                write!(f, "limit '{limit}' of {capacity} {unit} in {} seconds", f64::from(length_ms) / 1000.0)
+            }
+            Shape::Bucket { burst, refill, every_ms } => {
+                let seconds = f64::from(every_ms) / 1000.0;
+                write!(f, "limit '{limit}' of {burst} {unit} at once and {refill} every {seconds} seconds")
+            }
+            Shape::Calendar { capacity, period } => {
+                let period = match period {
+                    Period::Hour => "hour",
+                    Period::Day => "day",
+                    Period::Week => "week",
+                    Period::Month => "month",
+                };
+                write!(f, "limit '{limit}' of {capacity} {unit} in each {period} of UTC")
+            }
+        }
     }
 }
 

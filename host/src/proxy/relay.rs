@@ -1,5 +1,5 @@
 //! relay: the backend's answer goes to the caller piece by piece as it comes. Nothing is held back, joined or cut; a meter
-//! looks at each piece on its way.
+//! looks at each piece on its way. Only where the gate made a stream tell its usage does the meter take that out again.
 
 use std::{
     pin::Pin,
@@ -19,10 +19,11 @@ use super::{
     forward::Answered,
     manage::Refresh,
     meter::Meter,
-    settle::{End, Settlement},
+    settle::Settlement,
 };
 use crate::{
     clock::{Clock, saturating_ms},
+    policy::End,
     upstream::{answer::AnswerBody, backend::Busy},
     usage::bound::Bound,
     wire::headers::{self, ACCEL_BUFFERING, BACKEND},
@@ -35,14 +36,15 @@ pub(super) struct Relayed {
     busy: Busy,
     clock: Clock,
     sent_at: Duration,
-    idle: Duration,
+    idle: (Duration, Bound),
     refresh: Option<Refresh>,
+    hides_usage: bool,
     expose_backend: bool,
 }
 
 /// Makes the backend's answer the caller's.
 pub(super) fn relay(parts: &Parts, answered: Answered) -> Answer {
-    let Answered { response, busy, sent_at, idle, refresh } = answered;
+    let Answered { response, busy, sent_at, idle, refresh, hides_usage } = answered;
     Answer::Relayed(Box::new(Relayed {
         response,
         busy,
@@ -50,6 +52,7 @@ pub(super) fn relay(parts: &Parts, answered: Answered) -> Answer {
         sent_at,
         idle,
         refresh,
+        hides_usage,
         expose_backend: parts.bounds.expose_backend,
     }))
 }
@@ -69,7 +72,7 @@ impl Relayed {
         let is_metered = settlement.is_metered() && status.is_success();
         let length = body.size_hint().exact();
         let stream = RelayBody {
-            meter: if is_metered { Meter::of(&head.headers, length) } else { Meter::off() },
+            meter: if is_metered { Meter::of(&head.headers, length, self.hides_usage) } else { Meter::off() },
             began: self.sent_at,
             upstream: body,
             settlement: Some(settlement),
@@ -111,6 +114,7 @@ pub(super) struct RelayBody {
 #[derive(Debug)]
 struct Silence {
     limit: Duration,
+    bound: Bound,
     quarters: u32,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -118,8 +122,8 @@ struct Silence {
 const QUARTERS: u32 = 4;
 
 impl Silence {
-    fn new(limit: Duration) -> Self {
-        Self { limit, quarters: 0, timer: None }
+    fn new((limit, bound): (Duration, Bound)) -> Self {
+        Self { limit, bound, quarters: 0, timer: None }
     }
 
     fn is_broken(&mut self) {
@@ -162,7 +166,8 @@ impl RelayBody {
         }
     }
 
-    fn came(&mut self, frame: &Frame<Bytes>) {
+    /// A frame has come; what of it passes now, maybe nothing.
+    fn came(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
         self.silence.is_broken();
         if let Some(sent_at) = self.first_from.take() {
             let now = self.clock.monotonic();
@@ -170,12 +175,34 @@ impl RelayBody {
             self.busy.note_first_token(u32::try_from(us).unwrap_or(u32::MAX));
             if self.meter.reads_a_stream() {
                 self.began = now;
+                if let Some(settlement) = &mut self.settlement {
+                    settlement.first_came(now);
+                }
             }
+        }
+        if self.meter.is_sifting() {
+            return frame.map_data(|piece| self.meter.sift(piece));
         }
         if let Some(piece) = frame.data_ref() {
             self.meter.see(piece);
         }
+        frame
     }
+
+    /// The backend has told all. What was held back of it is the last to pass, behind what came last.
+    fn complete(&mut self, last: Option<Frame<Bytes>>) -> Option<Frame<Bytes>> {
+        let rest = self.meter.rest();
+        self.end(End::Complete);
+        if rest.is_empty() {
+            return last;
+        }
+        let last = last.and_then(|frame| frame.into_data().ok()).filter(|last| !last.is_empty());
+        Some(Frame::data(last.map_or_else(|| rest.clone(), |last| [&*last, &*rest].concat().into())))
+    }
+}
+
+fn is_empty(frame: &Frame<Bytes>) -> bool {
+    frame.data_ref().is_some_and(Bytes::is_empty)
 }
 
 impl Body for RelayBody {
@@ -191,29 +218,31 @@ impl Body for RelayBody {
             match Pin::new(&mut this.upstream).poll_frame(context) {
                 // Trailers are headers, and of those only the listed ones pass.
                 Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => {}
+                Poll::Ready(Some(Ok(frame))) => {
+                    let mut passed = Some(this.came(frame));
+                    let is_over = this.upstream.is_end_stream();
+                    if is_over {
+                        passed = this.complete(passed);
+                    }
+                    // All of a piece may be held back, or taken out.
+                    let passed = passed.filter(|frame| !is_empty(frame));
+                    if passed.is_some() || is_over {
+                        return Poll::Ready(passed.map(Ok));
+                    }
+                }
                 frame => break frame,
             }
         };
         match frame {
-            Poll::Ready(Some(Ok(frame))) => {
-                this.came(&frame);
-                if this.upstream.is_end_stream() {
-                    this.end(End::Complete);
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
             Poll::Ready(Some(Err(error))) => {
                 this.end(End::Failed);
                 Poll::Ready(Some(Err(RelayError::Broken(error))))
             }
-            Poll::Ready(None) => {
-                this.end(End::Complete);
-                Poll::Ready(None)
-            }
+            Poll::Ready(_) => Poll::Ready(this.complete(None).map(Ok)),
             Poll::Pending => {
                 ready!(this.silence.poll_over(context));
                 if let Some(settlement) = &this.settlement {
-                    settlement.reached(Bound::UpstreamIdle);
+                    settlement.reached(this.silence.bound);
                 }
                 this.end(End::Failed);
                 Poll::Ready(Some(Err(RelayError::Silent(this.silence.limit))))
@@ -222,11 +251,11 @@ impl Body for RelayBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.upstream.is_end_stream()
+        self.upstream.is_end_stream() && !self.meter.holds_back()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.upstream.size_hint()
+        if self.meter.is_sifting() { SizeHint::default() } else { self.upstream.size_hint() }
     }
 }
 

@@ -1,23 +1,31 @@
 //! settle: the end of one call. Opened when the call comes, settled exactly once, however it ends.
 //!
 //! It holds what was reserved. A call that was refused, or for which no connection to a backend came about, gets everything
-//! back. Any other costs what it was charged: one that a backend may have seen, and a list that the gate answered itself.
-//! What a model's answer took is told in tokens: counted by the backend, or estimated where it broke off.
+//! back. Any other costs its requests: one that a backend may have seen, and a list that the gate answered itself. Tokens
+//! are settled by what the call took, which is none where the backend refused it, or failed.
+//! What a model's answer took is told in tokens: counted by the backend, or estimated where it broke off. Estimates learn
+//! from what was counted, and policies that want to know are told, later and elsewhere.
 //! Settling writes numbers and one log line: never a key, a prompt or an answer.
 
 use std::{sync::Arc, time::Duration};
 
 use http::StatusCode;
 
-use super::{Parts, in_flight::Place, meter::Tokens, request_id::RequestId};
+use super::{
+    in_flight::Place,
+    meter::Tokens,
+    observe::{Observers, Watched},
+    request_id::RequestId,
+};
 use crate::{
     clock::{Clock, saturating_ms},
     llm::{Operation, Surface, usage::Counted},
-    policy::Caller,
-    quota::Reservation,
+    policy::{Caller, End, Outcome},
+    quota::{self, Moment, Reservation},
     upstream::backend::Backend,
     usage::{
         bound::Bound,
+        estimate::{Estimates, Expected, Took},
         metrics::{Direction, Metrics},
     },
 };
@@ -25,32 +33,30 @@ use crate::{
 /// What nginx counts as a caller who left before the answer (499, "client closed request").
 const CLIENT_LEFT: u16 = 499;
 
-/// How a call ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
-    /// With its last byte.
-    Complete,
-    /// The caller went away.
-    ClientLeft,
-    /// The backend, or the gate, failed after the answer had begun.
-    Failed,
+/// What settlements share.
+#[derive(Debug)]
+pub(super) struct Settling {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) clock: Clock,
+    pub(super) estimates: Arc<Estimates>,
+    pub(super) observers: Observers,
 }
 
-impl End {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Complete => "complete",
-            Self::ClientLeft => "client_left",
-            Self::Failed => "failed",
-        }
-    }
+/// What a call is taken to need before a model runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Estimate {
+    /// Of the input, from the body's bytes alone.
+    pub(super) from_bytes: u32,
+    /// What was learned of the model taken into account.
+    pub(super) expected: Expected,
+    /// Whether the output says something of what the model writes of itself: no cap was set, and no vectors asked for.
+    pub(super) is_open: bool,
 }
 
 /// One call's settlement.
 #[derive(Debug)]
 pub(super) struct Settlement {
-    metrics: Arc<Metrics>,
-    clock: Clock,
+    shared: Arc<Settling>,
     began: Duration,
     request_id: Box<str>,
     surface: Surface,
@@ -60,9 +66,11 @@ pub(super) struct Settlement {
     backend: Option<Arc<Backend>>,
     status: Option<u16>,
     reservation: Option<Reservation>,
-    /// Estimate of the input, in tokens, once a model is to run.
-    input_estimate: Option<u32>,
+    /// Once a model is to run.
+    estimate: Option<Estimate>,
     counted: Counted,
+    /// Once the call is admitted, if a policy wants to know what it comes to.
+    watched: Option<Box<Watched>>,
     is_local: bool,
     may_have_reached: bool,
     is_open: bool,
@@ -70,12 +78,11 @@ pub(super) struct Settlement {
 }
 
 impl Settlement {
-    pub(super) fn open(parts: &Parts, request_id: &RequestId) -> Self {
-        parts.metrics.call_began();
+    pub(super) fn open(shared: &Arc<Settling>, request_id: &RequestId) -> Self {
+        shared.metrics.call_began();
         Self {
-            metrics: Arc::clone(&parts.metrics),
-            clock: parts.clock.clone(),
-            began: parts.clock.monotonic(),
+            shared: Arc::clone(shared),
+            began: shared.clock.monotonic(),
             request_id: request_id.as_str().into(),
             surface: Surface::Other,
             operation: Operation::Other,
@@ -84,8 +91,9 @@ impl Settlement {
             backend: None,
             status: None,
             reservation: None,
-            input_estimate: None,
+            estimate: None,
             counted: Counted::default(),
+            watched: None,
             is_local: true,
             may_have_reached: false,
             is_open: true,
@@ -129,7 +137,7 @@ impl Settlement {
 
     /// A bound of the gate was reached.
     pub(super) fn reached(&self, bound: Bound) {
-        self.metrics.edges().reached(bound);
+        self.shared.metrics.edges().reached(bound);
     }
 
     /// What was reserved.
@@ -137,14 +145,27 @@ impl Settlement {
         self.reservation = Some(reservation);
     }
 
-    /// A model is to run, on an input of about so many tokens.
-    pub(super) fn expects(&mut self, input_tokens: u32) {
-        self.input_estimate = Some(input_tokens);
+    /// A model is to run, and will take about so much.
+    pub(super) fn expects(&mut self, estimate: Estimate) {
+        self.estimate = Some(estimate);
+    }
+
+    /// The call is admitted, and these want to know what it comes to, if any do.
+    pub(super) fn is_watched(&mut self, by: Option<Box<Watched>>) {
+        self.watched = by;
+    }
+
+    /// The first piece of a stream has come.
+    pub(super) fn first_came(&mut self, now: Duration) {
+        if let Some(watched) = &mut self.watched {
+            let us = now.saturating_sub(self.began).as_micros();
+            watched.first_token_us = Some(u32::try_from(us).unwrap_or(u32::MAX));
+        }
     }
 
     /// Whether a model is to run.
     pub(super) fn is_metered(&self) -> bool {
-        self.input_estimate.is_some()
+        self.estimate.is_some()
     }
 
     /// What was read of the answer.
@@ -175,18 +196,53 @@ impl Settlement {
             return;
         }
         self.place = None;
+        let tokens = self.tokens();
         if let Some(reservation) = self.reservation.take() {
-            // A list that the gate answered itself is served; a call that was refused is not.
-            let is_served = self.may_have_reached || (self.is_local && self.status == Some(200));
-            if is_served { reservation.keep() } else { reservation.refund() }
+            reservation.settle(Moment::now(&self.shared.clock), self.kept(tokens));
         }
         let status = self.status.unwrap_or(CLIENT_LEFT);
-        let tokens = self.tokens();
-        self.metrics.call_ended(self.surface, self.operation, status);
-        if let Some(Tokens { input, output }) = tokens {
-            self.metrics.tokens_took(self.surface, Direction::Input, input.tokens, input.is_estimated);
-            self.metrics.tokens_took(self.surface, Direction::Output, output.tokens, output.is_estimated);
+        let took = self.shared.clock.monotonic().saturating_sub(self.began);
+        self.shared.metrics.call_ended(self.surface, self.operation, status);
+        if let (Some(tokens), Some(estimate)) = (tokens, self.estimate) {
+            self.count(tokens, estimate.expected);
+            self.learn(tokens, estimate, end);
         }
+        self.log(status, end, tokens, took);
+        if let Some(watched) = self.watched.take() {
+            let outcome = self.outcome(status, end, tokens, watched.first_token_us, took);
+            if self.shared.observers.tell(watched, outcome).is_err() {
+                self.reached(Bound::SettleQueue);
+            }
+        }
+    }
+
+    /// What the call took; none when no model ran for it. A caller who left before the answer has made one run; one whom
+    /// the backend refused, or failed, has not.
+    fn tokens(&self) -> Option<Tokens> {
+        let has_run = self.may_have_reached && self.status.is_none_or(|status| (200..300).contains(&status));
+        let estimate = self.estimate.filter(|_| has_run)?;
+        Some(Tokens::of(self.counted, self.operation, estimate.expected.input))
+    }
+
+    fn count(&self, Tokens { input, output }: Tokens, expected: Expected) {
+        let metrics = &self.shared.metrics;
+        for (direction, amount, expected) in
+            [(Direction::Input, input, expected.input), (Direction::Output, output, expected.output)]
+        {
+            metrics.tokens_took(self.surface, direction, amount.tokens, amount.is_estimated);
+            metrics.estimate_missed(direction, expected, amount.tokens);
+        }
+    }
+
+    /// Only what came to its end and was counted says how much such calls take.
+    fn learn(&self, Tokens { input, output }: Tokens, estimate: Estimate, end: End) {
+        if end == End::Complete && !input.is_estimated && !self.model.is_empty() {
+            let output = Some(output.tokens).filter(|_| estimate.is_open && !output.is_estimated);
+            self.shared.estimates.learn(&self.model, estimate.from_bytes, Took { input: input.tokens, output });
+        }
+    }
+
+    fn log(&self, status: u16, end: End, tokens: Option<Tokens>, took: Duration) {
         tracing::info!(
             request_id = &*self.request_id,
             surface = self.surface.as_str(),
@@ -198,23 +254,153 @@ impl Settlement {
             backend = self.backend.as_ref().map(|backend| &**backend.name()),
             input_tokens = tokens.map(|tokens| tokens.input.tokens),
             output_tokens = tokens.map(|tokens| tokens.output.tokens),
-            tokens_estimated = tokens.map(|tokens| tokens.input.is_estimated || tokens.output.is_estimated),
-            ms = saturating_ms(self.clock.monotonic().saturating_sub(self.began)),
+            tokens_estimated = tokens.map(Tokens::is_estimated),
+            ms = saturating_ms(took),
             "call",
         );
     }
 
-    /// What the call took; none when no model ran for it. A caller who left before the answer has made one run; one whom
-    /// the backend refused, or failed, has not.
-    fn tokens(&self) -> Option<Tokens> {
-        let has_run = self.may_have_reached && self.status.is_none_or(|status| (200..300).contains(&status));
-        let estimate = self.input_estimate.filter(|_| has_run)?;
-        Some(Tokens::of(self.counted, self.operation, estimate))
+    /// What stays of what was reserved.
+    fn kept(&self, tokens: Option<Tokens>) -> quota::Outcome {
+        // A list that the gate answered itself is served; a call that was refused is not.
+        let is_served = self.may_have_reached || (self.is_local && self.status == Some(200));
+        match tokens {
+            _ if !is_served => quota::Outcome::Refund,
+            None => quota::Outcome::RequestOnly,
+            Some(Tokens { input, output }) => {
+                quota::Outcome::Used(quota::Tokens { input: input.tokens, output: output.tokens })
+            }
+        }
+    }
+
+    fn outcome(
+        &self,
+        status: u16,
+        end: End,
+        tokens: Option<Tokens>,
+        first_token_us: Option<u32>,
+        took: Duration,
+    ) -> Outcome {
+        let amount = |amount: fn(Tokens) -> u64| u32::try_from(tokens.map_or(0, amount)).unwrap_or(u32::MAX);
+        Outcome {
+            end,
+            status,
+            backend: self.backend.as_ref().filter(|_| self.may_have_reached).map(|backend| backend.id()),
+            input_tokens: amount(|tokens| tokens.input.tokens),
+            output_tokens: amount(|tokens| tokens.output.tokens),
+            is_estimated: tokens.is_some_and(Tokens::is_estimated),
+            first_token_us,
+            total_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+        }
     }
 }
 
 impl Drop for Settlement {
     fn drop(&mut self) {
         self.settle(End::ClientLeft);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{num::NonZeroUsize, thread};
+
+    use http::HeaderMap;
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::{llm::usage::Usage, proxy::request_id::RequestIds};
+
+    fn settling() -> Arc<Settling> {
+        let observers = Observers::new(NonZeroUsize::MIN, TaskTracker::new());
+        let (metrics, clock) = (Arc::new(Metrics::default()), Clock::manual(0).0);
+        Arc::new(Settling { metrics, clock, estimates: Arc::default(), observers })
+    }
+
+    fn open(shared: &Arc<Settling>) -> Settlement {
+        let mut settlement = Settlement::open(shared, &RequestIds::new().accept_or_make(&HeaderMap::new()));
+        settlement.asks(Surface::Ollama, Operation::Chat);
+        settlement
+    }
+
+    /// A call for which a model runs, on an input of 8 tokens by its bytes.
+    fn running(shared: &Arc<Settling>) -> Settlement {
+        let mut settlement = open(shared);
+        settlement.names_model("m");
+        let expected = shared.estimates.expect("m", 8, None);
+        settlement.expects(Estimate { from_bytes: 8, expected, is_open: true });
+        settlement.may_have_reached = true;
+        settlement.answers(StatusCode::OK);
+        settlement
+    }
+
+    fn counted(input: u64, output: u64) -> Counted {
+        Counted { usage: Usage { input: Some(input), output: Some(output) }, pieces: 3, bytes: 0 }
+    }
+
+    #[track_caller]
+    fn check_ended(shared: &Settling, class: &str, calls: u32) {
+        let text = shared.metrics.render();
+        let ended = format!("requests_total{{surface=\"ollama\",operation=\"chat\",status=\"{class}\"}} {calls}\n");
+        assert!(text.contains(&ended) && text.contains("tollgate_requests_in_flight 0\n"), "{ended} in:\n{text}");
+    }
+
+    #[test]
+    fn only_the_first_end_counts() {
+        let shared = settling();
+        let mut settlement = running(&shared);
+        settlement.settle(End::Complete);
+        settlement.settle(End::Failed);
+        drop(settlement);
+        check_ended(&shared, "2xx", 1);
+    }
+
+    #[test]
+    fn a_panic_settles_what_it_holds_once() {
+        let shared = settling();
+        let held = running(&shared);
+        let panicked = thread::spawn(move || {
+            let mut held = held;
+            held.counts(Counted { pieces: 3, ..Counted::default() });
+            panic!("as a bug would");
+        });
+        assert!(panicked.join().is_err());
+        check_ended(&shared, "2xx", 1);
+        let text = shared.metrics.render();
+        let tokens = "tokens_total{surface=\"ollama\",direction=\"output\",estimated=\"true\"} 3\n";
+        assert!(text.contains(tokens), "{text}");
+    }
+
+    #[test]
+    fn it_learns_from_whole_answers_that_were_counted_and_from_no_others() {
+        let shared = settling();
+        let is_learned = || shared.estimates.expect("m", 8, None).input != 8;
+        for end in [End::ClientLeft, End::Failed] {
+            let mut settlement = running(&shared);
+            settlement.counts(counted(16, 4));
+            settlement.settle(end);
+            assert!(!is_learned(), "{end:?}");
+        }
+        running(&shared).settle(End::Complete);
+        assert!(!is_learned(), "nothing was counted");
+        let mut settlement = running(&shared);
+        settlement.counts(counted(16, 4));
+        settlement.settle(End::Complete);
+        assert!(is_learned());
+    }
+
+    #[test]
+    fn an_input_that_nobody_counted_is_what_was_learned_of_the_model() {
+        let shared = settling();
+        for _ in 0..100 {
+            let mut settlement = running(&shared);
+            settlement.counts(counted(16, 4));
+            settlement.settle(End::Complete);
+        }
+        let mut settlement = running(&shared);
+        settlement.settle(End::ClientLeft);
+        let text = shared.metrics.render();
+        let tokens = "tokens_total{surface=\"ollama\",direction=\"input\",estimated=\"true\"} 16\n";
+        assert!(text.contains(tokens), "{text}");
     }
 }

@@ -1,18 +1,35 @@
 //! Limits held in this process's memory: what the charges of a call count against.
 //!
-//! A call's charges are reserved together or not at all ([`Quota::reserve`]); the [`Reservation`] is then kept, because
-//! the call reached a backend, or given back. [`Window`] is the arithmetic of one counter, [`Quota`] the
-//! table of all of them. Enforced so far: windows counted in requests. The caller refuses every other rule as
-//! unsupported before it comes here.
+//! A call's charges are reserved together or not at all ([`Quota::reserve`]); the [`Reservation`] is then settled by what
+//! the call used, or given back. Each shape of a limit is a [`Counter`] of its own, pure arithmetic in whole numbers;
+//! [`Quota`] is the table of all of them.
 //!
-//! Nothing here waits, asks the time, opens a socket or keeps a name: counters go by a hash of their names. What several
+//! Nothing here waits, asks the time, opens a socket or keeps a partition: counters go by a hash of their names. What several
 //! gates hold together is in [`shared`], which alone talks to Redis.
 
+pub mod bucket;
+pub mod calendar;
+mod charge;
+pub mod concurrent;
+pub mod counter;
 mod key;
+mod moment;
+mod owners;
+mod refused;
+mod reservation;
 mod shard;
 pub mod shared;
 pub mod table;
+mod totals;
 pub mod window;
 
-pub use table::{Charge, MAX_CHARGES, Quota, QuotaBounds, Refused, Reservation};
-pub use window::{NoRoom, Slice, Window};
+pub use charge::{Charge, Outcome, Tokens, Unit};
+pub use counter::{Counter, Mark, Wait};
+pub use moment::Moment;
+pub use refused::{Exceeded, Refused, Standing};
+pub use reservation::Reservation;
+pub use table::{MAX_CHARGES, Quota, QuotaBounds};
+pub use totals::Totals;
+
+#[cfg(test)]
+mod tests;

@@ -2,8 +2,9 @@
 
 use std::{
     convert::Infallible,
+    error::Error,
     future::poll_fn,
-    io,
+    io, iter,
     net::IpAddr,
     pin::{Pin, pin},
     sync::Arc,
@@ -19,6 +20,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::io::Errno;
 use socket2::SockRef;
 use tokio::{
     io::AsyncWriteExt,
@@ -189,7 +191,17 @@ async fn http2(mut stream: TlsStream<CallerStream>, peer: IpAddr, shared: &Arc<S
     drive(connection, http2::Connection::graceful_shutdown, &pulse, shared).await;
 }
 
-async fn answer(
+/// Answers one request.
+///
+/// Boxed: hyper keeps the place of this future for as long as the connection, or the stream, lasts; all that a call needs
+/// up to its answer's head is large, and its answer's body may take minutes.
+fn answer(request: Request<Incoming>, peer: IpAddr, shared: Arc<Shared>, call: RunningCall) -> Answering {
+    Box::pin(answer_now(request, peer, shared, call))
+}
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response<CallBody>, Infallible>> + Send>>;
+
+async fn answer_now(
     request: Request<Incoming>,
     peer: IpAddr,
     shared: Arc<Shared>,
@@ -214,7 +226,7 @@ where
 {
     let patience = Patience { head: shared.bounds.head, keep_alive: shared.bounds.keep_alive };
     let mut connection = pin!(connection);
-    let mut timer = pin!(sleep(patience.head));
+    let mut timer = pin!(sleep(patience.until_first_look()));
     let mut news = pin!(shared.ending.next());
     let (mut is_watching, mut is_ending) = (false, false);
     poll_fn(|context| {
@@ -262,6 +274,8 @@ fn note(ended: hyper::Result<()>, shared: &Shared) {
     let Err(error) = ended else { return };
     if error.is_parse_too_large() {
         shared.edges().reached(Bound::HeadSize);
+    } else if is_stalled(&error) {
+        shared.edges().reached(Bound::Stall);
     } else if is_excess(&error) {
         shared.edges().reached(Bound::Http2);
     }
@@ -269,9 +283,20 @@ fn note(ended: hyper::Result<()>, shared: &Shared) {
     tracing::debug!(error = causes(&error), "a connection ended early");
 }
 
+/// Whether the system gave the connection up, because the caller took nothing for as long as it may.
+fn is_stalled(error: &hyper::Error) -> bool {
+    let io_error = |error: &(dyn Error + 'static)| {
+        let of_http2 = error.downcast_ref::<h2::Error>().and_then(h2::Error::get_io);
+        error.downcast_ref::<io::Error>().or(of_http2).and_then(io::Error::raw_os_error)
+    };
+    iter::successors(error.source(), |&error| error.source())
+        .filter_map(io_error)
+        .any(|number| Errno::from_raw_os_error(number) == Errno::TIMEDOUT)
+}
+
 /// Whether the caller did more on HTTP/2 than it may, or didn't answer a ping.
 fn is_excess(error: &hyper::Error) -> bool {
-    let mut cause = std::error::Error::source(error);
+    let mut cause = error.source();
     while let Some(error) = cause {
         if error.downcast_ref::<h2::Error>().is_some_and(|error| error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
         {

@@ -19,6 +19,16 @@ pub(super) struct Patience {
     pub(super) keep_alive: Duration,
 }
 
+impl Patience {
+    /// How long nobody need look: no deadline that begins meanwhile is over by then, save those shorter than [`SELDOM`].
+    pub(super) fn until_first_look(&self) -> Duration {
+        self.head.min(self.keep_alive).max(SELDOM)
+    }
+}
+
+/// What looks more often than this costs more than what it watches.
+const SELDOM: Duration = Duration::from_millis(20);
+
 /// What the timer found.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Look {
@@ -72,10 +82,11 @@ impl Pulse {
         self.calls.fetch_sub(1, Ordering::Release);
     }
 
-    /// Is a deadline over? If not, when to look again: never later than a head that begins now would be due.
+    /// Is a deadline over? If not, when to look again: never later than a head that begins now, or an idle time that does,
+    /// would be over.
     pub(super) fn look(&self, patience: &Patience) -> Look {
         if self.has_calls() {
-            return Look::Again(patience.head);
+            return Look::Again(patience.until_first_look());
         }
         let mark = self.mark.load(Ordering::Relaxed);
         let since = Duration::from_millis(mark >> 1);
@@ -141,6 +152,23 @@ mod tests {
         assert_eq!(pulse.look(&PATIENCE), Look::Again(seconds(1)));
         hand.advance(seconds(1));
         assert_eq!(pulse.look(&PATIENCE), Look::Over(Bound::HeadTime));
+    }
+
+    #[test]
+    fn an_idle_time_shorter_than_that_of_a_head_is_not_overslept() {
+        let (clock, hand) = Clock::manual(0);
+        let patience = Patience { head: seconds(10), keep_alive: seconds(2) };
+        let pulse = Pulse::new(clock, true);
+        assert_eq!(patience.until_first_look(), seconds(2), "the first call may be over soon");
+        pulse.call_begins();
+        assert_eq!(pulse.look(&patience), Look::Again(seconds(2)));
+        pulse.call_ends();
+        hand.advance(seconds(1));
+        assert_eq!(pulse.look(&patience), Look::Again(seconds(1)));
+        hand.advance(seconds(1));
+        assert_eq!(pulse.look(&patience), Look::Over(Bound::KeepAlive));
+        let tiny = Patience { head: seconds(10), keep_alive: Duration::from_millis(1) };
+        assert_eq!(tiny.until_first_look(), SELDOM);
     }
 
     #[test]

@@ -11,10 +11,11 @@ use crate::ports::store::{Declared, StoreError, StoredBackend};
 /// As many as a configuration may have.
 const BACKENDS_MAX: i64 = 1024;
 
-const SELECT_BACKENDS: &str = "SELECT name, url, kind, weight, created_at FROM backends ORDER BY created_at, name";
+const SELECT_BACKENDS: &str = "\
+    SELECT name, url, kind, weight, anthropic, created_at FROM backends ORDER BY created_at, name";
 const SELECT_DRAINED: &str = "SELECT name FROM drained_backends ORDER BY name";
 const INSERT_BACKEND: &str = "\
-    INSERT INTO backends (name, url, kind, weight, created_at) VALUES ($1, $2, $3, $4, $5)";
+    INSERT INTO backends (name, url, kind, weight, anthropic, created_at) VALUES ($1, $2, $3, $4, $5, $6)";
 
 impl SqliteStore {
     /// Both tables in one transaction, so that they are of one moment.
@@ -44,6 +45,7 @@ impl SqliteStore {
             .bind(backend.url)
             .bind(backend.kind)
             .bind(i64::from(backend.weight))
+            .bind(backend.anthropic)
             .bind(created_at)
             .execute(&mut *change)
             .await?;
@@ -112,6 +114,7 @@ fn stored_backend(row: &SqliteRow) -> Result<StoredBackend, StoreError> {
         url: row.try_get("url")?,
         kind: row.try_get("kind")?,
         weight: u32::try_from(weight).map_err(|_| owner.unreadable(&format!("{weight} as weight")))?,
+        anthropic: row.try_get("anthropic")?,
         created_at_ms: owner.unsigned(row, "created_at")?,
         name,
     })

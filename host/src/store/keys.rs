@@ -3,12 +3,14 @@
 use sqlx::{Row, SqliteConnection};
 
 use super::{
+    limits::{self, Held, Holder},
     rows::{self, Columns, KeyReader},
     sqlite::{SqliteStore, commit},
     users,
 };
 use crate::ports::{
     keys::KeyState,
+    limits::LimitChange,
     store::{NewKey, Rotated, Rotation, StoreError, StoredKey},
 };
 
@@ -17,8 +19,8 @@ macro_rules! select_keys {
     ($rest:literal) => {
         concat!(
             "SELECT keys.id, keys.name, keys.hash, keys.former_hash, keys.former_until, keys.state, \
-                    keys.requests_per_minute, keys.models, keys.may_manage, keys.attributes, keys.expires_at, \
-                    keys.created_at, users.name AS user_name, users.state AS user_state, \
+                    keys.models, keys.may_manage, keys.attributes, keys.expires_at, keys.created_at, \
+                    users.id AS user_id, users.name AS user_name, users.state AS user_state, \
                     users.attributes AS user_attributes, users.created_at AS user_created_at \
              FROM keys LEFT JOIN users ON users.id = keys.user_id ",
             $rest
@@ -31,9 +33,8 @@ const SELECT_KEY: &str = select_keys!("WHERE keys.id = $1");
 
 /// Makes no row when the name is taken; any other conflict fails.
 const INSERT_KEY: &str = "\
-    INSERT INTO keys (id, name, user_id, hash, state, requests_per_minute, models, may_manage, attributes, \
-                      expires_at, created_at) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
+    INSERT INTO keys (id, name, user_id, hash, state, models, may_manage, attributes, expires_at, created_at) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
     ON CONFLICT (name, coalesce(user_id, '')) WHERE state <> 'revoked' DO NOTHING";
 
 /// The key of this id stands first, then live keys of this name, then revoked ones. Two rows tell whether it is one.
@@ -50,17 +51,20 @@ const ROTATE_KEY: &str = "\
 
 impl SqliteStore {
     pub(super) async fn read_keys(&self) -> Result<Vec<StoredKey>, StoreError> {
-        let rows = sqlx::query(SELECT_KEYS).fetch_all(&self.readers).await?;
-        let mut reader = KeyReader::default();
+        let mut reading = self.readers.begin().await?;
+        let rows = sqlx::query(SELECT_KEYS).fetch_all(&mut *reading).await?;
+        let mut reader = KeyReader::with(Held::by_all(&mut reading).await?);
+        reading.commit().await?;
         rows.iter().map(|row| reader.read(row)).collect()
     }
 
     pub(super) async fn read_key(&self, key: &str) -> Result<StoredKey, StoreError> {
         let mut reading = self.readers.begin().await?;
         let (id, _) = find(&mut reading, key).await?;
-        let row = sqlx::query(SELECT_KEY).bind(id).fetch_one(&mut *reading).await?;
+        let row = sqlx::query(SELECT_KEY).bind(&id).fetch_one(&mut *reading).await?;
+        let held = Held::by_key_and_user(&mut reading, &id).await?;
         reading.commit().await?;
-        KeyReader::default().read(&row)
+        KeyReader::with(held).read(&row)
     }
 
     pub(super) async fn insert_key(&self, key: NewKey) -> Result<(), StoreError> {
@@ -76,7 +80,6 @@ impl SqliteStore {
             .bind(user_id)
             .bind(key.hash.as_slice())
             .bind(KeyState::Active.as_str())
-            .bind(columns.requests_per_minute)
             .bind(columns.models)
             .bind(key.may_manage)
             .bind(columns.attributes)
@@ -87,6 +90,7 @@ impl SqliteStore {
         if made.rows_affected() == 0 {
             return Err(StoreError::NameTaken { name: key.name });
         }
+        limits::change_those_of(Holder::Key(&key.id), &key.limits, &mut change).await?;
         commit(change).await
     }
 
@@ -105,6 +109,18 @@ impl SqliteStore {
             .execute(&mut *change)
             .await?;
         commit(change).await?;
+        Ok(id)
+    }
+
+    pub(super) async fn update_key_limits(&self, key: &str, changes: Vec<LimitChange>) -> Result<String, StoreError> {
+        let mut change = self.begin().await?;
+        let (id, found) = find(&mut change, key).await?;
+        if found == KeyState::Revoked {
+            return Err(StoreError::Revoked { key: key.to_owned() });
+        }
+        if limits::change_those_of(Holder::Key(&id), &changes, &mut change).await? {
+            commit(change).await?;
+        }
         Ok(id)
     }
 

@@ -4,6 +4,7 @@
 
 mod backends;
 mod keys;
+mod limits;
 mod place;
 mod rows;
 pub mod sqlite;

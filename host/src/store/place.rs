@@ -121,8 +121,8 @@ async fn lock(folder: &Path, opened: &File) -> Result<(), StoreError> {
             Err(error) => return Err(failed(folder, error.into())),
         }
     }
-    let folder = folder.display();
-    Err(StoreError::Refused(format!("another process has kept '{folder}' locked for five seconds: try again")))
+    let kept = "another process has kept it locked for five seconds: try again";
+    Err(failed(folder, io::Error::new(io::ErrorKind::WouldBlock, kept)))
 }
 
 fn make_or_check_file(path: &Path) -> Result<(), StoreError> {

@@ -7,6 +7,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use sqlx::{Row, sqlite::SqliteRow};
 
+use super::limits::{Held, Holder};
 use crate::ports::{
     keys::{Attributes, KeyRecord, KeyState, Scope, User, UserState},
     store::{FormerSecret, NewAttributes, NewKey, SecretHash, StoreError, StoredKey},
@@ -25,7 +26,6 @@ pub(super) struct Columns {
     pub(super) models: Option<String>,
     /// JSON list of pairs of a name and its values.
     pub(super) attributes: String,
-    pub(super) requests_per_minute: Option<i64>,
     pub(super) expires_at: Option<i64>,
     pub(super) created_at: i64,
 }
@@ -39,7 +39,6 @@ impl Columns {
         Ok(Self {
             models,
             attributes: attributes_text(&key.attributes)?,
-            requests_per_minute: key.requests_per_minute.map(|number| signed("limit", number)).transpose()?,
             expires_at: key.expires_at_ms.map(|number| signed("end", number)).transpose()?,
             created_at: signed("creation time", key.created_at_ms)?,
         })
@@ -47,12 +46,18 @@ impl Columns {
 }
 
 /// Reads rows of keys. Keys of one user share what is known of that user.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct KeyReader {
     users: HashMap<String, Arc<User>>,
+    held: Held,
 }
 
 impl KeyReader {
+    /// A reader that gives these limits to their holders.
+    pub(super) fn with(held: Held) -> Self {
+        Self { users: HashMap::new(), held }
+    }
+
     /// A key from the columns that [`super::keys`] selects.
     pub(super) fn read(&mut self, row: &SqliteRow) -> Result<StoredKey, StoreError> {
         let id: String = row.try_get("id")?;
@@ -62,7 +67,7 @@ impl KeyReader {
             user: self.user(row)?,
             state: key_state(row.try_get("state")?, &id)?,
             expires_at_ms: owner.unsigned_or_none(row, "expires_at")?,
-            requests_per_minute: owner.unsigned_or_none(row, "requests_per_minute")?,
+            limits: self.held.take(Holder::Key(&id)),
             scope: scope(row.try_get("models")?, owner)?,
             may_manage: row.try_get("may_manage")?,
             attributes: attributes(row.try_get("attributes")?, owner)?,
@@ -82,19 +87,20 @@ impl KeyReader {
         if let Some(known) = self.users.get(name) {
             return Ok(Some(Arc::clone(known)));
         }
-        let user = Arc::new(user(row)?);
+        let user = Arc::new(user(row, &mut self.held)?);
         self.users.insert(name.to_owned(), Arc::clone(&user));
         Ok(Some(user))
     }
 }
 
-/// A user from the columns `user_name`, `user_state`, `user_attributes` and `user_created_at`.
-pub(super) fn user(row: &SqliteRow) -> Result<User, StoreError> {
+/// A user from the columns `user_id`, `user_name`, `user_state`, `user_attributes` and `user_created_at`.
+pub(super) fn user(row: &SqliteRow, held: &mut Held) -> Result<User, StoreError> {
     let name: String = row.try_get("user_name")?;
     let owner = Owner::User(&name);
     Ok(User {
         state: user_state(row.try_get("user_state")?, &name)?,
         attributes: attributes(row.try_get("user_attributes")?, owner)?,
+        limits: held.take(Holder::User(row.try_get("user_id")?)),
         created_at_ms: owner.unsigned(row, "user_created_at")?,
         name: name.as_str().into(),
     })

@@ -17,9 +17,10 @@ use sqlx::{
 use super::place::Place;
 use crate::ports::{
     keys::{KeyState, UserState},
+    limits::LimitChange,
     store::{
-        Answer, Declared, NewAttributes, NewKey, NewUser, Rotated, Rotation, Store, StoreError, StoredBackend,
-        StoredKey, StoredUser,
+        Answer, Declared, NewKey, NewUser, Rotated, Rotation, Store, StoreError, StoredBackend, StoredKey, StoredUser,
+        UserChanges,
     },
 };
 
@@ -99,6 +100,10 @@ impl Store for SqliteStore {
         Box::pin(self.change_key_state(key, state))
     }
 
+    fn change_key_limits<'a>(&'a self, key: &'a str, changes: Vec<LimitChange>) -> Answer<'a, String> {
+        Box::pin(self.update_key_limits(key, changes))
+    }
+
     fn rotate_key(&self, rotation: Rotation) -> Answer<'_, Rotated> {
         Box::pin(self.change_secret(rotation))
     }
@@ -115,8 +120,8 @@ impl Store for SqliteStore {
         Box::pin(self.change_user_state(user, state))
     }
 
-    fn set_user_attributes<'a>(&'a self, user: &'a str, changes: NewAttributes) -> Answer<'a, ()> {
-        Box::pin(self.change_user_attributes(user, changes))
+    fn change_user<'a>(&'a self, user: &'a str, changes: UserChanges) -> Answer<'a, ()> {
+        Box::pin(self.update_user(user, changes))
     }
 
     fn remove_user<'a>(&'a self, user: &'a str) -> Answer<'a, ()> {

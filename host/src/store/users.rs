@@ -3,17 +3,18 @@
 use sqlx::{Row, SqliteConnection};
 
 use super::{
+    limits::{self, Held, Holder},
     rows::{self, Owner},
     sqlite::{SqliteStore, commit},
 };
 use crate::ports::{
     keys::UserState,
-    store::{NewAttributes, NewUser, StoreError, StoredUser},
+    store::{NewAttributes, NewUser, StoreError, StoredUser, UserChanges},
 };
 
 const SELECT_USERS: &str = "\
-    SELECT users.name AS user_name, users.state AS user_state, users.attributes AS user_attributes, \
-           users.created_at AS user_created_at, \
+    SELECT users.id AS user_id, users.name AS user_name, users.state AS user_state, \
+           users.attributes AS user_attributes, users.created_at AS user_created_at, \
            (SELECT count(*) FROM keys WHERE keys.user_id = users.id AND keys.state <> 'revoked') AS live_keys \
     FROM users ORDER BY users.name";
 
@@ -26,9 +27,12 @@ const NO_ATTRIBUTES: &str = "[]";
 
 impl SqliteStore {
     pub(super) async fn read_users(&self) -> Result<Vec<StoredUser>, StoreError> {
-        let rows = sqlx::query(SELECT_USERS).fetch_all(&self.readers).await?;
+        let mut reading = self.readers.begin().await?;
+        let rows = sqlx::query(SELECT_USERS).fetch_all(&mut *reading).await?;
+        let mut held = Held::by_users(&mut reading).await?;
+        reading.commit().await?;
         let stored = |row| {
-            let user = rows::user(row)?;
+            let user = rows::user(row, &mut held)?;
             let live_keys = Owner::User(&user.name).unsigned(row, "live_keys")?;
             Ok(StoredUser { user, live_keys })
         };
@@ -41,6 +45,10 @@ impl SqliteStore {
         let mut change = self.begin().await?;
         if !make(&mut change, &user.name, &attributes, created_at).await? {
             return Err(StoreError::UserTaken { name: user.name });
+        }
+        if !user.limits.is_empty() {
+            let id = find(&mut change, &user.name).await?.id;
+            limits::change_those_of(Holder::User(&id), &user.limits, &mut change).await?;
         }
         commit(change).await
     }
@@ -59,28 +67,22 @@ impl SqliteStore {
         commit(change).await
     }
 
-    pub(super) async fn change_user_attributes(&self, user: &str, changes: NewAttributes) -> Result<(), StoreError> {
+    pub(super) async fn update_user(&self, user: &str, changes: UserChanges) -> Result<(), StoreError> {
         let mut change = self.begin().await?;
         let found = find(&mut change, user).await?;
+        let has_new_limits = limits::change_those_of(Holder::User(&found.id), &changes.limits, &mut change).await?;
         let before: NewAttributes =
             serde_json::from_str(&found.attributes).map_err(|_| Owner::User(user).unreadable("the attributes"))?;
-        let mut attributes = before.clone();
-        for (name, values) in changes {
-            let place = attributes.iter().position(|(known, _)| *known == name);
-            match place.and_then(|place| attributes.get_mut(place)) {
-                Some((_, known)) => *known = values,
-                None => attributes.push((name, values)),
-            }
-        }
-        attributes.retain(|(_, values)| !values.is_empty());
-        if attributes == before {
+        let attributes = with(before.clone(), changes.attributes);
+        if attributes != before {
+            sqlx::query("UPDATE users SET attributes = $1 WHERE id = $2")
+                .bind(rows::attributes_text(&attributes)?)
+                .bind(found.id)
+                .execute(&mut *change)
+                .await?;
+        } else if !has_new_limits {
             return Ok(());
         }
-        sqlx::query("UPDATE users SET attributes = $1 WHERE id = $2")
-            .bind(rows::attributes_text(&attributes)?)
-            .bind(found.id)
-            .execute(&mut *change)
-            .await?;
         commit(change).await
     }
 
@@ -96,9 +98,23 @@ impl SqliteStore {
             return Err(StoreError::UserHasKeys { user: user.to_owned(), live_keys });
         }
         sqlx::query("UPDATE keys SET user_id = NULL WHERE user_id = $1").bind(&id).execute(&mut *change).await?;
+        limits::remove_those_of_user(&id, &mut change).await?;
         sqlx::query("DELETE FROM users WHERE id = $1").bind(id).execute(&mut *change).await?;
         commit(change).await
     }
+}
+
+/// The attributes with these in place of their namesakes; a name without values goes.
+fn with(mut attributes: NewAttributes, changes: NewAttributes) -> NewAttributes {
+    for (name, values) in changes {
+        let place = attributes.iter().position(|(known, _)| *known == name);
+        match place.and_then(|place| attributes.get_mut(place)) {
+            Some((_, known)) => *known = values,
+            None => attributes.push((name, values)),
+        }
+    }
+    attributes.retain(|(_, values)| !values.is_empty());
+    attributes
 }
 
 /// The id of the user of this name, who is made if there is none, and who may have keys.

@@ -92,6 +92,8 @@ pub struct BackendStatus {
     pub kind: BackendKind,
     /// What policies are told as its weight.
     pub weight: u32,
+    /// Whether an `openai` server was declared to answer in Anthropic's API too.
+    pub speaks_anthropic: bool,
     /// Who wants it.
     pub origin: Origin,
     /// Whether it answered when last asked.
@@ -226,6 +228,7 @@ impl Backend {
             url: self.url.clone(),
             kind: self.kind,
             weight: self.weight.load(Ordering::Relaxed),
+            speaks_anthropic: self.speaks_anthropic,
             origin: self.origin,
             is_up: self.is_up(),
             is_drained: self.is_drained(),

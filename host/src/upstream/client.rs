@@ -1,6 +1,6 @@
 //! Sending a call to a backend. The address is built from the backend and the operation's row, never from a caller's text.
 
-use std::{future::poll_fn, io, pin::pin, sync::Arc, time::Duration};
+use std::{error::Error, future::poll_fn, io, iter, pin::pin, sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -66,13 +66,13 @@ impl From<&'static str> for CallPath<'_> {
 pub enum SendError {
     /// No connection came about: nothing of the call has left.
     #[error("no connection to the backend")]
-    Connect(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Connect(#[source] Box<dyn Error + Send + Sync>),
     /// The answer did not begin in time.
     #[error("the backend did not begin its answer within {} seconds", .0.as_secs())]
     FirstByte(Duration),
     /// The connection broke, or what came is no HTTP.
     #[error("the backend's answer could not be read")]
-    Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Broken(#[source] Box<dyn Error + Send + Sync>),
     /// What came is HTTP, but no answer to a call: a redirect, or another protocol.
     #[error("the backend answered {0}, which is no answer to a call")]
     NoAnswer(StatusCode),
@@ -85,19 +85,23 @@ pub enum SendError {
 }
 
 impl SendError {
+    /// Whether no connection came about because the time for that was over.
+    pub fn is_late_connect(&self) -> bool {
+        // Errors of the system itself carry its number; what a deadline of this program ends doesn't.
+        let is_late = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none();
+        matches!(self, Self::Connect(_)) && self.io_causes().any(is_late)
+    }
+
     /// Whether this machine, and not the backend, is why there is no connection: no descriptors, buffers or ports left.
     pub fn is_ours(&self) -> bool {
-        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
-        while let Some(error) = cause {
-            let number =
-                error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error).map(Errno::from_raw_os_error);
-            if matches!(number, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::ADDRNOTAVAIL | Errno::NOMEM))
-            {
-                return true;
-            }
-            cause = error.source();
-        }
-        false
+        let is_ours =
+            |number| matches!(number, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::ADDRNOTAVAIL | Errno::NOMEM);
+        self.io_causes().filter_map(io::Error::raw_os_error).map(Errno::from_raw_os_error).any(is_ours)
+    }
+
+    fn io_causes(&self) -> impl Iterator<Item = &io::Error> {
+        iter::successors(Some(self as &(dyn Error + 'static)), |&error| error.source())
+            .filter_map(|error| error.downcast_ref::<io::Error>())
     }
 }
 

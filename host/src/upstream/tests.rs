@@ -4,6 +4,7 @@ use std::{
     future::pending,
     io,
     net::{Ipv4Addr, SocketAddr},
+    num::NonZeroU64,
     sync::Arc,
     time::Duration,
 };
@@ -36,9 +37,9 @@ use crate::{
     config::{self, BackendKind, BackendUrl, Config},
     wire::{
         body::{Outgoing, Pieces},
-        bounded::{Bounds, ReadError},
+        bounded::ReadError,
         causes::causes,
-        upload::Upload,
+        upload::{Bounds, Upload},
     },
 };
 
@@ -212,7 +213,7 @@ async fn uploading(
     (pieces, stream, call)
 }
 
-const ROOMY: Bounds = Bounds { cap: usize::MAX, idle: PATIENCE };
+const ROOMY: Bounds = Bounds { cap: usize::MAX, idle: PATIENCE, rate: NonZeroU64::MIN };
 
 #[tokio::test]
 async fn an_upload_takes_as_long_as_it_takes_and_the_first_byte_counts_from_its_end() {
@@ -238,7 +239,7 @@ async fn an_upload_takes_as_long_as_it_takes_and_the_first_byte_counts_from_its_
 
 #[tokio::test]
 async fn an_upload_that_breaks_its_bounds_is_the_caller_s_doing_and_ends_the_connection() {
-    let bounds = Bounds { cap: 5, idle: Duration::from_millis(100) };
+    let bounds = Bounds { cap: 5, idle: Duration::from_millis(100), ..ROOMY };
     for (pieces_sent, is_expected) in [
         (1, (|error| matches!(error, ReadError::Idle(_))) as fn(&ReadError) -> bool),
         (2, |error| matches!(error, ReadError::TooLarge { cap: 5 })),

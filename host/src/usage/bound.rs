@@ -21,24 +21,34 @@ pub enum Bound {
     HeadTime,
     /// `server.body_idle_timeout`.
     BodyIdle,
+    /// `server.body_timeout`.
+    BodyTime,
+    /// `server.min_blob_rate`.
+    BlobRate,
     /// `server.keep_alive_timeout`.
     KeepAlive,
     /// `server.http2`: a connection that did more than it may, or didn't answer a ping.
     Http2,
-    /// `upstream.idle_timeout`, on the caller's side: a caller on HTTP/2 took nothing of an answer. On HTTP/1.1 the system
-    /// ends such a connection, uncounted.
+    /// `upstream.idle_timeout`, on the caller's side: a caller took nothing of an answer. Where that stops the whole
+    /// connection, Linux ends it; other systems don't.
     Stall,
     /// `server.drain_timeout`: a connection was cut when the gate stopped.
     Drain,
+    /// `upstream.connect_timeout`: each attempt at a backend counts.
+    UpstreamConnect,
     /// `upstream.first_byte_timeout`.
     UpstreamFirstByte,
     /// `upstream.idle_timeout`.
     UpstreamIdle,
+    /// `upstream.management_timeout`: to the first byte of an answer, or within it.
+    Management,
+    /// `policies.settle_queue`: a call came to its end without the policies that wait for that being told.
+    SettleQueue,
 }
 
 impl Bound {
     /// All of them, so that each counter is there before it counts.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 20] = [
         Self::Connections,
         Self::InFlight,
         Self::HeadSize,
@@ -48,12 +58,17 @@ impl Bound {
         Self::Handshake,
         Self::HeadTime,
         Self::BodyIdle,
+        Self::BodyTime,
+        Self::BlobRate,
         Self::KeepAlive,
         Self::Http2,
         Self::Stall,
         Self::Drain,
+        Self::UpstreamConnect,
         Self::UpstreamFirstByte,
         Self::UpstreamIdle,
+        Self::Management,
+        Self::SettleQueue,
     ];
 
     /// As it stands in the metrics: the configuration's key.
@@ -68,12 +83,17 @@ impl Bound {
             Self::Handshake => "handshake_timeout",
             Self::HeadTime => "head_timeout",
             Self::BodyIdle => "body_idle_timeout",
+            Self::BodyTime => "body_timeout",
+            Self::BlobRate => "min_blob_rate",
             Self::KeepAlive => "keep_alive_timeout",
             Self::Http2 => "http2",
             Self::Stall => "caller_idle_timeout",
             Self::Drain => "drain_timeout",
+            Self::UpstreamConnect => "upstream_connect_timeout",
             Self::UpstreamFirstByte => "upstream_first_byte_timeout",
             Self::UpstreamIdle => "upstream_idle_timeout",
+            Self::Management => "upstream_management_timeout",
+            Self::SettleQueue => "settle_queue",
         }
     }
 }

@@ -16,7 +16,9 @@ use super::{
     admin::AdminNumbers,
     backend_gauges::{BackendGauges, BackendNumbers},
     edges::Edges,
+    estimate_error::EstimateError,
     few::Few,
+    limit_counters::{LimitCounters, LimitNumbers},
 };
 use crate::{
     llm::{Operation, Surface},
@@ -85,10 +87,12 @@ pub struct Metrics {
     known_requests: Few<RequestLabels, Counter>,
     in_flight: Gauge<i64, AtomicI64>,
     tokens: Family<TokenLabels, Counter>,
+    estimate_error: EstimateError,
     policy_seconds: Seconds,
     known_policies: Few<PolicyLabels, Histogram>,
     policy_faults: Family<FaultLabels, Counter>,
     backends: BackendGauges,
+    limits: LimitCounters,
     edges: Edges,
     admin: AdminNumbers,
 }
@@ -102,6 +106,7 @@ impl Default for Metrics {
         registry.register("requests_in_flight", "Calls in progress", in_flight.clone());
         let tokens = Family::<TokenLabels, Counter>::default();
         registry.register("tokens", "Tokens that models read and wrote, counted by them or estimated", tokens.clone());
+        let estimate_error = EstimateError::register(&mut registry);
         let policy_seconds = Seconds::new_with_constructor(|| Histogram::new(POLICY_BUCKETS));
         registry.register(
             "policy_call_duration_seconds",
@@ -111,7 +116,9 @@ impl Default for Metrics {
         let policy_faults = Family::<FaultLabels, Counter>::default();
         registry.register("policy_faults", "Policy calls that failed, by kind of fault", policy_faults.clone());
         let backends = BackendGauges::default();
+        let limits = LimitCounters::default();
         registry.register_collector(Box::new(backends.clone()));
+        registry.register_collector(Box::new(limits.clone()));
         let (edges, admin) = (Edges::register(&mut registry), AdminNumbers::register(&mut registry));
         Self {
             registry,
@@ -119,10 +126,12 @@ impl Default for Metrics {
             known_requests: Few::default(),
             in_flight,
             tokens,
+            estimate_error,
             policy_seconds,
             known_policies: Few::default(),
             policy_faults,
             backends,
+            limits,
             edges,
             admin,
         }
@@ -159,10 +168,20 @@ impl Metrics {
         self.tokens.get_or_create(&TokenLabels { surface, direction, estimated }).inc_by(tokens);
     }
 
+    /// A call of which so many tokens were expected took so many.
+    pub fn estimate_missed(&self, direction: Direction, expected: u32, used: u64) {
+        self.estimate_error.note(direction, expected, used);
+    }
+
     /// Backends are asked for whenever the metrics are read, so that what is gone is gone here too. Only the first source
     /// counts.
     pub fn backends_from(&self, source: impl Fn() -> Vec<BackendNumbers> + Send + Sync + 'static) {
         self.backends.read_from(source);
+    }
+
+    /// The limits are asked for whenever the metrics are read. Only the first source counts.
+    pub fn limits_from(&self, source: impl Fn() -> LimitNumbers + Send + Sync + 'static) {
+        self.limits.read_from(source);
     }
 
     /// The numbers of the admin listener.
@@ -206,7 +225,7 @@ impl Debug for Metrics {
 }
 
 impl Direction {
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Input => "input",
             Self::Output => "output",
@@ -236,24 +255,36 @@ mod tests {
         metrics.call_ended(Surface::OpenAi, Operation::Chat, 429);
         metrics.tokens_took(Surface::Ollama, Direction::Input, 7, true);
         metrics.tokens_took(Surface::Ollama, Direction::Output, 0, false);
+        metrics.estimate_missed(Direction::Input, 10, 7);
+        metrics.estimate_missed(Direction::Input, 10, 14);
+        metrics.estimate_missed(Direction::Input, 10, 10);
         metrics.backends_from(|| {
             vec![BackendNumbers { name: "gpu-1".into(), is_up: true, is_drained: false, in_flight: 3 }]
         });
+        metrics.limits_from(|| LimitNumbers { admitted: 9, refused: 4, debts: 2, debt_units: 70, overshoot_units: 0 });
         metrics.asked("api-key", Hook::Authenticate, Duration::from_micros(3), Some(FaultKind::Budget));
         let text = metrics.render();
         for line in [
             r#"tollgate_requests_total{surface="openai",operation="chat",status="4xx"} 1"#,
             "tollgate_requests_in_flight 1",
             r#"tollgate_tokens_total{surface="ollama",direction="input",estimated="true"} 7"#,
+            r#"tollgate_estimate_error_tokens_total{direction="input",kind="spare"} 3"#,
+            r#"tollgate_estimate_error_tokens_total{direction="input",kind="owed"} 4"#,
+            r#"tollgate_estimate_error_tokens_total{direction="output",kind="owed"} 0"#,
             r#"tollgate_backend_up{backend="gpu-1"} 1"#,
             r#"tollgate_backend_drained{backend="gpu-1"} 0"#,
             r#"tollgate_backend_in_flight{backend="gpu-1"} 3"#,
+            "tollgate_limits_admitted_total 9",
+            "tollgate_limits_refused_total 4",
+            "tollgate_limits_debts_total 2",
+            "tollgate_limits_debt_units_total 70",
+            "tollgate_limits_overshoot_units_total 0",
             r#"tollgate_policy_faults_total{policy="api-key",hook="authenticate",kind="budget"} 1"#,
             r#"tollgate_policy_call_duration_seconds_bucket{le="0.000005",policy="api-key",hook="authenticate"} 1"#,
             r#"tollgate_policy_call_duration_seconds_count{policy="api-key",hook="authenticate"} 1"#,
         ] {
             assert!(text.contains(line), "{line} is missing in:\n{text}");
         }
-        assert!(!text.contains("output"), "nothing was written:\n{text}");
+        assert!(!text.contains("surface=\"ollama\",direction=\"output\""), "nothing was written:\n{text}");
     }
 }

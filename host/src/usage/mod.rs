@@ -4,5 +4,8 @@ pub mod admin;
 pub mod backend_gauges;
 pub mod bound;
 pub mod edges;
+pub mod estimate;
+mod estimate_error;
 mod few;
+pub mod limit_counters;
 pub mod metrics;

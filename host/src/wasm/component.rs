@@ -55,7 +55,9 @@ pub enum LoadError {
         hint: &'static str,
     },
     /// It has nothing to decide.
-    #[error("it exports no hook: a policy exports `{PACKAGE}authenticate`, `admit` or `route` of version 0.1")]
+    #[error(
+        "it exports no hook: a policy exports `{PACKAGE}authenticate`, `admit`, `route` or `settle` of version 0.1"
+    )]
     NoHook,
     /// Its imports or exports have other types than the interface.
     #[error("it doesn't fit the interface: {0}")]

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::bindings::{
     asked::{charges, types},
-    hooks::{admit, authenticate, route},
+    hooks::{admit, authenticate, route, settle},
 };
 use crate::{
     llm::{Operation, Surface},
@@ -14,8 +14,8 @@ use crate::{
     },
 };
 
-/// Charges that one policy may ask for in one call.
-const MAX_CHARGES: usize = 16;
+/// Charges that one policy may ask for in one call: more than a key and its user have limits for one model.
+const MAX_CHARGES: usize = 24;
 const MAX_MESSAGE_BYTES: usize = 1024;
 const MAX_SUBJECT_BYTES: usize = 128;
 /// Lengths of a window: 60 slices of at least a millisecond, at most a day.
@@ -51,6 +51,24 @@ pub(super) fn call(call: &policy::Call) -> types::Call<'_> {
         input_tokens: call.input_tokens,
         output_cap: call.output_cap,
         streaming: call.streaming,
+    }
+}
+
+pub(super) fn outcome(outcome: &policy::Outcome) -> settle::Outcome {
+    let end = match outcome.end {
+        policy::End::Complete => settle::End::Complete,
+        policy::End::ClientLeft => settle::End::ClientLeft,
+        policy::End::Failed => settle::End::Failed,
+    };
+    settle::Outcome {
+        end,
+        status: outcome.status,
+        backend: outcome.backend,
+        input_tokens: outcome.input_tokens,
+        output_tokens: outcome.output_tokens,
+        estimated: outcome.is_estimated,
+        first_token_us: outcome.first_token_us,
+        total_us: outcome.total_us,
     }
 }
 

@@ -19,8 +19,8 @@ use super::{
     pool::Pool,
 };
 use crate::policy::{
-    AdmitDecision, AuthenticateDecision, Backend, Call, Exchange, Fault, FaultKind, Head, Hook, Policy, Presented,
-    Principal, RouteDecision,
+    AdmitDecision, AuthenticateDecision, Backend, Call, Exchange, Fault, FaultKind, Head, Hook, Outcome, Policy,
+    Presented, Principal, RouteDecision,
 };
 
 /// What each instance of a policy gets.
@@ -185,6 +185,22 @@ impl Policy for GuestPolicy {
             },
             |decision| convert::routed(decision, |text| exchange.blanked(text)),
             RouteDecision::Abstain,
+        )
+    }
+
+    fn settle(&self, exchange: &Arc<Exchange>, call: &Call, outcome: &Outcome) -> Result<(), Fault> {
+        // Only an admitted call is settled, and that has a caller.
+        let Some(caller) = exchange.caller() else { return Ok(()) };
+        let (principal, outcome) = (convert::principal(&caller.principal), convert::outcome(outcome));
+        self.ask(
+            Hook::Settle,
+            exchange,
+            |hooks, store| {
+                let Some(guest) = &hooks.settle else { return Ok(None) };
+                guest.call_done(store, convert::call(call), principal, outcome).map(Some)
+            },
+            Ok,
+            (),
         )
     }
 }

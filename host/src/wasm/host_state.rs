@@ -16,7 +16,7 @@ use super::{budget::Budget, limits::GuestLimits, log::GuestLog, shared_state::Sh
 use crate::{
     clock::Clock,
     policy::{Caller, Exchange, Hook},
-    ports::catalogue::Catalogue,
+    ports::{catalogue::Catalogue, limits::LimitSet},
 };
 
 /// Imports that one hook may call, all together. A policy that asks more is looping.
@@ -50,7 +50,8 @@ pub(super) struct Shared {
     pub(super) state: Arc<SharedState>,
     pub(super) log: GuestLog,
     pub(super) masked_headers: Arc<[HeaderName]>,
-    pub(super) default_requests_per_minute: u64,
+    /// `[limits]`.
+    pub(super) default_limits: LimitSet,
     /// Tells this policy's random numbers from those of the others in the same call.
     pub(super) stream: u64,
 }
@@ -163,7 +164,7 @@ impl HostState {
 
     /// Who calls, if `import` may be called in this hook; counts the call.
     pub(super) fn caller_in(&mut self, import: &'static str) -> Result<&Caller> {
-        let exchange = self.exchange_in(import, &[Hook::Admit, Hook::Route])?;
+        let exchange = self.exchange_in(import, &Hook::WITH_CALLER)?;
         exchange.caller().ok_or_else(|| Error::new(RuleBroken::NotHere { import, place: "authenticate" }))
     }
 

@@ -9,7 +9,7 @@ use std::{
 use wasmtime::{Error, Result, Store, Trap, component::InstancePre};
 
 use super::{
-    bindings::hooks::{admit, authenticate, lifecycle, route},
+    bindings::hooks::{admit, authenticate, lifecycle, route, settle},
     budget::WALL_CAP_TICKS,
     host_state::{HostState, RuleBroken},
     limits::OverLimit,
@@ -26,6 +26,7 @@ pub(super) struct Exports {
     authenticate: Option<authenticate::GuestIndices>,
     admit: Option<admit::GuestIndices>,
     route: Option<route::GuestIndices>,
+    settle: Option<settle::GuestIndices>,
 }
 
 impl Exports {
@@ -36,6 +37,7 @@ impl Exports {
             authenticate: authenticate::GuestIndices::new(pre).ok(),
             admit: admit::GuestIndices::new(pre).ok(),
             route: route::GuestIndices::new(pre).ok(),
+            settle: settle::GuestIndices::new(pre).ok(),
         })
     }
 
@@ -44,6 +46,7 @@ impl Exports {
             Hook::Authenticate => self.authenticate.is_some(),
             Hook::Admit => self.admit.is_some(),
             Hook::Route => self.route.is_some(),
+            Hook::Settle => self.settle.is_some(),
         }
     }
 }
@@ -53,6 +56,7 @@ pub(super) struct Hooks {
     pub(super) authenticate: Option<authenticate::Guest>,
     pub(super) admit: Option<admit::Guest>,
     pub(super) route: Option<route::Guest>,
+    pub(super) settle: Option<settle::Guest>,
 }
 
 /// One instance.
@@ -97,6 +101,7 @@ impl Instance {
             authenticate: load(exports.authenticate.as_ref(), |found| found.load(&mut store, &instance))?,
             admit: load(exports.admit.as_ref(), |found| found.load(&mut store, &instance))?,
             route: load(exports.route.as_ref(), |found| found.load(&mut store, &instance))?,
+            settle: load(exports.settle.as_ref(), |found| found.load(&mut store, &instance))?,
         };
         let configured = lifecycle.call_configure(&mut store, settings).map_err(BirthError::Configure)?;
         configured.map_err(BirthError::Refused)?;

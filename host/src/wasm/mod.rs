@@ -44,7 +44,10 @@ use self::{
     log::GuestLog,
     shared_state::States,
 };
-use crate::{clock::Clock, ports::catalogue::Catalogue};
+use crate::{
+    clock::Clock,
+    ports::{catalogue::Catalogue, limits::LimitSet},
+};
 
 /// How policies run. The same for all policies of a process.
 #[derive(Clone, Debug)]
@@ -55,8 +58,8 @@ pub struct RuntimeConfig {
     pub memory_bytes: usize,
     /// Headers that no policy sees, beside credentials and cookies.
     pub masked_headers: Vec<HeaderName>,
-    /// `[limits]`: requests per minute of a key that has no limit of its own.
-    pub default_requests_per_minute: u64,
+    /// `[limits]`: those of a key where neither it nor its user has one of the same name.
+    pub default_limits: LimitSet,
     /// Instances of each policy that stand ready: one for each worker thread.
     pub ready_instances: usize,
     /// Where compiled code is kept; a folder that nobody else can write to.
@@ -71,7 +74,7 @@ pub struct Runtime {
     clock: Clock,
     catalogue: Arc<dyn Catalogue>,
     masked_headers: Arc<[HeaderName]>,
-    default_requests_per_minute: u64,
+    default_limits: LimitSet,
     states: States,
     janitor: Janitor,
     engine: Arc<TickingEngine>,
@@ -112,7 +115,7 @@ impl Runtime {
             clock,
             catalogue,
             masked_headers: config.masked_headers.into(),
-            default_requests_per_minute: config.default_requests_per_minute,
+            default_limits: config.default_limits,
             states: States::default(),
             janitor: Janitor::start().map_err(|error| RuntimeError(error.to_string()))?,
             engine,
@@ -138,7 +141,7 @@ impl Runtime {
             state: self.states.of(name),
             log: GuestLog::new(self.clock.clone()),
             masked_headers: Arc::clone(&self.masked_headers),
-            default_requests_per_minute: self.default_requests_per_minute,
+            default_limits: self.default_limits.clone(),
             stream: stream_of(name),
         });
         GuestPolicy::start(Parts {

@@ -11,11 +11,11 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::upload::{Broken, End, Upload};
 
-/// What a backend is sent.
+/// What a backend is sent. Small: hyper keeps room for 32 requests for each connection to a backend.
 #[derive(Debug)]
 pub enum Outgoing {
     /// What was read and checked.
-    Pieces(Pieces),
+    Pieces(Box<Pieces>),
     /// What is never held: piece by piece, as the caller sends it.
     Stream(Box<Upload>),
 }
@@ -33,7 +33,7 @@ impl Outgoing {
 
 impl From<Pieces> for Outgoing {
     fn from(pieces: Pieces) -> Self {
-        Self::Pieces(pieces)
+        Self::Pieces(Box::new(pieces))
     }
 }
 
@@ -49,7 +49,7 @@ impl Body for Outgoing {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.get_mut() {
-            Self::Pieces(pieces) => Pin::new(pieces).poll_frame(context).map_err(|never| match never {}),
+            Self::Pieces(pieces) => Pin::new(&mut **pieces).poll_frame(context).map_err(|never| match never {}),
             Self::Stream(upload) => Pin::new(&mut **upload).poll_frame(context),
         }
     }
@@ -69,16 +69,19 @@ impl Body for Outgoing {
     }
 }
 
-/// A request body in at most three pieces of what was read: an edited place costs no copy of the rest.
+/// Pieces of a body in which two places were edited.
+const MOST_PIECES: usize = 5;
+
+/// A request body in a few pieces of what was read: an edited place costs no copy of the rest.
 #[derive(Clone, Debug, Default)]
 pub struct Pieces {
-    pieces: [Bytes; 3],
+    pieces: [Bytes; MOST_PIECES],
     next: usize,
 }
 
 impl Pieces {
     /// A body of these pieces, one after the other.
-    pub fn new(pieces: [Bytes; 3]) -> Self {
+    pub fn new(pieces: [Bytes; MOST_PIECES]) -> Self {
         let mut body = Self { pieces, next: 0 };
         body.skip_empty();
         body
@@ -86,7 +89,7 @@ impl Pieces {
 
     /// A body as it was read.
     pub fn whole(bytes: Bytes) -> Self {
-        Self::new([bytes, Bytes::new(), Bytes::new()])
+        Self::new([bytes, Bytes::new(), Bytes::new(), Bytes::new(), Bytes::new()])
     }
 
     fn skip_empty(&mut self) {
@@ -134,11 +137,11 @@ mod tests {
     #[test]
     fn pieces_come_in_order_without_the_empty_ones_and_say_their_size() {
         let piece = Bytes::from_static;
-        let body = Pieces::new([piece(b""), piece(b"ab"), piece(b"c")]);
+        let body = Pieces::new([piece(b""), piece(b"ab"), piece(b"c"), piece(b""), piece(b"")]);
         assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(3), false));
         assert_eq!(frames(body), ["ab", "c"]);
-        let body = Pieces::new([piece(b"a"), piece(b""), piece(b"c")]);
-        assert_eq!(frames(body), ["a", "c"]);
+        let body = Pieces::new([piece(b"a"), piece(b""), piece(b"c"), piece(b""), piece(b"e")]);
+        assert_eq!(frames(body), ["a", "c", "e"]);
         assert!(Pieces::whole(Bytes::new()).is_end_stream());
     }
 }

@@ -1,4 +1,5 @@
-//! Reading a body whole, within bounds: its own cap, the gate's budget for all bodies together, and a deadline for silence.
+//! Reading a body whole, within bounds: its own cap, the gate's budget for all bodies together, and deadlines for silence and
+//! for all of it.
 
 use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
 
@@ -46,16 +47,15 @@ pub struct ReadBody {
     _share: Option<OwnedSemaphorePermit>,
 }
 
-/// A body may take this many times its longest silence in all: a byte now and then must not hold a connection for ever.
-const MOST_IDLES: u32 = 10;
-
-/// Bounds of one body.
+/// Bounds of one body that is read whole.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Most bytes.
     pub cap: usize,
     /// Longest silence between two pieces.
     pub idle: Duration,
+    /// Most time for all of it: a byte now and then must not hold a connection for ever.
+    pub whole: Duration,
 }
 
 /// Why a body was not read.
@@ -73,9 +73,15 @@ pub enum ReadError {
     /// Nothing came for too long.
     #[error("the body stopped coming for {} seconds: send it without pauses", .0.as_secs())]
     Idle(Duration),
-    /// It came too slowly.
+    /// All of it took too long.
     #[error("the body did not come within {} seconds: send it faster", .0.as_secs())]
-    Slow(Duration),
+    Late(Duration),
+    /// It came more slowly than it may.
+    #[error("the body came with less than {least} bytes a second: send it faster")]
+    Slow {
+        /// The least, in bytes a second.
+        least: u64,
+    },
     /// The connection broke, or the framing is wrong.
     #[error("the body could not be read: send it whole, with a right content-length or in chunks")]
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -93,10 +99,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    match within(bounds.idle.saturating_mul(MOST_IDLES), pieces(body, bounds, budget)).await {
-        Ok(read) => read,
-        Err(_) => Err(ReadError::Slow(bounds.idle.saturating_mul(MOST_IDLES))),
-    }
+    within(bounds.whole, pieces(body, bounds, budget)).await.unwrap_or(Err(ReadError::Late(bounds.whole)))
 }
 
 /// A deadline for which nothing is set up when all is there already, as a body mostly is that came with its head.
@@ -113,7 +116,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let Bounds { cap, idle } = bounds;
+    let Bounds { cap, idle, .. } = bounds;
     let too_large = ReadError::TooLarge { cap };
     let declared = body.size_hint();
     let lower = usize::try_from(declared.lower()).unwrap_or(usize::MAX);
@@ -166,6 +169,10 @@ mod tests {
 
     const IDLE: Duration = Duration::from_secs(5);
 
+    fn of(cap: usize) -> Bounds {
+        Bounds { cap, idle: IDLE, whole: IDLE }
+    }
+
     fn chunks(sizes: &[usize]) -> impl Body<Data = Bytes, Error = std::io::Error> + Unpin {
         let frames: Vec<_> = sizes.iter().map(|&size| Ok(Frame::data(Bytes::from(vec![b'x'; size])))).collect();
         StreamBody::new(stream::iter(frames))
@@ -174,14 +181,14 @@ mod tests {
     #[tokio::test]
     async fn a_body_in_one_piece_is_not_copied() {
         let sent = Bytes::from(vec![b'x'; 4096]);
-        let read = read(Full::new(sent.clone()), Bounds { cap: 4096, idle: IDLE }, &BufferBudget::new(1 << 20)).await;
+        let read = read(Full::new(sent.clone()), of(4096), &BufferBudget::new(1 << 20)).await;
         assert_eq!(read.unwrap().bytes.as_ptr(), sent.as_ptr());
     }
 
     #[tokio::test]
     async fn pieces_are_joined_and_a_byte_over_the_cap_is_too_much() {
         let budget = BufferBudget::new(1 << 20);
-        let bounds = Bounds { cap: 3000, idle: IDLE };
+        let bounds = of(3000);
         assert_eq!(read(chunks(&[1000, 1000, 1000]), bounds, &budget).await.unwrap().bytes.len(), 3000);
         assert!(matches!(read(chunks(&[1000, 2001]), bounds, &budget).await, Err(ReadError::TooLarge { cap: 3000 })));
         let declared = Full::new(Bytes::from(vec![0; 3001]));
@@ -191,7 +198,7 @@ mod tests {
     #[tokio::test]
     async fn the_budget_is_shared_and_given_back() {
         let budget = BufferBudget::new(10 * 1024);
-        let bounds = Bounds { cap: 8 * 1024, idle: IDLE };
+        let bounds = of(8 * 1024);
         let held = read(Full::new(Bytes::from(vec![0; 8 * 1024])), bounds, &budget).await.unwrap();
         let second = || Full::new(Bytes::from(vec![0; 4 * 1024]));
         assert!(matches!(read(second(), bounds, &budget).await, Err(ReadError::NoRoom)));
@@ -202,7 +209,19 @@ mod tests {
     #[tokio::test]
     async fn silence_ends_the_reading() {
         let silent = StreamBody::new(stream::pending::<Result<Frame<Bytes>, std::io::Error>>());
-        let bounds = Bounds { cap: 10, idle: Duration::from_millis(20) };
+        let bounds = Bounds { idle: Duration::from_millis(20), ..of(10) };
         assert!(matches!(read(silent, bounds, &BufferBudget::new(10)).await, Err(ReadError::Idle(_))));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_trickles_has_an_end() {
+        let trickle = stream::unfold((), async |()| {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            Some((Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(b"x"))), ()))
+        });
+        let whole = Duration::from_millis(200);
+        let bounds = Bounds { whole, ..of(1000) };
+        let read = read(StreamBody::new(Box::pin(trickle)), bounds, &BufferBudget::new(1 << 20)).await;
+        assert!(matches!(read, Err(ReadError::Late(late)) if late == whole), "{read:?}");
     }
 }

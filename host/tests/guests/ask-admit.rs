@@ -1,4 +1,5 @@
-//! Asks at `admit`; `charge LIMIT CAPACITY` charges a request on a minute, in the caller's partition or the one named third, and `facts` tells what the hook was told.
+//! Asks at `admit`; `charge LIMIT CAPACITY` charges a request on a minute, in the caller's partition or the one named third,
+//! `rules LIMIT=RULE...` charges by rules of any kind, and `facts` tells what the hook was told.
 
 use guests::Asked;
 use tollgate_policy::{Admit, Call, Principal, admit::Decision, requests_per_window};
@@ -13,6 +14,9 @@ impl Admit for Ask {
                 let capacity = capacity.parse().expect("a capacity");
                 let partition = partition.first().map_or(principal.subject, |partition| (*partition).to_owned());
                 Decision::Admit(vec![requests_per_window(limit, partition, capacity, 60_000)])
+            }
+            ["rules", ref rules @ ..] => {
+                Decision::Admit(rules.iter().map(|rule| guests::charge(rule, &principal.subject)).collect())
             }
             ["facts"] => Decision::Reject(guests::told(format!("{call:?} {principal:?}"))),
             _ => asked.answer().map_or(Decision::Abstain, Decision::Reject),

@@ -10,11 +10,13 @@ use tollgate::clock::Clock;
 use crate::support::{Answer, LlmServer, Log, TestProxy, binary, guest, raw::Raw, soon};
 
 /// Every path that needs the token, with its method; one is not there.
-const API: [(&str, &str); 6] = [
+const API: [(&str, &str); 8] = [
     ("GET", "/api/v1/status"),
     ("GET", "/api/v1/policies"),
     ("POST", "/api/v1/policies/reload"),
     ("GET", "/api/v1/backends"),
+    ("GET", "/api/v1/keys"),
+    ("POST", "/api/v1/users/ann/disable"),
     ("GET", "/api/v1/nothing"),
     ("GET", "/api"),
 ];
@@ -89,7 +91,7 @@ async fn the_api_answers_to_the_token_and_to_nothing_else() {
         assert!(!answer.body.contains(&token[4..]));
     }
     assert_eq!(gate.metric("tollgate_admin_refusals_total{reason=\"wrong_token\"}").await, 4.0);
-    assert_eq!(gate.metric("tollgate_admin_refusals_total{reason=\"no_token\"}").await, 12.0);
+    assert_eq!(gate.metric("tollgate_admin_refusals_total{reason=\"no_token\"}").await, 14.0);
 }
 
 #[tokio::test]

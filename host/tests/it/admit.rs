@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tollgate::ports::keys::Scope;
 
-use crate::support::{Answer, LlmServer, Script, TestProxy};
+use crate::support::{Answer, LlmServer, Script, TestProxy, rpm};
 
 fn chat() -> Value {
     json!({ "model": "llama3", "messages": [] })
@@ -67,8 +67,8 @@ async fn a_call_leaves_the_window_by_itself_and_not_with_the_others() {
 async fn a_key_has_its_own_limit_else_the_configured_one() {
     let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
     let mut builder = TestProxy::builder().backend(&server).set("limits.requests_per_minute = 4");
-    let less = builder.add_key("less", |key| key.requests_per_minute = Some(2));
-    let more = builder.add_key("more", |key| key.requests_per_minute = Some(7));
+    let less = builder.add_key("less", rpm(2));
+    let more = builder.add_key("more", rpm(7));
     let gate = builder.start().await;
     assert_eq!(spend(&gate, &less).await.0, 2);
     assert_eq!(spend(&gate, &more).await.0, 7);

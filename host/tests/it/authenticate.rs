@@ -296,7 +296,7 @@ async fn a_change_of_the_store_is_in_force_within_two_seconds() {
         id: fresh.id().to_owned(),
         name: "fresh".to_owned(),
         user: Some("ann".to_owned()),
-        requests_per_minute: None,
+        limits: Vec::new(),
         scope: Scope::AllModels,
         may_manage: false,
         attributes: Vec::new(),

@@ -17,7 +17,7 @@ use tollgate::{
     upstream::declared::{DeclaredBackend, Origin},
 };
 
-use crate::support::{Answer, LlmServer, Script, TestProxy, binary, soon, until};
+use crate::support::{Answer, LlmServer, Script, TestProxy, binary, rpm, soon, until};
 
 const CHAT: &str = "/api/chat";
 
@@ -203,7 +203,7 @@ async fn a_backend_that_moves_is_another_one_and_keeps_its_name_in_the_metrics()
 async fn no_call_fails_while_backends_come_go_and_drain() {
     let (one, two) = two().await;
     let builder = TestProxy::builder().backend(&one).backend(&two);
-    let gate = builder.with_key(|key| key.requests_per_minute = Some(1_000_000)).start().await;
+    let gate = builder.with_key(rpm(1_000_000)).start().await;
     let body = ask("llama3");
     let is_over = AtomicBool::new(false);
     let changing = async {
@@ -268,6 +268,7 @@ async fn a_backend_that_falls_silent_in_its_handshake_is_passed_over_in_time() {
         assert_eq!((answer.status, answer.backend()), (200, Some("gpu-2")), "{answer:?}");
     }
     assert!(!backend.is_up(), "it was tried, and found silent");
+    gate.until_metric("tollgate_bound_reached_total{bound=\"upstream_connect_timeout\"}", 1.0).await;
 }
 
 /// The command line, on the gate's own configuration.
@@ -304,7 +305,7 @@ async fn what_was_declared_before_the_start_is_there_from_the_first_call_on() {
     builder = builder.set("upstream.probe_interval = \"1h\"");
     let store = SqliteStore::open(&builder.config().store.path).await.unwrap();
     let (name, url, kind) = (two.name().to_owned(), two.url(), "ollama".to_owned());
-    store.add_backend(StoredBackend { name, url, kind, weight: 1, created_at_ms: 1 }).await.unwrap();
+    store.add_backend(StoredBackend { name, url, kind, weight: 1, anthropic: false, created_at_ms: 1 }).await.unwrap();
     store.set_backend_drained("gpu-1", true, &["gpu-1".to_owned()]).await.unwrap();
     store.close().await;
     let gate = builder.start().await;

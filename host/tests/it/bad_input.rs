@@ -209,6 +209,21 @@ async fn a_body_that_stops_coming_is_408() {
 }
 
 #[tokio::test]
+async fn a_body_that_trickles_is_408_and_counted() {
+    let mut server = server().await;
+    let gate = TestProxy::builder().backend(&server).set("server.body_timeout = \"300ms\"").start().await;
+    let mut raw = Raw::connect(&gate).await;
+    raw.send(request(&gate, "POST /api/chat", "content-length: 1000\r\n", "{\"model\":\"")).await;
+    for _ in 0..40 {
+        raw.send("x").await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    raw.answer().await.refusal("/api/chat", 408, "body_timeout");
+    gate.until_metric("tollgate_bound_reached_total{bound=\"body_timeout\"}", 1.0).await;
+    nothing_came_through(&gate, &mut server).await;
+}
+
+#[tokio::test]
 async fn a_body_that_comes_slowly_but_steadily_passes() {
     let server = server().await;
     let gate = TestProxy::builder().backend(&server).set("server.body_idle_timeout = \"1s\"").start().await;

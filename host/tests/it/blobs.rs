@@ -188,6 +188,24 @@ async fn an_upload_that_falls_silent_is_ended() {
 }
 
 #[tokio::test]
+async fn an_upload_that_trickles_is_ended() {
+    let mut sink = Sink::start().await;
+    let builder = TestProxy::builder().backend_at("gpu-1", &sink.url(), "ollama").managing();
+    let builder = builder.set("server.body_idle_timeout = \"500ms\"").set("server.min_blob_rate = \"1MiB\"");
+    let gate = builder.start().await;
+    let mut raw = Raw::connect(&gate).await;
+    raw.send(request(&gate, format!("POST {}", path()), "content-length: 10000\r\n", "")).await;
+    for _ in 0..60 {
+        raw.send("a little").await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let told = raw.answer().await.refusal("/api", 408, "body_timeout");
+    assert!(told.contains("less than 1048576 bytes a second"), "{told}");
+    assert!(!sink.is_whole().await);
+    gate.until_metric("tollgate_bound_reached_total{bound=\"min_blob_rate\"}", 1.0).await;
+}
+
+#[tokio::test]
 async fn a_caller_who_leaves_ends_the_upload() {
     let mut sink = Sink::start().await;
     let gate = TestProxy::builder().backend_at("gpu-1", &sink.url(), "ollama").managing().start().await;

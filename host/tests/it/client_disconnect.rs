@@ -10,7 +10,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{LlmServer, Script, TestProxy, soon};
+use crate::support::{LlmServer, Script, TestProxy, rpm, soon};
 
 /// Within this time the backend's connection must be closed.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -18,7 +18,7 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 /// A gate before one server, and a key that may call once a minute.
 async fn gate_before(server: &LlmServer) -> (TestProxy, String) {
     let mut builder = TestProxy::builder().backend(server);
-    let once = builder.add_key("once", |key| key.requests_per_minute = Some(1));
+    let once = builder.add_key("once", rpm(1));
     (builder.start().await, once)
 }
 

@@ -70,18 +70,25 @@ fn a_created_key_is_printed_once_and_listed_without_its_secret() {
     assert_eq!(
         first,
         &json!({
-            "id": id(&plain), "name": "plain", "user": null, "state": "active", "requests_per_minute": null,
-            "models": null, "may_manage": false, "attributes": {}, "former_secret_until": null, "expires_at": null, "created_at": first["created_at"],
+            "id": id(&plain), "name": "plain", "user": null, "state": "active", "models": null,
+            "limits": {
+                "requests_per_minute": null, "tokens_per_minute": null, "concurrent": null, "tokens_per_day": null,
+                "tokens_per_month": null, "models": {},
+            },
+            "may_manage": false, "attributes": {}, "former_secret_until": null, "expires_at": null, "created_at": first["created_at"],
         })
     );
     assert_eq!((&second["name"], &second["user"], &second["state"]), (&json!("full"), &json!("ann"), &json!("active")));
-    assert_eq!((&second["requests_per_minute"], &second["models"]), (&json!(7), &json!(["llama3:latest", "qwen3:8b"])));
+    assert_eq!(
+        (&second["limits"]["requests_per_minute"], &second["models"]),
+        (&json!(7), &json!(["llama3:latest", "qwen3:8b"]))
+    );
     assert_eq!((&second["may_manage"], &second["attributes"]), (&json!(true), &json!({ "groups": ["staff"] })));
     let valid = moment(second, "expires_at").duration_since(moment(second, "created_at"));
     assert_eq!(valid, SignedDuration::from_hours(30 * 24));
 
     let table = run(folder, &["keys", "list"]);
-    let heads = ["ID", "NAME", "USER", "STATE", "RPM", "MODELS", "MANAGE", "EXPIRES"];
+    let heads = ["ID", "NAME", "USER", "STATE", "LIMITS", "MODELS", "MANAGE", "EXPIRES"];
     assert_eq!(table.stdout.lines().next().unwrap().split_whitespace().collect::<Vec<_>>(), heads);
     let row = |key: &str| table.stdout.lines().find(|line| line.contains(&id(key))).unwrap().to_owned();
     assert_eq!(
@@ -160,7 +167,6 @@ fn what_cannot_be_meant_is_a_usage_error_and_makes_no_key() {
         &["--name", "a\nb"],
         &["--name", &long],
         &["--name", "x", "--user", ""],
-        &["--name", "x", "--rpm", "0"],
         &["--name", "x", "--rpm", "many"],
         &["--name", "x", "--expires", "soon"],
         &["--name", "x", "--expires", "0s"],
@@ -182,7 +188,7 @@ fn what_cannot_be_meant_is_a_usage_error_and_makes_no_key() {
 
 #[test]
 fn a_check_says_what_would_serve() {
-    let toml = "[[backends]]\nname = \"gpu-1\"\nurl = \"http://127.0.0.1:1\"\n";
+    let toml = "[limits]\ntokens_per_month = 5_000_000\n[[backends]]\nname = \"gpu-1\"\nurl = \"http://127.0.0.1:1\"\n";
     let folder = folder_with(toml);
     let checked = run(folder.path(), &["check"]);
     assert_eq!(checked.code, Some(0), "{}", checked.stderr);
@@ -190,10 +196,43 @@ fn a_check_says_what_would_serve() {
         "authenticate: api-key",
         "admit: rate-limit",
         "route: round-robin",
+        "settle: -",
         "backend gpu-1: http://127.0.0.1:1",
+        "limits.requests_per_minute: 100",
+        "limits.tokens_per_month: 5000000",
         "the configuration can be used",
     ] {
         assert!(checked.stdout.lines().any(|found| found.trim_end_matches('/') == line), "{line}: {}", checked.stdout);
+    }
+}
+
+#[test]
+fn a_check_shows_added_backends_too_and_those_that_serve_nobody() {
+    let folder = folder_with("[[backends]]\nname = \"gpu-1\"\nurl = \"http://gpu-1\"\n");
+    let folder = folder.path();
+    for [name, url] in [["gpu-2", "http://gpu-2"], ["gpu-3", "http://gpu-3"]] {
+        assert_eq!(run(folder, &["backends", "add", name, url]).code, Some(0));
+    }
+    assert_eq!(run(folder, &["backends", "drain", "gpu-2"]).code, Some(0));
+    fs::write(folder.join("tollgate.toml"), "[[backends]]\nname = \"gpu-3\"\nurl = \"http://elsewhere\"\n").unwrap();
+    let table = run(folder, &["check"]);
+    assert_eq!(table.code, Some(0), "{}", table.stderr);
+    for line in ["backend gpu-3: http://elsewhere", "backend gpu-2: http://gpu-2 (drained)"] {
+        assert!(table.stdout.lines().any(|found| found == line), "{line}: {}", table.stdout);
+    }
+    assert!(table.stderr.contains("added backend 'gpu-3' is not used"), "{}", table.stderr);
+    let json = run(folder, &["check", "-o", "json"]).json();
+    let added = json!({ "name": "gpu-2", "url": "http://gpu-2", "source": "store", "drained": true });
+    assert_eq!((&json["backends"][1], json["backends"].as_array().unwrap().len()), (&added, 2));
+    assert!(json["warnings"][0].as_str().unwrap().contains("'gpu-3' is not used"), "{json}");
+}
+
+#[test]
+fn a_store_that_may_not_be_used_where_it_is_is_a_mistake_of_the_configuration() {
+    let folder = folder_with("[store]\nurl = \"sqlite://keys.db\"\n");
+    fs::create_dir(folder.path().join("keys.db")).unwrap();
+    for arguments in [&["serve"][..], &["check"], &["keys", "list"]] {
+        assert_fails(&run(folder.path(), arguments), 78, &["keys.db", "no regular file"]);
     }
 }
 
@@ -204,7 +243,7 @@ fn all_mistakes_of_a_configuration_are_told_at_once_with_key_and_way_out() {
          [server]\nlisen = \"127.0.0.1:0\"\nmax_body = \"lots\"\nhead_timeout = 10\nthreads = 0\n\
          [admin]\nlisten = \"0.0.0.0:8081\"\n\
          [store]\nurl = \"mysql://user:hunter2@x\"\n\
-         [limits]\nrequests_per_minute = -1\n\
+         [limits]\nrequests_per_minute = -1\ntokens_per_day = 9007199254740992\nconcurrent = \"4\"\n\
          [log]\nlevel = \"loud\"\n\
          [[backends]]\nname = \"GPU 1\"\nurl = \"ftp://x\"\nkind = \"olama\"\nweight = 1.5\n\
          [[backends]]\nurl = \"http://user:hunter2@x\"\n",
@@ -218,6 +257,8 @@ fn all_mistakes_of_a_configuration_are_told_at_once_with_key_and_way_out() {
         ("admin.listen", "loopback"),
         ("store.url", "sqlite://PATH"),
         ("limits.requests_per_minute", "from 1 to"),
+        ("limits.tokens_per_day", "from 1 to 9007199254740991"),
+        ("limits.concurrent", "without quotes"),
         ("log.level", "trace"),
         ("backends[0].name", "gpu-1"),
         ("backends[0].url", "http"),
@@ -254,6 +295,8 @@ fn everything_that_keeps_a_gate_from_starting_is_told_at_once_to_people_and_scri
     let words = ["`pepper`", "chmod 600", "policy 'broken' is not used", "3 problems"];
     assert_fails(&run(folder, &["check"]), 78, &words);
     assert!(!state.join("pepper").exists(), "a new pepper would hide that the keys' own is lost");
+    assert_fails(&run(folder, &["serve"]), 78, &["it holds keys, but the file `pepper`"]);
+    assert!(!state.join("pepper").exists(), "a gate with another pepper would let in nobody");
     let json = run(folder, &["check", "-o", "json"]);
     assert_eq!((json.code, &json.json()["ok"]), (Some(78), &json!(false)), "{json:?}");
     let problems = json.json()["problems"].as_array().unwrap().clone();
@@ -273,7 +316,7 @@ fn a_check_for_scripts_says_what_would_serve_or_which_keys_are_wrong() {
     let json = good.json();
     assert_eq!((good.code, &json["ok"], &json["problems"]), (Some(0), &json!(true), &json!([])), "{good:?}");
     assert_eq!(json["hooks"][0], json!({ "hook": "authenticate", "policies": ["api-key"] }));
-    assert_eq!((&json["backends"][0]["name"], json["hooks"].as_array().unwrap().len()), (&json!("gpu-1"), 3));
+    assert_eq!((&json["backends"][0]["name"], json["hooks"].as_array().unwrap().len()), (&json!("gpu-1"), 4));
     let bad = run(folder.path(), &["check", "-o", "json", "--set", "server.lisen=x", "--set", "log.level=loud"]);
     assert_eq!((bad.code, &bad.json()["ok"]), (Some(78), &json!(false)), "{bad:?}");
     let problem = json!({

@@ -42,10 +42,11 @@ fn list(folder: &Path) -> Vec<Value> {
 fn backends_are_added_drained_listed_and_removed() {
     let folder = folder();
     let folder = folder.path();
-    let added = done(folder, &["add", "gpu-2", "HTTP://GPU-2:80/", "--kind", "openai", "--weight", "3", "-o", "json"]);
+    let gpu_2 = ["add", "gpu-2", "HTTP://GPU-2:80/", "--kind", "openai", "--weight", "3", "--anthropic", "-o", "json"];
+    let added = done(folder, &gpu_2);
     let gpu_2 = json!({
-        "name": "gpu-2", "url": "http://gpu-2", "kind": "openai", "weight": 3, "source": "store", "drained": false,
-        "problem": null, "live": null,
+        "name": "gpu-2", "url": "http://gpu-2", "kind": "openai", "weight": 3, "anthropic": true, "source": "store",
+        "drained": false, "problem": null, "live": null,
     });
     assert_eq!(added.json(), gpu_2);
     let plain = done(folder, &["add", "gpu-3", "http://gpu-3:11434"]);
@@ -65,7 +66,7 @@ fn backends_are_added_drained_listed_and_removed() {
     let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(rows[0], ["NAME", "URL", "KIND", "WEIGHT", "SOURCE", "STATE"]);
     assert_eq!(rows[1], ["main", "http://127.0.0.1:11434", "ollama", "1", "config", "drained"]);
-    assert_eq!(rows[2], ["gpu-2", "http://gpu-2", "openai", "3", "store", "used"]);
+    assert_eq!(rows[2], ["gpu-2", "http://gpu-2", "openai,", "anthropic", "3", "store", "used"]);
 
     assert_eq!(done(folder, &["undrain", "main", "-o", "json"]).json()["drained"], false);
     let removed = done(folder, &["remove", "gpu-3", "-o", "json"]).json();
@@ -83,6 +84,7 @@ fn what_the_configuration_would_refuse_is_refused() {
     fails(folder, &["add", "a", "http://169.254.169.254/"], 2, "upstream.allow_link_local");
     fails(folder, &["add", "a", "http://a", "--kind", "tgi"], 2, "ollama, openai");
     fails(folder, &["add", "a", "http://a", "--weight", "0"], 2, "1..=1000");
+    fails(folder, &["add", "a", "http://a", "--anthropic"], 2, "is for backends of kind \"openai\"");
     fails(folder, &["add", "a"], 2, "Usage");
     assert_eq!(list(folder).len(), 1);
     let link_local = ["add", "a", "http://169.254.169.254/", "--set", "upstream.allow_link_local=true"];

@@ -10,9 +10,12 @@ use tokio::{
     task::JoinSet,
     time::sleep,
 };
+use tollgate::clock::Clock;
 
 use crate::support::{
-    LlmServer, Script, TestProxy, guest, soon,
+    LlmServer, Script, TestProxy, guest,
+    raw::Raw,
+    soon,
     tls::{self, Authority},
 };
 
@@ -113,6 +116,21 @@ async fn what_still_runs_after_the_drain_time_is_cut() {
     soon("the gate's end", gate.stop()).await;
     assert!(response.chunk().await.is_err(), "a stream that was cut must not look whole");
     server.closed().await;
+}
+
+#[tokio::test]
+async fn half_a_request_to_the_operations_listener_holds_nothing_up() {
+    let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
+    let gate = TestProxy::before(&[&server]).await;
+    let mut half = Raw::connect_to(gate.admin_address()).await;
+    half.send("GET /healthz HTTP/1.1\r\nhost: lo").await;
+    // It is being served, beside the connection that says so.
+    gate.until_metric("tollgate_admin_connections_open", 2.0).await;
+    let clock = Clock::system();
+    soon("the gate's end", gate.stop()).await;
+    let took = clock.monotonic();
+    assert!(took < Duration::from_secs(5), "a slow head may take longer: {took:?}");
+    assert_eq!(half.text().await, "");
 }
 
 #[tokio::test]

@@ -89,6 +89,23 @@ async fn a_connection_without_a_call_is_closed_in_time_and_a_next_head_has_its_o
 }
 
 #[tokio::test]
+async fn an_idle_time_shorter_than_the_time_for_a_head_counts_from_the_end_of_a_call() {
+    let (gate, mut server) = start("server.keep_alive_timeout = \"200ms\"\nserver.head_timeout = \"1h\"").await;
+    let go_on = Arc::new(Notify::new());
+    server.script(Script::ndjson().chunk("{}\n").wait(&go_on).chunk("{}\n").end());
+    let mut idle = TcpStream::connect(gate.address()).await.unwrap();
+    idle.write_all(keeping_alive(&gate).as_bytes()).await.unwrap();
+    server.seen().await;
+    // Another one reaches the bound meanwhile; this one's time has not begun.
+    let mut other = TcpStream::connect(gate.address()).await.unwrap();
+    other.write_all(keeping_alive(&gate).as_bytes()).await.unwrap();
+    assert!(closed(&mut other).await.starts_with("HTTP/1.1 200 "));
+    go_on.notify_one();
+    assert!(closed(&mut idle).await.ends_with("0\r\n\r\n"), "the answer came whole");
+    reached(&gate, "keep_alive_timeout", 2.0).await;
+}
+
+#[tokio::test]
 async fn a_long_silence_of_the_backend_is_no_idle_connection() {
     let (gate, mut server) = start("server.keep_alive_timeout = \"100ms\"\nserver.head_timeout = \"50ms\"").await;
     let gate_opens = Arc::new(Notify::new());
@@ -104,6 +121,20 @@ async fn a_long_silence_of_the_backend_is_no_idle_connection() {
     gate_opens.notify_one();
     let said = closed(&mut caller).await;
     assert!(said.contains("\"a\":1") && said.contains("\"b\":2"), "{said:?}");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_caller_who_takes_nothing_of_an_answer_is_cut_and_counted() {
+    let (gate, mut server) = start("upstream.idle_timeout = \"300ms\"").await;
+    let piece = "x".repeat(1 << 20);
+    // More than all the sockets' buffers on the way take.
+    server.script((0..64).fold(Script::ndjson(), |script, _| script.chunk(&piece)).end());
+    let mut caller = TcpStream::connect(gate.address()).await.unwrap();
+    caller.write_all(keeping_alive(&gate).as_bytes()).await.unwrap();
+    server.closed().await;
+    reached(&gate, "caller_idle_timeout", 1.0).await;
+    gate.until_idle().await;
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The fifteen policies of `examples/gallery` do what their names say, each with its defaults; those whose imports
+//! The eighteen policies of `examples/gallery` do what their names say, each with its defaults; those whose imports
 //! nothing enforces yet are refused by name.
 
 use std::{sync::Arc, time::Duration};
@@ -108,6 +108,30 @@ async fn deny_cloud_refuses_cloud_models_where_the_gate_allows_them() {
     }
     assert_eq!(gpu.calls(), 0);
     assert_eq!(chat(&gate, "llama3").await.status, 200);
+}
+
+#[tokio::test]
+async fn double_at_night_admits_twice_as_many_requests_a_minute_in_place_of_the_built_in_policy() {
+    let gpu = server("gpu-1").await;
+    let builder = TestProxy::builder().backend(&gpu).set("limits.requests_per_minute = 2");
+    let gate = builder.policy("rate-limit", &guest::gallery("double-at-night")).start().await;
+    let admitted = async || {
+        for passed in 0..10 {
+            let answer = chat(&gate, "llama3").await;
+            if answer.status == 429 {
+                assert!(answer.body.contains("requests-per-minute"), "{answer:?}");
+                return passed;
+            }
+            assert_eq!(answer.status, 200, "{answer:?}");
+        }
+        panic!("the limit does not hold")
+    };
+    // 12:00, 21:59, 22:00, 5:59 and 6:00.
+    assert_eq!(admitted().await, 2);
+    for (minutes, expected) in [(9 * 60 + 59, 2), (1, 2), (8 * 60 - 1, 4), (1, 0), (1, 2)] {
+        gate.advance(Duration::from_secs(minutes * 60)).await;
+        assert_eq!(admitted().await, expected, "after {minutes} minutes more");
+    }
 }
 
 #[tokio::test]
@@ -223,6 +247,37 @@ async fn sticky_keeps_a_caller_where_it_was() {
     assert_eq!(answer.backend(), Some("gpu-1"), "and so does the other");
     let small = json!({ "model": "small:1b", "messages": [] });
     assert_eq!(backends(&gate, &small, 1).await, ["gpu-1"], "another model has a place of its own");
+}
+
+#[tokio::test]
+async fn weigh_by_size_lets_a_token_of_a_big_model_cost_more_of_the_day() {
+    let gpu = server("gpu-1").await;
+    let entry = |name: &str, size: &str| {
+        json!({ "name": name, "model": name, "modified_at": "2026-01-01T00:00:00Z", "size": 1, "digest": "d",
+            "details": { "parameter_size": size } })
+    };
+    gpu.set_lists(&json!({ "models": [entry("llama3:latest", "80B"), entry("small:1b", "1B")] }).to_string());
+    let gate = with("weigh-by-size", &[&gpu]).start().await;
+    let spends = |tokens: u32| {
+        let usage = json!({ "prompt_tokens": 20, "completion_tokens": tokens, "total_tokens": tokens + 20 });
+        let choice = json!({ "index": 0, "message": { "role": "assistant", "content": "x" }, "finish_reason": "stop" });
+        gpu.script(Script::json(200, &json!({ "id": "1", "choices": [choice], "usage": usage }).to_string()));
+    };
+    let call = async |model: &str| {
+        gate.post("/v1/chat/completions", &json!({ "model": model, "messages": [], "max_tokens": 10 })).await
+    };
+    // Of 8,000,000 units in a day: 50,020 units, then 4,001,600 twice, which is more than are left.
+    for (model, tokens) in [("small:1b", 50_000), ("llama3", 50_000), ("llama3", 50_000)] {
+        spends(tokens);
+        assert_eq!(call(model).await.status, 200, "{model}");
+    }
+    for model in ["llama3", "small:1b"] {
+        let answer = call(model).await;
+        assert!(answer.status == 429 && answer.body.contains("weighted-tokens"), "{answer:?}");
+    }
+    // From noon to midnight.
+    gate.advance(Duration::from_secs(12 * 3600)).await;
+    assert_eq!(call("llama3").await.status, 200);
 }
 
 #[tokio::test]

@@ -39,6 +39,26 @@ async fn send_to(gate: &TestProxy, backends: &[&str]) -> Answer {
 }
 
 #[tokio::test]
+async fn a_backend_that_is_silent_about_a_change_for_too_long_is_given_up_and_counted() {
+    let mut server = server("gpu-1").await;
+    let builder = TestProxy::builder().backend(&server).managing().set("upstream.management_timeout = \"80ms\"");
+    let gate = builder.start().await;
+    let reached = "tollgate_bound_reached_total{bound=\"upstream_management_timeout\"}";
+    server.script(Script::silence());
+    send_to(&gate, &[]).await.refusal("/api", 504, "backend_timeout");
+    gate.until_metric(reached, 1.0).await;
+    server.closed().await;
+    server.script(Script::ndjson().chunk("{}\n").stall());
+    let pull = gate.request(Method::POST, "/api/pull").body(r#"{"model":"llama3"}"#);
+    let half = pull.send().await.unwrap().text().await;
+    assert!(half.is_err(), "half an answer looks whole: {half:?}");
+    gate.until_metric(reached, 2.0).await;
+    for other in ["upstream_first_byte_timeout", "upstream_idle_timeout"] {
+        assert_eq!(gate.metric(&format!("tollgate_bound_reached_total{{bound=\"{other}\"}}")).await, 0.0, "{other}");
+    }
+}
+
+#[tokio::test]
 async fn every_operation_reaches_the_one_backend_byte_for_byte() {
     let mut server = server("gpu-1").await;
     let gate = TestProxy::builder().backend(&server).managing().start().await;

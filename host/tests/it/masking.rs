@@ -159,11 +159,31 @@ async fn no_import_tells_the_credential() {
         }
         let whole = unspelled(repeated(asking.call(hook, "json "), key)).await;
         assert!(whole.contains("metadata") && !whole.contains(&key[14..]), "{whole} at {hook}");
-        let hash = unspelled(repeated(asking.call(hook, "prefix-hash 20"), key)).await;
-        assert!(hash.parse::<u64>().is_ok(), "{hash}");
+        // The credential begins between the two, and is not told letter by letter.
+        let hashes = unspelled(repeated(asking.call(hook, "prefix-hash 12 | prefix-hash 40"), key)).await;
+        let (before, within) = hashes.split_once(" | ").unwrap();
+        assert!(before.parse::<u64>().is_ok() && within == "none", "{hashes}");
     }
     let verified = unspelled(repeated(asking.call("authenticate", "verify"), key)).await;
     assert!(verified.contains(&key[3..13]) && !verified.contains(&key[14..]), "{verified}");
+}
+
+#[tokio::test]
+async fn a_credential_that_is_spelled_in_escapes_is_blanked_too() {
+    let asking = Asking::start().await;
+    let key = asking.gate.key();
+    let escaped: String = key.chars().map(|letter| format!("\\u{:04X}", u32::from(letter))).collect();
+    for spelled in [escaped, format!("\\u006f{}", &key[1..]), key.replace('_', "\\u005F")] {
+        let body = format!(r#"{{"model":"llama3","messages":["it is \"{spelled}\"","{spelled}","\u00e9"]}}"#);
+        for hook in ["admit", "route"] {
+            let told = async |questions: &str| unspelled(asking.call(hook, questions).body(body.clone())).await;
+            assert_eq!(told("json /messages/0").await, r#""it is \"[credential]\"""#, "{spelled}");
+            let whole = r#"{"model":"llama3","messages":["it is \"[credential]\"","[credential]","\u00e9"]}"#;
+            assert_eq!(told("json ").await, whole, "{spelled}");
+            assert_eq!(told("prefix-hash 11").await, "none", "{spelled}");
+            assert!(told("prefix-hash 10").await.parse::<u64>().is_ok(), "{spelled}");
+        }
+    }
 }
 
 #[tokio::test]

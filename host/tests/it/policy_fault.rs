@@ -18,6 +18,7 @@ use serde_json::json;
 use crate::support::{
     Answer, Asking, LlmServer, Log, TestProxy, guest,
     guest::{picking, rejection},
+    rpm,
 };
 
 /// A policy that fails in its way when a call asks for as many output tokens as its number, and abstains otherwise.
@@ -98,7 +99,7 @@ async fn each_is_a_fault(hook: &str, policies: Vec<Hostile>, make: impl Fn(usize
     let log = Log::listen();
     let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
     // One call in a minute: a call that failed must have cost nothing.
-    let builder = TestProxy::builder().backend(&server).with_key(|key| key.requests_per_minute = Some(1));
+    let builder = TestProxy::builder().backend(&server).with_key(rpm(1));
     let numbered = (1..).zip(&policies);
     let gate = numbered.fold(builder, |builder, (number, policy)| builder.policy(policy.name, &make(number, policy)));
     let gate = gate.start().await;

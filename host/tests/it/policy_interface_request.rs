@@ -2,9 +2,17 @@
 
 use http::Method;
 use serde_json::{Value, json};
-use tollgate::ports::keys::{KeyState, Scope};
+use tollgate::ports::{
+    keys::{KeyState, Scope},
+    limits::LimitName,
+};
 
-use crate::support::{Answer, Asking, LlmServer, asking::told, until};
+use crate::support::{
+    Answer, Asking, LlmServer,
+    asking::told,
+    proxy::{of_model, overall},
+    until,
+};
 
 #[tokio::test]
 async fn headers_are_seen_save_credentials_cookies_and_masked_ones() {
@@ -151,16 +159,55 @@ async fn models_and_backends_are_described() {
 }
 
 #[tokio::test]
-async fn limits_are_the_key_s_own_or_the_default() {
-    let asking = Asking::start_with(|builder| builder.set("limits.requests_per_minute = 44")).await;
-    let questions = "limit key requests-per-minute | limit user requests-per-minute \
-                     | limit key requests-per-minute llama3:latest | limit key tokens-per-minute \
-                     | limit key concurrent | limit key tokens-per-day | limit user tokens-per-month";
+async fn policies_are_told_each_limit_of_key_user_and_model() {
+    let asking = Asking::start_with(|builder| {
+        let user = vec![
+            overall(LimitName::TokensPerDay, 50_000_000),
+            overall(LimitName::Concurrent, 6),
+            of_model("llama3:latest", LimitName::Concurrent, 5),
+        ];
+        builder
+            .set("limits.requests_per_minute = 44\nlimits.concurrent = 9\nlimits.tokens_per_month = 77000000")
+            .user("ann", user)
+            .with_key(|key| {
+                key.user = Some("ann".to_owned());
+                key.limits.push(overall(LimitName::RequestsPerMinute, 7));
+                key.limits.push(of_model("llama3:latest", LimitName::TokensPerMinute, 1_000_000));
+                key.limits.push(of_model("hf.co/bob/m:q4", LimitName::TokensPerMonth, 8));
+            })
+    })
+    .await;
+    let one_by_one = "limit key requests-per-minute | limit key tokens-per-minute | limit key concurrent \
+                      | limit key tokens-per-day | limit key tokens-per-month | limit user requests-per-minute \
+                      | limit user concurrent | limit user tokens-per-day | limit user tokens-per-month \
+                      | limit key tokens-per-minute llama3:latest | limit key tokens-per-minute LLaMA3 \
+                      | limit key requests-per-minute llama3:latest | limit user concurrent llama3 \
+                      | limit user concurrent qwen3:8b | limit key tokens-per-month HF.co/bob/m:Q4 \
+                      | limit key concurrent a@b | limit user tokens-per-day llama3";
+    let told_one_by_one = "7 | none | none | none | 77000000 | none | 6 | 50000000 | none | 1000000 | 1000000 | none | 5 | none | 8 | none | none";
+    let of_others = "Holder::Key LimitName::RequestsPerMinute 7, Holder::Key LimitName::TokensPerMonth 77000000, \
+                   Holder::User LimitName::Concurrent 6, Holder::User LimitName::TokensPerDay 50000000";
+    let of_llama = "Holder::Key LimitName::RequestsPerMinute 7, Holder::Key LimitName::TokensPerMinute 1000000*, \
+                    Holder::Key LimitName::TokensPerMonth 77000000, Holder::User LimitName::Concurrent 5*, \
+                    Holder::User LimitName::Concurrent 6, Holder::User LimitName::TokensPerDay 50000000";
     for hook in ["admit", "route"] {
-        assert_eq!(asking.ask(hook, questions).await, "44 | none | none | none | none | none | none", "{hook}");
+        assert_eq!(asking.ask(hook, one_by_one).await, told_one_by_one, "{hook}");
+        for (model, all) in
+            [("llama3:latest", of_llama), ("LLaMA3", of_llama), ("qwen3:8b", of_others), ("a@b", of_others)]
+        {
+            assert_eq!(asking.ask(hook, &format!("limits {model}")).await, all, "{model} at {hook}");
+        }
+        assert_eq!(asking.ask(hook, "limits ").await, of_others, "a call without a model");
     }
-    let asking = Asking::start_with(|builder| builder.with_key(|key| key.requests_per_minute = Some(7))).await;
-    assert_eq!(asking.ask("admit", "limit key requests-per-minute").await, "7");
+}
+
+#[tokio::test]
+async fn a_key_without_limits_is_told_the_default_and_another_name_is_a_fault() {
+    let asking = Asking::start_with(|builder| builder.set("limits.requests_per_minute = 44")).await;
+    let told = asking.ask("admit", "limits llama3:latest | limit key requests-per-minute | limit key concurrent").await;
+    assert_eq!(told, "Holder::Key LimitName::RequestsPerMinute 44 | 44 | none");
+    let answer = Answer::of(asking.call("admit", "limit key requests-per-hour").send().await.unwrap()).await;
+    assert_eq!((answer.status, answer.code().as_str()), (503, "policy_fault"), "{answer:?}");
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use crate::support::{
     LlmServer, TestProxy,
     binary::{Outcome, run},
     proxy::START_UNIX_MS,
-    until,
+    rpm, until,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -70,7 +70,7 @@ async fn a_second_rotation_ends_the_first_secret_at_once_and_one_without_overlap
 #[tokio::test]
 async fn calls_with_either_secret_count_against_one_limit() {
     let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
-    let builder = TestProxy::builder().backend(&server).with_key(|key| key.requests_per_minute = Some(4));
+    let builder = TestProxy::builder().backend(&server).with_key(rpm(4));
     let gate = builder.start().await;
     for _ in 0..3 {
         assert_eq!(status(&gate, gate.key()).await, 200);

@@ -148,7 +148,7 @@ async fn what_the_gate_keeps_is_its_users_alone_and_a_looser_file_is_refused_wit
         let file = state.join(name);
         fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
         let refused = run(folder, &["keys", "list"]);
-        assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""), "{name}: {}", refused.stderr);
+        assert_eq!((refused.code, refused.stdout.as_str()), (Some(78), ""), "{name}: {}", refused.stderr);
         let command = format!("chmod 600 {}", fs::canonicalize(&file).unwrap().display());
         assert!(refused.stderr.contains(&command), "{name}: {}", refused.stderr);
         fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();

@@ -6,9 +6,15 @@ use std::sync::Arc;
 use http::Method;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
-use tollgate::ports::keys::Scope;
+use tollgate::{
+    ports::{
+        keys::Scope,
+        store::{Store, StoredBackend},
+    },
+    store::SqliteStore,
+};
 
-use crate::support::{Answer, LlmServer, Script, TestProxy};
+use crate::support::{Answer, LlmServer, Script, TestProxy, rpm};
 
 /// A whole body of each operation that runs a model.
 const CALLS: [(&str, &str); 9] = [
@@ -133,7 +139,7 @@ async fn an_anthropic_caller_has_its_own_headers_both_ways() {
 async fn every_refusal_speaks_the_dialect_of_its_caller() {
     let server = server("gpu-1").await;
     let mut builder = TestProxy::builder().backend(&server).set("server.max_body = \"1KiB\"");
-    let once = builder.add_key("once", |key| key.requests_per_minute = Some(1));
+    let once = builder.add_key("once", rpm(1));
     let scoped = builder.add_key("scoped", |key| key.scope = Scope::Models(["other:latest".into()].into()));
     let gate = builder.start().await;
     let own = gate.key();
@@ -244,6 +250,16 @@ async fn a_backend_too_old_for_an_operation_is_not_asked_for_it() {
     assert_eq!(gate.post_text("/v1/messages", CALLS[8].1).await.status, 200);
 }
 
+/// A gate whose store says of this server that it answers Anthropic's callers.
+async fn before_added(server: &LlmServer) -> TestProxy {
+    let builder = TestProxy::builder();
+    let store = SqliteStore::open(&builder.config().store.path).await.unwrap();
+    let (name, url, kind) = (server.name().to_owned(), server.url(), "openai".to_owned());
+    store.add_backend(StoredBackend { name, url, kind, weight: 1, anthropic: true, created_at_ms: 1 }).await.unwrap();
+    store.close().await;
+    builder.start().await
+}
+
 #[tokio::test]
 async fn an_openai_server_answers_anthropic_callers_only_if_that_is_said_of_it() {
     let mut server = server("vllm").await;
@@ -257,8 +273,13 @@ async fn an_openai_server_answers_anthropic_callers_only_if_that_is_said_of_it()
     let (path, body) = CALLS[8];
     silent.post_text(path, body).await.refusal(path, 404, "");
     assert_eq!(server.calls(), 4);
-    assert_eq!(both.post_text(path, body).await.status, 200);
-    assert_eq!(server.seen().await.path, path);
+    let added = before_added(&server).await;
+    for gate in [&both, &added] {
+        assert_eq!(gate.post_text(path, body).await.status, 200);
+        assert_eq!(server.seen().await.path, path);
+    }
+    let shown = added.api(Method::GET, "/api/v1/backends").await.json();
+    assert_eq!(shown["backends"][0]["anthropic"], true, "{shown}");
     for (path, body) in &CALLS[..4] {
         both.post_text(path, *body).await.refusal(path, 404, "");
     }

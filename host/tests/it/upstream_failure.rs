@@ -10,7 +10,7 @@ use tokio::{
     sync::Notify,
 };
 
-use crate::support::{Answer, LlmServer, Script, TestProxy, proxy::Builder, soon, until};
+use crate::support::{Answer, LlmServer, Script, TestProxy, proxy::Builder, rpm, soon, until};
 
 const CHAT: &str = "/api/chat";
 const COMPLETIONS: &str = "/v1/chat/completions";
@@ -108,7 +108,7 @@ async fn a_call_that_reaches_no_backend_is_refused_in_dialect_and_costs_nothing(
     for path in [CHAT, COMPLETIONS] {
         let (one, two) = two().await;
         let gate = gate_before(&[&one, &two], &[NO_PROBES]);
-        let gate = gate.with_key(|key| key.requests_per_minute = Some(1)).start().await;
+        let gate = gate.with_key(rpm(1)).start().await;
         one.kill().await;
         two.kill().await;
         // The first call finds out; those after it know. Each would be a 429 if one before it had cost anything.
@@ -140,7 +140,7 @@ async fn check_broken(scripts: &[Script], lines: &[&str], status: u16, code: &st
     let mut calls = Vec::new();
     for (number, script) in scripts.iter().enumerate() {
         for path in [CHAT, COMPLETIONS] {
-            let once = gate.add_key(&format!("{number}{path}"), |key| key.requests_per_minute = Some(1));
+            let once = gate.add_key(&format!("{number}{path}"), rpm(1));
             calls.push((script, path, once));
         }
     }

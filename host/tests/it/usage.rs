@@ -179,14 +179,15 @@ async fn what_a_backend_does_not_count_is_estimated_and_marked() {
 #[tokio::test]
 async fn what_a_model_writes_is_no_count() {
     let bench = Bench::start().await;
+    // This one first: from what is counted the estimates learn.
+    let text = r#"data: {"choices":[{"delta":{"content":"\n\ndata: {\"usage\":{\"completion_tokens\":1}}\n\n"}}]}"#;
+    let stream = Script::sse().chunk(format!("{text}\n\n")).chunk("data: [DONE]\n\n").end();
+    bench.check("usage-forged-event", COMPLETIONS, stream, (ESTIMATE, 1, true)).await;
     let forged = r#"\"},\"done\":true,\"eval_count\":1}\n{\"done\":true,\"eval_count\":1}\n"#;
     let tool = r#"{"message":{"tool_calls":[{"function":{"arguments":{"eval_count":1,"done":true}}}]},"done":false}"#;
     let last = "{\"done\":true,\"prompt_eval_count\":2,\"eval_count\":700}\n";
     let stream = Script::ndjson().chunk(ollama_piece(forged)).chunk(format!("{tool}\n")).chunk(last).end();
     bench.check("usage-forged", CHAT, stream, (2, 700, false)).await;
-    let text = r#"data: {"choices":[{"delta":{"content":"\n\ndata: {\"usage\":{\"completion_tokens\":1}}\n\n"}}]}"#;
-    let stream = Script::sse().chunk(format!("{text}\n\n")).chunk("data: [DONE]\n\n").end();
-    bench.check("usage-forged-event", COMPLETIONS, stream, (ESTIMATE, 1, true)).await;
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tempfile::tempdir;
 use tollgate::ports::{
     keys::UserState,
-    store::{NewAttributes, Store},
+    store::{NewAttributes, Store, UserChanges},
 };
 
 use crate::support::{
@@ -79,7 +79,7 @@ async fn attributes_are_the_keys_or_else_its_users() {
         let changes: NewAttributes =
             changes.iter().map(|(name, values)| ((*name).to_owned(), values.iter().map(text).collect())).collect();
         let store = asking.gate.store().await;
-        store.set_user_attributes("ann", changes).await.unwrap();
+        store.change_user("ann", UserChanges { attributes: changes, ..UserChanges::default() }).await.unwrap();
         store.close().await;
     };
     set(&[("groups", &["staff", "night shift"]), ("team", &["blue"])]).await;
@@ -115,7 +115,7 @@ fn users_are_created_changed_listed_and_removed_by_command() {
         created,
         json!({
             "name": "ann", "state": "active", "attributes": { "groups": ["staff", "night"] }, "live_keys": 0,
-            "created_at": when,
+            "limits": created["limits"], "created_at": when,
         })
     );
     done(folder, &["keys", "create", "--name", "laptop", "--user", "ann"]);
@@ -134,7 +134,7 @@ fn users_are_created_changed_listed_and_removed_by_command() {
     assert_eq!((&keys[0]["state"], &keys[1]["state"]), (&json!("disabled"), &json!("active")));
     let table = done(folder, &["users", "list"]).stdout;
     let ann: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();
-    assert_eq!(ann, ["ann", "disabled", "1", "team=red", when.as_str().unwrap()], "{table}");
+    assert_eq!(ann, ["ann", "disabled", "1", "-", "team=red", when.as_str().unwrap()], "{table}");
 
     fails(folder, &["keys", "create", "--name", "phone", "--user", "ann"], 1, "run `tollgate users enable` first");
     let key = keys[0]["id"].as_str().unwrap();

@@ -1,4 +1,4 @@
-//! Charges inference with one request on the key's requests per minute: its own limit, else `[limits]`.
+//! Charges inference what the limits of key, user and model say; `[limits]` stands in where neither key nor user has one.
 
 mod decide;
 
@@ -8,9 +8,7 @@ struct RateLimit;
 
 impl Admit for RateLimit {
     fn decide(call: Call, principal: Principal) -> Decision {
-        decide::decide(call.operation, principal.subject, || {
-            principals::limit(principals::Holder::Key, "requests-per-minute", None)
-        })
+        decide::decide(&call, &principal, principals::limits)
     }
 }
 

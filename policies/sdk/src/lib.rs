@@ -20,10 +20,13 @@
 
 #[doc(hidden)]
 pub mod bindings;
+pub mod charge;
 
 pub use bindings::asked::tollgate::policy::types::{
     Backend, Call, Head, Operation, Presented, Principal, Reason, Rejection, Scheme, Surface,
 };
+pub use charge::{requests_per_window, tokens_per_window};
+
 pub use bindings::asked::tollgate::policy::{
     catalogue, charges, credential, edits, env, keys, principals, request, state,
 };
@@ -100,18 +103,6 @@ pub trait Settle {
 /// A rejection without `retry-after`.
 pub fn rejection(reason: Reason, code: &str, message: &str) -> Rejection {
     Rejection { reason, code: code.to_owned(), message: message.to_owned(), retry_after_ms: None }
-}
-
-/// A charge of one request on a sliding window: at most `capacity` in any `length_ms`.
-pub fn requests_per_window(limit: &str, partition: String, capacity: u64, length_ms: u32) -> charges::Charge {
-    charges::Charge {
-        limit: limit.to_owned(),
-        partition,
-        rule: charges::Rule::Metered(charges::Metered {
-            amount: charges::Amount::Requests(1),
-            shape: charges::Shape::Window(charges::Window { capacity, length_ms }),
-        }),
-    }
 }
 
 /// Whether an operation makes a backend compute: these are what a limit is about. Listings and facts of a model are free.

@@ -1,7 +1,9 @@
-//! Usage: any cutting of an answer tells the same counts, and those of a whole answer are what a JSON parser finds there.
+//! Usage: any cutting of an answer tells the same counts, and those of a whole answer are what a JSON parser finds there; a
+//! stream that is sifted loses nothing else.
 
 use std::fmt;
 
+use bytes::Bytes;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -22,11 +24,24 @@ pub fn check(input: &[u8]) {
             assert!(counted.pieces <= length + 1 && counted.bytes <= length, "{counted:?}");
         }
     }
+    check_sifted(&pieces, bytes);
     // Keys with escapes are read by no one here; no server writes them.
     let has_escapes = bytes.windows(2).any(|pair| pair == b"\\u");
     if !has_escapes && let Ok(Object(members)) = serde_json::from_slice(bytes) {
         let counted = read(Framing::Whole(None), &pieces, true);
         assert_eq!(counted.usage, by_the_parser(&members), "{}", String::from_utf8_lossy(bytes));
+    }
+}
+
+/// A sifted stream counts the same, and loses nothing but what tells usage.
+fn check_sifted(pieces: &[&[u8]], bytes: &[u8]) {
+    let mut reading = Reading::new(Framing::Events).hiding_usage();
+    let mut passed: Vec<u8> = pieces.iter().flat_map(|piece| reading.sift(&Bytes::copy_from_slice(piece))).collect();
+    passed.extend(reading.rest());
+    assert_eq!(reading.finish(true), read(Framing::Events, &[bytes], true));
+    assert!(passed.len() <= bytes.len());
+    if !bytes.windows(7).any(|window| window == b"\"usage\"") {
+        assert_eq!(passed, bytes);
     }
 }
 

@@ -19,6 +19,8 @@ struct Shown {
     url: String,
     kind: &'static str,
     weight: u32,
+    /// Whether an `openai` backend answers in Anthropic's API too, as was declared; an `ollama` backend tells by its version.
+    anthropic: bool,
     /// Who wants it: `config` or `store`.
     source: &'static str,
     up: bool,
@@ -41,6 +43,7 @@ impl Shown {
             url: status.url.to_string(),
             kind: status.kind.as_str(),
             weight: status.weight,
+            anthropic: status.speaks_anthropic,
             source: status.origin.as_str(),
             up: status.is_up,
             drained: status.is_drained,

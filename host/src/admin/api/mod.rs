@@ -1,8 +1,11 @@
 //! The JSON API of version 1, one file for each thing it is about. Nothing here is reached without the admin token.
 
+mod asked;
 mod backends;
+mod keys;
 mod policies;
 mod status;
+mod users;
 
 use std::sync::Arc;
 
@@ -12,7 +15,8 @@ use super::{Shared, guard, problem};
 
 /// Everything under `/api`.
 pub(super) fn router(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
-    let v1 = Router::new().merge(status::routes()).merge(policies::routes()).merge(backends::routes());
+    let running = Router::new().merge(status::routes()).merge(policies::routes()).merge(backends::routes());
+    let v1 = running.merge(keys::routes()).merge(users::routes());
     Router::new()
         .nest("/v1", v1)
         .fallback(problem::no_such_path)

@@ -8,6 +8,7 @@
 
 mod error;
 mod walk;
+mod wish;
 
 #[cfg(test)]
 pub(crate) mod samples;
@@ -19,7 +20,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 pub use self::error::{BodyError, Spot};
-use self::walk::Walk;
+use self::{walk::Walk, wish::Asking};
 
 /// What was read of a body that passed: exactly one JSON object, in UTF-8, at most 64 levels deep, without a key that
 /// stands twice or could be taken for another.
@@ -29,6 +30,17 @@ pub struct JsonBody {
     model: Option<Model>,
     stream: Option<bool>,
     output_cap: Option<u32>,
+    asking: Option<Asking>,
+}
+
+/// What is to be changed in a body on its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Edits<'a> {
+    /// Another model.
+    pub model: Option<&'a str>,
+    /// Whether a stream is to tell its usage, in OpenAI's dialect. Changes nothing where [`JsonBody::may_ask_for_usage`]
+    /// is false.
+    pub asks_for_usage: bool,
 }
 
 /// The model's name and where its literal stands, quotes included.
@@ -60,7 +72,8 @@ impl JsonBody {
         }
         let found = walk.into_found();
         let model = found.model.and_then(|(text, literal)| Some(Model { text, literal: range_of(literal, bytes)? }));
-        Ok(Self { length: bytes.len(), model, stream: found.stream, output_cap: found.output_cap })
+        let asking = found.wish.asking(bytes);
+        Ok(Self { length: bytes.len(), model, stream: found.stream, output_cap: found.output_cap, asking })
     }
 
     /// The model's name as the caller wrote it, unescaped; never empty.
@@ -78,27 +91,57 @@ impl JsonBody {
         self.stream
     }
 
-    /// The most output tokens that the caller asks for: the largest of all caps in the body, never 0.
+    /// The most output tokens that the caller asks for: the largest of all caps in the body, for as many answers as it asks
+    /// for (`n`, `best_of`), never 0.
     ///
     /// A fraction is rounded up. None means that the caller set no cap.
     pub fn output_cap(&self) -> Option<u32> {
         self.output_cap
     }
 
-    /// The body with another model, as three slices to send one after the other; only the name is copied.
-    ///
-    /// `bytes` must be those that were read. Where they are not, or the body names no model, the slices are empty: a
-    /// backend refuses an empty body, and the caller's own model must not run in place of the one that was checked.
-    pub fn spliced(&self, bytes: &Bytes, model: &str) -> [Bytes; 3] {
-        match &self.model {
-            Some(Model { literal, .. }) if bytes.len() == self.length => [
-                bytes.slice(..literal.start),
-                Bytes::from(serde_json::Value::from(model).to_string()),
-                bytes.slice(literal.end..),
-            ],
-            _ => [Bytes::new(), Bytes::new(), Bytes::new()],
-        }
+    /// Whether the caller left `stream_options.include_usage` unsaid, false or null, so that it can be asked for.
+    pub fn may_ask_for_usage(&self) -> bool {
+        self.asking.is_some()
     }
+
+    /// The body with these edits, as slices to send one after the other; all else is the caller's bytes, uncopied.
+    ///
+    /// `bytes` must be those that were read. Where they are not, or a model is given and the body names none, the slices are
+    /// empty: a backend refuses an empty body, and the caller's own model must not run in place of the one that was checked.
+    pub fn edited(&self, bytes: &Bytes, edits: Edits<'_>) -> [Bytes; 5] {
+        let asking = self.asking.as_ref().filter(|_| edits.asks_for_usage);
+        let asking = asking.map(|Asking { range, text }| (range.clone(), Bytes::from_static(text.as_bytes())));
+        let model = match (edits.model, &self.model) {
+            (None, _) => None,
+            (Some(name), Some(model)) => Some((model.literal.clone(), literal_of(name))),
+            (Some(_), None) => return Default::default(),
+        };
+        if bytes.len() != self.length {
+            return Default::default();
+        }
+        let (first, second) = match (asking, model) {
+            (Some(asking), Some(model)) if model.0.start < asking.0.start => (Some(model), Some(asking)),
+            (None, model) => (model, None),
+            (asking, model) => (asking, model),
+        };
+        let end = |edit: &Option<Edit>, from| edit.as_ref().map_or(from, |(range, _)| range.end);
+        let start = |edit: &Option<Edit>| edit.as_ref().map_or(self.length, |(range, _)| range.start);
+        let (first_end, second_start) = (end(&first, self.length), start(&second));
+        [
+            bytes.slice(..start(&first)),
+            first.map_or_else(Bytes::new, |(_, text)| text),
+            bytes.slice(first_end..second_start),
+            second.as_ref().map_or_else(Bytes::new, |(_, text)| text.clone()),
+            bytes.slice(end(&second, self.length)..),
+        ]
+    }
+}
+
+/// A range of a body, and what stands there instead.
+type Edit = (Range<usize>, Bytes);
+
+fn literal_of(name: &str) -> Bytes {
+    Bytes::from(serde_json::Value::from(name).to_string())
 }
 
 /// The host's rough estimate of a call's input tokens, from the bytes of its body, rounded up.

@@ -5,7 +5,7 @@ use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assert_eq, propte
 use serde_json::Value;
 
 use super::samples::json_object;
-use super::{BodyError, JsonBody, input_tokens};
+use super::{BodyError, Edits, JsonBody, input_tokens};
 
 fn read(text: &str) -> Result<JsonBody, BodyError> {
     JsonBody::read(&Bytes::copy_from_slice(text.as_bytes()), &["model", "name"])
@@ -73,6 +73,12 @@ fn the_output_cap_is_the_largest_of_all() {
     check(r#"{"options":{"num_predict":-1},"max_tokens":5}"#, Some(5));
     check(r#"{"options":{"num_predict":-2}}"#, None);
     check(r#"{"max_tokens":0}"#, None);
+    // A cap is that of each answer.
+    check(r#"{"max_tokens":5,"n":3}"#, Some(15));
+    check(r#"{"best_of":4,"max_tokens":5,"n":2}"#, Some(20));
+    check(r#"{"max_tokens":5,"n":0,"best_of":"2"}"#, Some(5));
+    check(r#"{"max_tokens":4000000000,"n":3}"#, Some(u32::MAX));
+    check(r#"{"n":3}"#, None);
     check(r#"{"max_tokens":null}"#, None);
     check(r#"{"options":null}"#, None);
     check(r#"{"options":{"options":{"num_predict":9}},"num_predict":9}"#, None);
@@ -328,11 +334,15 @@ fn messages_cut_keys_and_quote_no_values() {
     }
 }
 
+fn named(model: &str) -> Edits<'_> {
+    Edits { model: Some(model), asks_for_usage: false }
+}
+
 #[test]
 fn a_spliced_body_shares_the_callers_bytes() {
     let bytes = Bytes::from_static(br#"{"name":"b", "model": "\u0061" ,"stream":true}"#);
     let body = JsonBody::read(&bytes, &["model", "name"]).expect("a good body");
-    let [head, model, tail] = body.spliced(&bytes, "x\"y");
+    let [head, model, tail, ..] = body.edited(&bytes, named("x\"y"));
     assert_eq!(head, &br#"{"name":"b", "model": "#[..]);
     assert_eq!(model, &br#""x\"y""#[..]);
     assert_eq!(tail, &br#" ,"stream":true}"#[..]);
@@ -343,10 +353,10 @@ fn a_spliced_body_shares_the_callers_bytes() {
 fn a_body_that_cannot_be_spliced_becomes_an_empty_one() {
     let bytes = Bytes::from_static(br#"{"stream":true}"#);
     let body = JsonBody::read(&bytes, &["model"]).expect("a good body");
-    assert!(body.spliced(&bytes, "x").iter().all(Bytes::is_empty));
+    assert!(body.edited(&bytes, named("x")).iter().all(Bytes::is_empty));
     let bytes = Bytes::from_static(br#"{"model":"a"}"#);
     let body = JsonBody::read(&bytes, &["model"]).expect("a good body");
-    assert!(body.spliced(&bytes.slice(1..), "x").iter().all(Bytes::is_empty));
+    assert!(body.edited(&bytes.slice(1..), named("x")).iter().all(Bytes::is_empty));
 }
 
 #[test]
@@ -393,7 +403,7 @@ proptest! {
         let body = JsonBody::read(&bytes, &["model"]).expect("a good body");
         prop_assert_eq!(body.model(), Some(before.as_str()).filter(|name| !name.is_empty()));
         if body.model().is_some() {
-            let spliced = body.spliced(&bytes, &after).concat();
+            let spliced = body.edited(&bytes, named(&after)).concat();
             let mut expected = object;
             expected["model"] = Value::from(after);
             prop_assert_eq!(serde_json::from_slice::<Value>(&spliced).expect("JSON"), expected);

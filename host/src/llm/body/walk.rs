@@ -10,6 +10,8 @@ use std::fmt;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::wish::Wish;
+
 /// The deepest nesting of objects and arrays; the body's own object is the first level. The parser stops at 128.
 pub(super) const MAX_DEPTH: usize = 64;
 /// The most keys of all open objects together, which bounds the memory of the check for duplicates.
@@ -24,6 +26,10 @@ pub(super) struct Walk<'de, 'f> {
     model: Option<Candidate<'de>>,
     stream: Option<bool>,
     output_cap: Option<u32>,
+    answers: u32,
+    wish: Wish<'de>,
+    /// The key whose value is read, where the wish is said.
+    wish_key: Option<&'de str>,
     open_keys: Vec<Cow<'de, str>>,
     refusal: Stop<'de>,
 }
@@ -34,6 +40,7 @@ pub(super) struct Found<'de> {
     pub(super) model: Option<(String, &'de str)>,
     pub(super) stream: Option<bool>,
     pub(super) output_cap: Option<u32>,
+    pub(super) wish: Wish<'de>,
 }
 
 /// Why a walk was stopped; no fault means that the parser stopped it.
@@ -70,14 +77,37 @@ enum Role {
     Model(usize),
     Stream,
     OutputCap,
+    /// How many answers are asked for at once.
+    Answers,
     Options,
+    StreamOptions,
+    IncludeUsage,
     Plain,
+}
+
+impl Role {
+    /// Whether its value may be an object or an array.
+    fn may_hold_more(self) -> bool {
+        match self {
+            Self::Plain | Self::Answers | Self::Options | Self::StreamOptions | Self::IncludeUsage => true,
+            Self::Body | Self::Model(_) | Self::Stream | Self::OutputCap => false,
+        }
+    }
 }
 
 impl<'de, 'f> Walk<'de, 'f> {
     pub(super) fn new(model_fields: &'f [&'f str]) -> Self {
-        let (open_keys, refusal) = (Vec::new(), Stop::default());
-        Self { model_fields, model: None, stream: None, output_cap: None, open_keys, refusal }
+        Self {
+            model_fields,
+            model: None,
+            stream: None,
+            output_cap: None,
+            answers: 1,
+            wish: Wish::default(),
+            wish_key: None,
+            open_keys: Vec::new(),
+            refusal: Stop::default(),
+        }
     }
 
     /// Walks one value, which must be an object.
@@ -87,7 +117,9 @@ impl<'de, 'f> Walk<'de, 'f> {
 
     pub(super) fn into_found(self) -> Found<'de> {
         let model = self.model.map(|candidate| (candidate.text, candidate.literal));
-        Found { model, stream: self.stream, output_cap: self.output_cap }
+        // A cap is that of each answer.
+        let output_cap = self.output_cap.map(|cap| cap.saturating_mul(self.answers));
+        Found { model, stream: self.stream, output_cap, wish: self.wish }
     }
 
     pub(super) fn into_refusal(self) -> Stop<'de> {
@@ -126,11 +158,14 @@ impl<'de, 'f> Walk<'de, 'f> {
                 None => match key {
                     "stream" => Role::Stream,
                     "max_tokens" | "max_completion_tokens" | "max_output_tokens" => Role::OutputCap,
+                    "n" | "best_of" => Role::Answers,
                     "options" => Role::Options,
+                    "stream_options" => Role::StreamOptions,
                     _ => Role::Plain,
                 },
             },
             Role::Options if key == "num_predict" => Role::OutputCap,
+            Role::StreamOptions if key == "include_usage" => Role::IncludeUsage,
             _ => Role::Plain,
         }
     }
@@ -149,6 +184,14 @@ impl<'de, 'f> Walk<'de, 'f> {
             self.model = Some(Candidate { rank, text, literal });
         }
         Ok(())
+    }
+
+    /// The value of this key comes next; where the wish is said, it is left alone until the value says otherwise.
+    fn note_key(&mut self, role: Role, key: Option<&'de str>) {
+        if matches!(role, Role::StreamOptions | Role::IncludeUsage) {
+            self.wish = Wish::Left;
+            self.wish_key = key;
+        }
     }
 
     fn keep_cap(&mut self, tokens: u32) {
@@ -192,7 +235,7 @@ impl<'de> Node<'_, 'de, '_> {
     /// What to do with a value that holds nothing the walk keeps.
     fn pass<E: Error>(self) -> Result<(), E> {
         match self.role {
-            Role::Plain | Role::Options => Ok(()),
+            Role::Plain | Role::Answers | Role::Options | Role::StreamOptions | Role::IncludeUsage => Ok(()),
             Role::Body => self.walk.refuse(Flaw::NotObject),
             Role::Model(_) => self.walk.refuse(Flaw::WrongType("a valid string")),
             Role::Stream => self.walk.refuse(Flaw::WrongType("true or false")),
@@ -200,12 +243,19 @@ impl<'de> Node<'_, 'de, '_> {
         }
     }
 
-    fn cap<E: Error>(self, tokens: u32) -> Result<(), E> {
-        if matches!(self.role, Role::OutputCap) {
-            self.walk.keep_cap(tokens);
-            return Ok(());
+    fn number<E: Error>(self, number: u32) -> Result<(), E> {
+        match self.role {
+            Role::OutputCap => self.walk.keep_cap(number),
+            Role::Answers => self.walk.answers = self.walk.answers.max(number),
+            _ => return self.pass(),
         }
-        self.pass()
+        Ok(())
+    }
+
+    fn note_off(self) {
+        if let Some(key) = self.walk.wish_key {
+            self.walk.wish = Wish::Off(key);
+        }
     }
 }
 
@@ -228,31 +278,34 @@ impl<'de> Visitor<'de> for Node<'_, 'de, '_> {
     }
 
     fn visit_unit<E: Error>(self) -> Result<(), E> {
-        if matches!(self.role, Role::Body) { self.pass() } else { Ok(()) }
+        match self.role {
+            Role::Body => return self.pass(),
+            Role::IncludeUsage => self.note_off(),
+            _ => {}
+        }
+        Ok(())
     }
 
     fn visit_bool<E: Error>(self, value: bool) -> Result<(), E> {
-        if matches!(self.role, Role::Stream) {
-            self.walk.stream = Some(value);
-            return Ok(());
+        match self.role {
+            Role::Stream => self.walk.stream = Some(value),
+            Role::IncludeUsage if !value => self.note_off(),
+            _ => return self.pass(),
         }
-        self.pass()
+        Ok(())
     }
 
     fn visit_u64<E: Error>(self, value: u64) -> Result<(), E> {
-        self.cap(u32::try_from(value).unwrap_or(u32::MAX))
+        self.number(u32::try_from(value).unwrap_or(u32::MAX))
     }
 
     /// The parser calls this for negative numbers only, which mean that there is no cap.
     fn visit_i64<E: Error>(self, value: i64) -> Result<(), E> {
-        self.cap(u32::try_from(value.max(0)).unwrap_or(u32::MAX))
+        self.number(u32::try_from(value.max(0)).unwrap_or(u32::MAX))
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<(), E> {
-        if !matches!(self.role, Role::OutputCap) {
-            return self.pass();
-        }
-        self.cap(ceiling(value))
+        self.number(ceiling(value))
     }
 
     fn visit_str<E: Error>(self, _: &str) -> Result<(), E> {
@@ -261,7 +314,7 @@ impl<'de> Visitor<'de> for Node<'_, 'de, '_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<(), A::Error> {
         let Self { walk, role, depth, names_are_free } = self;
-        if !matches!(role, Role::Plain | Role::Options) {
+        if !role.may_hold_more() {
             return Node { walk, role, depth, names_are_free }.pass();
         }
         if depth >= MAX_DEPTH {
@@ -283,8 +336,13 @@ impl<'de> Visitor<'de> for Node<'_, 'de, '_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<(), A::Error> {
         let Self { walk, role: parent, depth, names_are_free } = self;
-        if !matches!(parent, Role::Body | Role::Plain | Role::Options) {
+        if !matches!(parent, Role::Body) && !parent.may_hold_more() {
             return Node { walk, role: parent, depth, names_are_free }.pass();
+        }
+        if matches!(parent, Role::StreamOptions)
+            && let Some(key) = walk.wish_key
+        {
+            walk.wish = Wish::Options(key);
         }
         if depth >= MAX_DEPTH {
             return walk.refuse(Flaw::TooDeep);
@@ -294,6 +352,8 @@ impl<'de> Visitor<'de> for Node<'_, 'de, '_> {
         while let Some(key) = access.next_key_seed(Key)? {
             walk.open_key(&mut object, key.clone())?;
             let role = walk.role_of(&key, parent);
+            let unescaped = if let Cow::Borrowed(key) = key { Some(key) } else { None };
+            walk.note_key(role, unescaped);
             let is_top = matches!(parent, Role::Body);
             let names_are_free = names_are_free || callers_name_what_is_below(&key, is_top);
             let value = Node { walk: &mut *walk, role, depth: depth + 1, names_are_free };

@@ -41,17 +41,11 @@ pub fn at<'a>(body: &'a [u8], pointer: &str) -> Result<Option<&'a str>, PointerE
     Ok(found)
 }
 
-/// The first `bytes` bytes of what the model is asked: the raw JSON text of `/messages`, else `/prompt`, else `/input`.
-///
-/// None when that text is shorter, when none of the three is there (null counts as absent), or when `bytes` is 0. The
-/// cut may fall within a character.
-pub fn prefix(body: &[u8], bytes: usize) -> Option<&[u8]> {
-    if bytes == 0 {
-        return None;
-    }
+/// What the model is asked: the raw JSON text of `/messages`, else `/prompt`, else `/input`. None when none of the three is
+/// there; null counts as absent.
+pub fn asked(body: &[u8]) -> Option<&[u8]> {
     let field = |pointer| at(body, pointer).ok().flatten().filter(|text| *text != "null");
-    let text = ["/messages", "/prompt", "/input"].into_iter().find_map(field)?;
-    text.as_bytes().get(..bytes)
+    ["/messages", "/prompt", "/input"].into_iter().find_map(field).map(str::as_bytes)
 }
 
 /// The pointer's segments, unescaped.

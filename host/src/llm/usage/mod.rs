@@ -4,15 +4,24 @@
 //! whole: what was counted stands at the end of a line, of an event or of an answer, and is read from there, so a piece of
 //! a stream costs a fraction of a microsecond and an answer of ten megabytes no more than its end. Where a backend says
 //! nothing, or the stream breaks off, the pieces that came stand for the tokens.
+//!
+//! A stream that was made to tell its usage, which its caller did not ask for, is sifted: what tells it is taken out, and no
+//! more than one event is held back for that. Other chunks keep a `usage` that is null: all clients of OpenAI know it.
 
+mod chunk;
 mod counts;
 mod members;
+mod sieve;
 
 use std::sync::LazyLock;
 
+use bytes::Bytes;
 use memchr::memmem::Finder;
 
-use self::counts::Line;
+use self::{
+    counts::Line,
+    sieve::{Sieve, Sifting},
+};
 use crate::wire::{
     ndjson,
     sse::{self, Event},
@@ -77,6 +86,8 @@ impl Framing {
 pub struct Reading {
     form: Form,
     counted: Counted,
+    /// Boxed: few streams have one.
+    sieve: Option<Box<Sieve>>,
 }
 
 #[derive(Debug)]
@@ -94,7 +105,47 @@ impl Reading {
             Framing::Lines => Form::Lines(ndjson::Splitter::new(KEPT_BYTES)),
             Framing::Events => Form::Events(sse::Splitter::new(KEPT_BYTES)),
         };
-        Self { form, counted: Counted::default() }
+        Self { form, counted: Counted::default(), sieve: None }
+    }
+
+    /// The same, without the event that tells the usage and nothing else, which the caller did not ask for.
+    #[must_use]
+    pub fn hiding_usage(mut self) -> Self {
+        self.sieve = matches!(self.form, Form::Events(_)).then(Box::default);
+        self
+    }
+
+    /// Whether pieces may come out otherwise than they went in: then they go through [`sift`](Self::sift).
+    pub fn is_sifting(&self) -> bool {
+        self.sieve.is_some()
+    }
+
+    /// Looks at the next piece, and gives back what of it, and of what was held back before, passes now; maybe nothing.
+    pub fn sift(&mut self, piece: &Bytes) -> Bytes {
+        let (Some(sieve), Form::Events(events)) = (&mut self.sieve, &mut self.form) else {
+            self.see(piece);
+            return piece.clone();
+        };
+        let mut sifting = Sifting::default();
+        events.feed_blocks(piece, |block| {
+            let mut is_taken = false;
+            if let Some(event) = &block.event {
+                let has_usage = self.counted.add_event(event);
+                is_taken = has_usage && sieve.may_take(&sifting) && chunk::is_for_usage_alone(&event.data);
+            }
+            sieve.block(piece, &mut sifting, block.end, is_taken);
+        });
+        sieve.pass(piece, sifting)
+    }
+
+    /// Whether something is held back.
+    pub fn holds_back(&self) -> bool {
+        self.sieve.as_ref().is_some_and(|sieve| sieve.holds())
+    }
+
+    /// What is held back: nothing more comes.
+    pub fn rest(&mut self) -> Bytes {
+        self.sieve.as_mut().map_or_else(Bytes::new, |sieve| sieve.rest())
     }
 
     /// Whether the answer comes in pieces, as it is written.
@@ -115,7 +166,9 @@ impl Reading {
                 }
             }
             Form::Lines(lines) => lines.feed(piece, |line| counted.add_line(line.bytes)),
-            Form::Events(events) => events.feed(piece, |event| counted.add_event(&event)),
+            Form::Events(events) => events.feed(piece, |event| {
+                counted.add_event(&event);
+            }),
         }
     }
 
@@ -140,14 +193,17 @@ impl Counted {
         }
     }
 
-    fn add_event(&mut self, event: &Event<'_>) {
+    /// Whether the event speaks of usage.
+    fn add_event(&mut self, event: &Event<'_>) -> bool {
         if carries_a_part(event) {
             self.pieces = self.pieces.saturating_add(1);
         }
-        if USAGE.find(&event.data).is_some() {
+        let has_usage = USAGE.find(&event.data).is_some();
+        if has_usage {
             let new = counts::of_event(&event.data);
             self.usage = Usage { input: new.input.or(self.usage.input), output: new.output.or(self.usage.output) };
         }
+        has_usage
     }
 }
 
@@ -155,7 +211,8 @@ impl Counted {
 /// Anthropic's `message_delta` is its end.
 fn carries_a_part(event: &Event<'_>) -> bool {
     if event.name.is_empty() {
-        return *event.data != *b"[DONE]";
+        // What is too long to be kept is no frame.
+        return event.is_cut || chunk::carries_a_part(&event.data);
     }
     event.name.ends_with(b"delta") && event.name != b"message_delta"
 }

@@ -1,15 +1,15 @@
 //! Chains: the policies of each hook in order, and how their decisions fold to one verdict.
 //!
 //! `authenticate` and `route`: the first that doesn't abstain decides. `admit`: all charges add up, and any rejection ends
-//! it. A fault ends every chain: it fails closed. Immutable: a call uses one set from its first hook to its last.
+//! it. A fault ends each of these chains: it fails closed. `settle` decides nothing: all are told. Immutable: a call uses one set from its first hook to its last.
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use smallvec::{SmallVec, smallvec};
 
 use super::{
-    AdmitDecision, AuthenticateDecision, Backend, Call, Charge, Exchange, Fault, FaultKind, Head, Hook, Policy,
-    Presented, Principal, Rejection, RouteDecision,
+    AdmitDecision, AuthenticateDecision, Backend, Call, Charge, Exchange, Fault, FaultKind, Head, Hook, Outcome,
+    Policy, Presented, Principal, Rejection, RouteDecision,
 };
 use crate::clock::Clock;
 
@@ -60,6 +60,7 @@ pub enum RouteVerdict {
 pub struct Chains {
     generation: u64,
     policies: Vec<Arc<dyn Policy>>,
+    settles: bool,
     clock: Clock,
     observer: Arc<dyn Observer>,
 }
@@ -67,7 +68,8 @@ pub struct Chains {
 impl Chains {
     /// A set in which policies are asked in this order.
     pub fn new(generation: u64, policies: Vec<Arc<dyn Policy>>, clock: Clock, observer: Arc<dyn Observer>) -> Self {
-        Self { generation, policies, clock, observer }
+        let settles = policies.iter().any(|policy| policy.decides(Hook::Settle));
+        Self { generation, policies, settles, clock, observer }
     }
 
     /// The set's number; a later set has a higher one.
@@ -144,6 +146,19 @@ impl Chains {
             }
         }
         Ok(RouteVerdict::Undecided)
+    }
+
+    /// Whether any policy wants to know what calls came to.
+    pub fn settles(&self) -> bool {
+        self.settles
+    }
+
+    /// Tells what a call came to, and gives back the faults of those who failed to take it.
+    pub fn settle(&self, exchange: &Arc<Exchange>, call: &Call, outcome: &Outcome) -> Vec<Fault> {
+        let told = self
+            .at(Hook::Settle)
+            .map(|policy| self.ask(policy, Hook::Settle, |policy| policy.settle(exchange, call, outcome)));
+        told.filter_map(Result::err).collect()
     }
 
     fn at(&self, hook: Hook) -> impl Iterator<Item = &Arc<dyn Policy>> {

@@ -21,7 +21,8 @@ struct Scripted {
     authenticate: Option<Result<AuthenticateDecision, FaultKind>>,
     admit: Option<AdmitDecision>,
     route: Option<RouteDecision>,
-    /// Fails at `admit` and `route` instead of answering.
+    settles: bool,
+    /// Fails at `admit`, `route` and `settle` instead of answering.
     fails: bool,
     asked: Arc<AtomicUsize>,
 }
@@ -29,7 +30,7 @@ struct Scripted {
 impl Scripted {
     fn named(name: &str) -> Self {
         let asked = Arc::default();
-        Self { name: name.into(), authenticate: None, admit: None, route: None, fails: false, asked }
+        Self { name: name.into(), authenticate: None, admit: None, route: None, settles: false, fails: false, asked }
     }
 
     fn answer<T>(&self, hook: Hook, answer: T) -> Result<T, Fault> {
@@ -48,6 +49,7 @@ impl Policy for Scripted {
             Hook::Authenticate => self.authenticate.is_some(),
             Hook::Admit => self.admit.is_some(),
             Hook::Route => self.route.is_some(),
+            Hook::Settle => self.settles,
         }
     }
     fn authenticate(&self, _: &Arc<Exchange>, _: &Head, _: Option<&Presented>) -> Result<AuthenticateDecision, Fault> {
@@ -63,6 +65,9 @@ impl Policy for Scripted {
     }
     fn route(&self, _: &Arc<Exchange>, _: &Call, _: &Principal, _: &[Backend]) -> Result<RouteDecision, Fault> {
         self.answer(Hook::Route, self.route.clone().unwrap())
+    }
+    fn settle(&self, _: &Arc<Exchange>, _: &Call, _: &Outcome) -> Result<(), Fault> {
+        self.answer(Hook::Settle, ())
     }
 }
 

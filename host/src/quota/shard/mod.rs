@@ -1,66 +1,135 @@
 //! One shard of the table: counters by key, bounded in number.
 //!
-//! A counter is dropped when nothing counts in it, and never before. To find such counters without looking at all of
-//! them, the shard keeps one note for each: a moment before which something surely counts there. Only counters whose
-//! note is due are looked at, and a look either drops the counter or moves its note to the moment at which it will be
-//! empty, so the work is paid for by the charges that moved that moment.
+//! A counter is dropped when nothing is counted, owed or reserved in it, and never before. While a reservation is open its
+//! counter stays. To find those that may go without looking at all of them, the shard keeps a note for each of the others:
+//! a moment before which something surely counts there. Only counters whose note is due are looked at, and a look either
+//! drops the counter or moves its note to the moment at which it will be empty, so the work is paid for by the charges
+//! that moved that moment. (A calendar's note is a guess, for the wall clock may step; a look finds out.)
 //!
 //! Whoever calls holds the shard's lock. Nothing here waits or asks the time.
 
-use std::collections::{BTreeSet, HashMap};
-use std::hash::BuildHasherDefault;
-use std::num::NonZeroU32;
+use std::{
+    collections::{BTreeSet, HashMap},
+    hash::BuildHasherDefault,
+    sync::Arc,
+};
 
-use super::key::{CounterKey, KeyHasher};
-use super::window::{self, NoRoom, Slice, Window};
+use super::{
+    Moment,
+    bucket::Bucket,
+    calendar::{Calendar, Floors},
+    charge::{Span, Terms},
+    concurrent::Concurrent,
+    counter::{Counter, Mark, Wait, ceiling},
+    key::{CounterKey, KeyHasher, Owner},
+    owners::Owners,
+    window::Window,
+};
 
 /// How many due notes are looked at whenever the shard is used: more than the one that a charge can add, so that idle
 /// counters go even while new ones come.
 const NOTES_PER_USE: usize = 2;
+/// A counter that has no note.
+const NO_NOTE: u64 = u64::MAX;
 
-/// Some of the counters, and the latest time seen by any of them.
+/// Some of the counters, and the latest moment seen by any of them.
 #[derive(Debug)]
 pub(super) struct Shard {
-    counters: HashMap<CounterKey, Counter, BuildHasherDefault<KeyHasher>>,
-    /// Every counter's `note_ms`, earliest first.
+    counters: HashMap<CounterKey, Box<Live>, BuildHasherDefault<KeyHasher>>,
+    /// The `note_us` of every counter that has one, earliest first.
     notes: BTreeSet<(u64, CounterKey)>,
-    /// The latest time seen. It outlives the counters: a clock that goes back finds a dropped counter no earlier.
-    seen_ms: u64,
+    /// The latest monotonic time seen, and the wall time that came with the latest moment. The former outlives the
+    /// counters: a clock that goes back finds a dropped counter no earlier.
+    now: Moment,
+    /// What calendars that were dropped leave behind.
+    floors: Floors,
+    owners: Arc<Owners>,
     max_counters: usize,
 }
 
-/// A window and when to look whether it is empty.
+/// A counter, and what keeps it. Boxed, because growing the map moves its entries while the lock is held.
 #[derive(Debug)]
-struct Counter {
-    /// Boxed, because growing the map moves its entries while the lock is held.
-    window: Box<Window>,
-    /// Never later than the window's `clears_at_ms`.
-    note_ms: u64,
+struct Live<C: ?Sized = dyn Counter> {
+    owner: Owner,
+    /// Where its note stands; never later than the counter's `clears_at_us`, but for calendars.
+    note_us: u64,
+    /// Units that open reservations hold.
+    reserved: u64,
+    /// How many reservations are open.
+    open: u32,
+    counter: C,
+}
+
+/// Where a counter stands, in numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Figures {
+    pub(super) used: u64,
+    pub(super) reserved: u64,
+    pub(super) reset_after_us: Option<u64>,
+    pub(super) window_us: Option<u64>,
+}
+
+impl Live {
+    fn figures(&self, at: Moment, capacity: u64) -> Figures {
+        Figures {
+            used: self.counter.used(),
+            reserved: self.reserved,
+            reset_after_us: self.counter.reset_after_us(at),
+            window_us: self.counter.window_us(capacity),
+        }
+    }
 }
 
 impl Shard {
     /// An empty shard that never holds more than `max_counters`.
-    pub(super) fn new(max_counters: usize) -> Self {
-        Self { counters: HashMap::default(), notes: BTreeSet::new(), seen_ms: 0, max_counters }
+    pub(super) fn new(max_counters: usize, owners: Arc<Owners>) -> Self {
+        Self {
+            counters: HashMap::default(),
+            notes: BTreeSet::new(),
+            now: Moment::default(),
+            floors: Floors::default(),
+            owners,
+            max_counters,
+        }
     }
 
-    /// Moves the shard to `now_ms`, unless it has seen a later time, and drops a few empty counters.
-    pub(super) fn advance(&mut self, now_ms: u64) {
-        self.seen_ms = self.seen_ms.max(now_ms);
-        for _ in 0..NOTES_PER_USE {
+    /// Moves the shard to this moment, unless it has seen a later one, and drops a few empty counters.
+    pub(super) fn advance(&mut self, at: Moment) {
+        self.see(at);
+        self.sweep(NOTES_PER_USE);
+    }
+
+    /// Looks at so many due notes, at most.
+    pub(super) fn sweep(&mut self, most: usize) {
+        for _ in 0..most {
             if !self.look_at_earliest() {
                 break;
             }
         }
     }
 
-    /// Tells whether the counter admits `amount`, and counts nothing; `now_ms` is the caller's time.
-    pub(super) fn check(&mut self, key: CounterKey, now_ms: u64, capacity: u64, amount: u64) -> Result<(), NoRoom> {
-        let Some(Counter { window, .. }) = self.counters.get_mut(&key) else {
-            return window::ceiling(capacity, amount).map(|_| ());
+    pub(super) fn holds(&self, key: CounterKey) -> bool {
+        self.counters.contains_key(&key)
+    }
+
+    /// Tells whether the counter admits `amount`, and counts nothing; `at` is the caller's time.
+    pub(super) fn check(&mut self, key: CounterKey, at: Moment, capacity: u64, amount: u64) -> Result<(), Wait> {
+        let now = self.now;
+        let Some(live) = self.counters.get_mut(&key) else {
+            return ceiling(capacity, amount).map(|_| ());
         };
-        window.advance(self.seen_ms);
-        window.check(now_ms, capacity, amount)
+        live.counter.advance(now);
+        live.counter.check(at, capacity, amount)
+    }
+
+    /// Where the counter stands, or would stand if there were one.
+    pub(super) fn figures(&mut self, key: CounterKey, at: Moment, terms: &Terms) -> Figures {
+        let now = self.now;
+        if let Some(live) = self.counters.get_mut(&key) {
+            live.counter.advance(now);
+            return live.figures(at, terms.capacity);
+        }
+        self.create(terms.span, Owner(0)).figures(at, terms.capacity)
     }
 
     /// Drops empty counters until all of `keys` have a place, and tells whether they have.
@@ -79,39 +148,85 @@ impl Shard {
         }
     }
 
-    /// Counts `amount`, for which [`check`](Self::check) and [`make_room`](Self::make_room) have found room.
-    pub(super) fn commit(&mut self, key: CounterKey, length_ms: NonZeroU32, amount: u64) -> Slice {
-        if let Some(Counter { window, .. }) = self.counters.get_mut(&key) {
-            window.advance(self.seen_ms);
-            return window.commit(amount);
+    /// Counts `amount`, for which [`check`](Self::check) and [`make_room`](Self::make_room) have found room, and opens a
+    /// reservation. A new counter is this owner's.
+    pub(super) fn commit(
+        &mut self,
+        key: CounterKey,
+        at: Moment,
+        (terms, owner): (&Terms, Owner),
+        amount: u64,
+    ) -> (Mark, Figures) {
+        let now = self.now;
+        if !self.counters.contains_key(&key) {
+            let live = self.create(terms.span, owner);
+            self.counters.insert(key, live);
         }
-        let mut window = Box::new(Window::new(length_ms, self.seen_ms));
-        let slice = window.commit(amount);
-        let note_ms = window.clears_at_ms();
-        self.notes.insert((note_ms, key));
-        self.counters.insert(key, Counter { window, note_ms });
-        slice
+        let live = self.counters.get_mut(&key).expect("it was made if it was not there");
+        live.counter.advance(now);
+        let mark = live.counter.take(amount);
+        live.reserved = live.reserved.saturating_add(amount);
+        live.open = live.open.saturating_add(1);
+        (mark, live.figures(at, terms.capacity))
     }
 
-    /// Takes back what [`commit`](Self::commit) counted, and drops the counter if that leaves it empty.
-    pub(super) fn give_back(&mut self, key: CounterKey, slice: Slice, amount: u64) {
-        let Some(counter) = self.counters.get_mut(&key) else {
-            return;
+    /// Settles what [`commit`](Self::commit) counted at `mark` as `used`, closes the reservation, and drops the counter if
+    /// that leaves it empty. No moment: the latest seen. Answers by how many units the counter is over its capacity now
+    /// and was not before.
+    pub(super) fn settle(
+        &mut self,
+        key: CounterKey,
+        at: Option<Moment>,
+        (mark, capacity): (Mark, u64),
+        (reserved, used): (u64, u64),
+    ) -> u64 {
+        if let Some(at) = at {
+            self.see(at);
+        }
+        let now = self.now;
+        let Some(live) = self.counters.get_mut(&key) else {
+            return 0;
         };
-        counter.window.give_back(slice, amount);
-        let clears_at_ms = counter.window.clears_at_ms();
-        if clears_at_ms < counter.note_ms {
-            self.notes.remove(&(counter.note_ms, key));
+        live.counter.advance(now);
+        let over = |live: &Live| live.counter.used().saturating_sub(capacity);
+        let over_before = over(live);
+        live.counter.settle(now, mark, reserved, used);
+        let owed = over(live).saturating_sub(over_before);
+        live.reserved = live.reserved.saturating_sub(reserved);
+        live.open = live.open.saturating_sub(1);
+        if live.open == 0 && live.counter.clears_at_us(now) < live.note_us {
+            let note_us = std::mem::replace(&mut live.note_us, NO_NOTE);
+            if note_us != NO_NOTE {
+                self.notes.remove(&(note_us, key));
+            }
             self.note_or_drop(key);
+        }
+        owed
+    }
+
+    fn see(&mut self, at: Moment) {
+        self.now = Moment { monotonic_us: self.now.monotonic_us.max(at.monotonic_us), unix_us: at.unix_us };
+    }
+
+    fn create(&self, span: Span, owner: Owner) -> Box<Live> {
+        fn live<C>(counter: C, owner: Owner) -> Box<Live<C>> {
+            Box::new(Live { owner, note_us: NO_NOTE, reserved: 0, open: 0, counter })
+        }
+        let Moment { monotonic_us, unix_us } = self.now;
+        match span {
+            Span::Window { length_ms } => live(Window::new(length_ms, monotonic_us), owner),
+            Span::Bucket { pace, .. } => live(Bucket::new(pace, monotonic_us), owner),
+            Span::Calendar(period) => live(Calendar::new(period, self.floors.start(period, unix_us)), owner),
+            Span::Concurrent => live(Concurrent::default(), owner),
         }
     }
 
     /// Looks at the counter with the earliest note, if that is due. Tells whether it was.
     fn look_at_earliest(&mut self) -> bool {
-        let Some(&(note_ms, key)) = self.notes.first() else {
+        let Some(&(note_us, key)) = self.notes.first() else {
             return false;
         };
-        if note_ms > self.seen_ms {
+        if note_us > self.now.monotonic_us {
             return false;
         }
         self.notes.pop_first();
@@ -119,26 +234,39 @@ impl Shard {
         true
     }
 
-    /// For a counter whose note was taken out: notes when it will be empty, or drops it if it is.
+    /// For a counter whose note was taken out: notes when it will be empty, or drops it if it is. While a reservation is
+    /// open there is no note; settling it makes one.
     fn note_or_drop(&mut self, key: CounterKey) {
-        let Some(counter) = self.counters.get_mut(&key) else {
+        let Some(live) = self.counters.get_mut(&key) else {
             return;
         };
-        counter.note_ms = counter.window.clears_at_ms();
-        if counter.note_ms > self.seen_ms {
-            self.notes.insert((counter.note_ms, key));
-        } else {
-            self.counters.remove(&key);
+        live.note_us = NO_NOTE;
+        if live.open > 0 {
+            return;
         }
+        let clears_at_us = live.counter.clears_at_us(self.now);
+        if clears_at_us > self.now.monotonic_us {
+            live.note_us = clears_at_us;
+            self.notes.insert((clears_at_us, key));
+            return;
+        }
+        if let Some((period, unix_us)) = live.counter.floor() {
+            self.floors.raise(period, unix_us);
+        }
+        self.owners.leave(live.owner);
+        self.counters.remove(&key);
     }
 
     /// How many counters are held.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        let is_noted = |(key, counter): (&CounterKey, &Counter)| {
-            self.notes.contains(&(counter.note_ms, *key)) && counter.note_ms <= counter.window.clears_at_ms()
-        };
-        assert!(self.counters.iter().all(is_noted) && self.counters.len() == self.notes.len());
+        for (key, live) in &self.counters {
+            let has_note = live.note_us != NO_NOTE;
+            assert_eq!(has_note, self.notes.contains(&(live.note_us, *key)));
+            assert!(has_note || live.open > 0, "what is not in use is noted");
+        }
+        let noted = self.counters.values().filter(|live| live.note_us != NO_NOTE).count();
+        assert_eq!(noted, self.notes.len());
         self.counters.len()
     }
 }

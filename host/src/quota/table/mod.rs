@@ -4,121 +4,60 @@
 //! then counts them: all or none, exact under any number of threads, and without deadlock. Locks are held for that long
 //! only, and never across an await, for nothing here is async.
 //!
-//! The file assumes that `now_ms` comes from one monotonic clock. It never keeps or prints a partition.
+//! The file never keeps or prints a partition.
 
-use std::cmp::Reverse;
-use std::fmt;
-use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    cmp::Reverse,
+    fmt::{Debug, Formatter, Result as FmtResult},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use smallvec::SmallVec;
-use thiserror::Error;
 
-use super::key::{CounterKey, KeySeeds};
-use super::shard::Shard;
-use super::window::{NoRoom, Slice};
+use super::{
+    Charge, Exceeded, Moment, Refused, Reservation, Standing, Tokens, Totals, Wait,
+    charge::Terms,
+    key::{CounterKey, KeySeeds, Owner},
+    owners::Owners,
+    reservation::Held,
+    shard::{Figures, Shard},
+};
 
 /// How many charges one call may name.
 pub const MAX_CHARGES: usize = 32;
+/// How many due notes of each shard are looked at before a principal is refused for its many counters.
+const NOTES_PER_SWEEP: usize = 64;
 
 /// What the table may grow to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuotaBounds {
-    /// Counters held at a time, rounded up to a multiple of 64; each takes about 600 bytes. Each of 64 shards holds its
+    /// Counters held at a time, rounded up to a multiple of 64; each takes at most 512 bytes. Each of 64 shards holds its
     /// part, and hashes don't spread evenly, so that some new counters find no place a little before the bound.
+    /// Default: 1,000,000.
     pub max_counters: usize,
+    /// Counters held at a time for what one policy charges one principal. More are refused to that principal only.
+    /// Default: 1,000.
+    pub max_counters_per_principal: u32,
 }
 
 impl Default for QuotaBounds {
     fn default() -> Self {
-        Self { max_counters: 1_000_000 }
+        Self { max_counters: 1_000_000, max_counters_per_principal: 1_000 }
     }
-}
-
-/// One thing that a call is charged: `amount` requests of at most `capacity` in any stretch of `length_ms`.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Charge<'a> {
-    /// The policy's name.
-    pub policy: &'a str,
-    /// The limit's name, which may be shown.
-    pub limit: &'a str,
-    /// Whose counter; never shown. It is hashed whole, so its length costs time but no memory.
-    pub partition: &'a str,
-    /// Units admitted in a stretch. Not part of the counter's name: when it changes, what was counted still counts.
-    pub capacity: u64,
-    /// Length of the stretch; part of the counter's name. Zero is a bad answer of the policy.
-    pub length_ms: u32,
-    /// Units that this call takes. Zero always passes and counts nothing.
-    pub amount: u64,
-}
-
-impl fmt::Debug for Charge<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Charge")
-            .field("policy", &self.policy)
-            .field("limit", &self.limit)
-            .field("capacity", &self.capacity)
-            .field("length_ms", &self.length_ms)
-            .field("amount", &self.amount)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Why nothing was reserved.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Refused {
-    /// A limit is used up. Of several, the one with the longest wait; of equal waits, the one charged first.
-    #[error("limit `{limit}` of policy `{policy}` admits {capacity} in {length_ms} ms, this call goes beyond: wait")]
-    Exceeded {
-        /// The policy's name.
-        policy: String,
-        /// The limit's name.
-        limit: String,
-        /// Units it admits in a stretch.
-        capacity: u64,
-        /// Length of the stretch.
-        length_ms: u32,
-        /// When all charges of the call are admitted if nothing else happens. None: never, it asks more than
-        /// `capacity`.
-        retry_after_ms: Option<u64>,
-    },
-    /// A bad answer of the policy: two charges name the same counter.
-    #[error("policy `{policy}` charges a counter of limit `{limit}` twice in one call: add the amounts up")]
-    Repeated {
-        /// The policy's name.
-        policy: String,
-        /// The limit's name.
-        limit: String,
-    },
-    /// A bad answer of the policy: a stretch of no length.
-    #[error("limit `{limit}` of policy `{policy}` has a window of 0 ms: give it a length")]
-    NoLength {
-        /// The policy's name.
-        policy: String,
-        /// The limit's name.
-        limit: String,
-    },
-    /// A bad answer of the policies: more than [`MAX_CHARGES`].
-    #[error("the call has {count} charges: at most {MAX_CHARGES} are allowed")]
-    TooMany {
-        /// How many there are.
-        count: usize,
-    },
-    /// There is no memory for another counter, and none of those held is empty.
-    #[error("every counter is in use: raise the bound on counters, or charge fewer partitions")]
-    Full,
 }
 
 /// All counters of this process.
 pub struct Quota {
     shards: [Mutex<Shard>; CounterKey::SHARDS],
+    owners: Arc<Owners>,
     seeds: KeySeeds,
+    totals: Totals,
     bounds: QuotaBounds,
 }
 
-impl fmt::Debug for Quota {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Quota").field("bounds", &self.bounds).finish_non_exhaustive()
+impl Debug for Quota {
+    fn fmt(&self, f: &mut Formatter<'_>) -> FmtResult {
+        f.debug_struct("Quota").field("bounds", &self.bounds).field("totals", &self.totals).finish_non_exhaustive()
     }
 }
 
@@ -126,47 +65,130 @@ impl Quota {
     /// An empty table.
     pub fn new(bounds: QuotaBounds) -> Self {
         let max_counters = bounds.max_counters.div_ceil(CounterKey::SHARDS);
+        let owners = Arc::new(Owners::new(bounds.max_counters_per_principal));
         Self {
-            shards: std::array::from_fn(|_| Mutex::new(Shard::new(max_counters))),
+            shards: std::array::from_fn(|_| Mutex::new(Shard::new(max_counters, Arc::clone(&owners)))),
+            owners,
             seeds: KeySeeds::default(),
+            totals: Totals::default(),
             bounds,
         }
     }
 
-    /// Reserves all charges, or none. No charges: nothing is reserved and no lock is taken.
+    /// What the table did so far.
+    pub fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// Reserves all charges of this principal's call, or none. Tokens are reserved as `expected`. No charges: nothing is
+    /// reserved and no lock is taken.
     ///
     /// # Errors
     /// [`Refused`] says which charge stood in the way; nothing is counted then.
-    pub fn reserve(self: &Arc<Self>, now_ms: u64, charges: &[Charge<'_>]) -> Result<Reservation, Refused> {
-        let named = self.name(charges)?;
+    pub fn reserve(
+        self: &Arc<Self>,
+        at: Moment,
+        principal: &str,
+        charges: &[Charge<'_>],
+        expected: Tokens,
+    ) -> Result<Reservation, Refused> {
+        let named = self.name(principal, charges, expected)?;
+        let mut reserved = self.try_reserve(at, &named);
+        if matches!(reserved, Err(Refused::TooManyCounters { .. })) {
+            // Some of the principal's counters may be empty by now, in shards that nobody has used since.
+            self.sweep(at);
+            reserved = self.try_reserve(at, &named);
+        }
+        match reserved {
+            Ok(Reserved { held, standings, overshoot_units }) => {
+                self.totals.admits(overshoot_units);
+                Ok(Reservation::new(Arc::clone(self), held, standings))
+            }
+            Err(refused) => {
+                self.totals.refuses();
+                Err(refused)
+            }
+        }
+    }
+
+    /// Where the counters of these charges stand, in their order. Nothing is charged, and no counter is made.
+    ///
+    /// # Errors
+    /// [`Refused`] when the charges are a bad answer.
+    pub fn look(&self, at: Moment, charges: &[Charge<'_>]) -> Result<Vec<Standing>, Refused> {
+        let named = self.name("", charges, Tokens::default())?;
         let mut locked = self.lock(&named);
         for group in &mut locked {
-            group.shard.advance(now_ms);
+            group.shard.advance(at);
         }
-        check_all(&mut locked, now_ms)?;
+        Ok(standings(&mut locked, at))
+    }
+
+    fn try_reserve(&self, at: Moment, named: &[Named<'_>]) -> Result<Reserved, Refused> {
+        let mut locked = self.lock(named);
         for group in &mut locked {
-            let keys = group.named.iter().filter(|named| named.counts()).map(|named| named.key);
-            if !group.shard.make_room(&keys) {
+            group.shard.advance(at);
+        }
+        check_all(&mut locked, at)?;
+        self.place_all(&mut locked)?;
+        Ok(commit_all(&mut locked, at))
+    }
+
+    /// Finds a place for each counter that is not there yet, for all of them or none.
+    fn place_all(&self, locked: &mut [Locked<'_, '_>]) -> Result<(), Refused> {
+        for Locked { shard, named } in &mut *locked {
+            if !shard.make_room(&named.iter().map(|named| named.key)) {
                 return Err(Refused::Full);
             }
         }
-        Ok(Reservation { quota: Arc::clone(self), held: commit_all(&mut locked) })
+        let mut entered: SmallVec<[Owner; 4]> = SmallVec::new();
+        for Locked { shard, named } in locked {
+            for named in named.iter().filter(|named| !shard.holds(named.key)) {
+                if !self.owners.enter(named.owner) {
+                    entered.into_iter().for_each(|owner| self.owners.leave(owner));
+                    return Err(Refused::TooManyCounters { policy: named.charge.policy.to_owned() });
+                }
+                entered.push(named.owner);
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops counters that are empty, in all shards.
+    fn sweep(&self, at: Moment) {
+        for shard in &self.shards {
+            let mut shard = locked(shard);
+            shard.advance(at);
+            shard.sweep(NOTES_PER_SWEEP);
+        }
     }
 
     /// The charges with their keys, in the order of keys, which is that of shards.
-    fn name<'c>(&self, charges: &'c [Charge<'c>]) -> Result<SmallVec<[Named<'c>; 4]>, Refused> {
+    fn name<'c>(
+        &self,
+        principal: &str,
+        charges: &'c [Charge<'c>],
+        expected: Tokens,
+    ) -> Result<SmallVec<[Named<'c>; 4]>, Refused> {
         if charges.len() > MAX_CHARGES {
             return Err(Refused::TooMany { count: charges.len() });
         }
-        let mut named = SmallVec::with_capacity(charges.len());
+        let mut named: SmallVec<[Named<'c>; 4]> = SmallVec::with_capacity(charges.len());
         for (position, charge) in charges.iter().enumerate() {
-            let Some(length_ms) = NonZeroU32::new(charge.length_ms) else {
-                return Err(Refused::NoLength { policy: charge.policy.to_owned(), limit: charge.limit.to_owned() });
+            let (policy, limit) = (charge.policy, charge.limit);
+            let terms = Terms::of(&charge.rule).map_err(|wrong| Refused::BadRule {
+                policy: policy.to_owned(),
+                limit: limit.to_owned(),
+                wrong,
+            })?;
+            let owner = match named.last() {
+                Some(last) if last.charge.policy == policy => last.owner,
+                _ => self.seeds.owner(policy, principal),
             };
-            let key = self.seeds.key(charge.policy, charge.limit, charge.partition, length_ms);
-            named.push(Named { key, length_ms, position, charge });
+            let amount = terms.settling.reserves(expected);
+            named.push(Named { key: self.seeds.key(charge, &terms), terms, owner, amount, position, charge });
         }
-        named.sort_unstable_by_key(|named: &Named<'_>| named.key);
+        named.sort_unstable_by_key(|named| named.key);
         let repeated = named.windows(2).find_map(|pair| match pair {
             [one, other] if one.key == other.key => Some(one.charge),
             _ => None,
@@ -185,28 +207,48 @@ impl Quota {
             .collect()
     }
 
-    /// A thread that dies under the lock leaves at most units counted for a call that never was: that errs against
-    /// the caller, so the shard stays in use.
-    fn shard(&self, key: CounterKey) -> MutexGuard<'_, Shard> {
-        let shard = self.shards.get(key.shard()).expect("a key's shard is below the number of shards");
-        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Settles one counter of a reservation.
+    pub(super) fn settle(&self, at: Option<Moment>, held: &Held, used: u64) {
+        let Held { key, mark, capacity, amount, .. } = *held;
+        let owed = self.shard(key).settle(key, at, (mark, capacity), (amount, used));
+        self.totals.owes(owed);
     }
+
+    fn shard(&self, key: CounterKey) -> MutexGuard<'_, Shard> {
+        locked(self.shards.get(key.shard()).expect("a key's shard is below the number of shards"))
+    }
+}
+
+/// A thread that dies under the lock leaves at most units counted for a call that never was: that errs against the caller,
+/// so the shard stays in use.
+fn locked(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A charge with its counter's key.
 #[derive(Debug)]
 struct Named<'c> {
     key: CounterKey,
-    length_ms: NonZeroU32,
-    /// Where the policy's answer had it.
+    terms: Terms,
+    owner: Owner,
+    /// Units to reserve.
+    amount: u64,
+    /// Where the policies' answers had it.
     position: usize,
     charge: &'c Charge<'c>,
 }
 
 impl Named<'_> {
-    /// Whether it takes anything, and so needs a counter.
-    fn counts(&self) -> bool {
-        self.charge.amount > 0
+    fn standing(&self, figures: Figures) -> Standing {
+        Standing {
+            limit: self.charge.limit.into(),
+            unit: self.terms.settling.unit(),
+            capacity: self.terms.capacity,
+            remaining: self.terms.capacity.saturating_sub(figures.used),
+            reserved: figures.reserved,
+            reset_after_us: figures.reset_after_us,
+            window_us: figures.window_us,
+        }
     }
 }
 
@@ -217,83 +259,70 @@ struct Locked<'a, 'c> {
     named: &'a [Named<'c>],
 }
 
+/// What was counted for one call.
+#[derive(Debug)]
+struct Reserved {
+    held: Vec<Held>,
+    standings: Vec<Standing>,
+    overshoot_units: u64,
+}
+
 /// Checks every charge; the error names the one that binds.
-fn check_all(locked: &mut [Locked<'_, '_>], now_ms: u64) -> Result<(), Refused> {
-    let mut binding: Option<(NoRoom, &Named<'_>)> = None;
-    let rank =
-        |(refused, named): &(NoRoom, &Named<'_>)| (refused.retry_after_ms.unwrap_or(u64::MAX), Reverse(named.position));
-    for Locked { shard, named } in locked {
+fn check_all(locked: &mut [Locked<'_, '_>], at: Moment) -> Result<(), Refused> {
+    let mut binding: Option<(Wait, &Named<'_>)> = None;
+    let rank = |(wait, named): &(Wait, &Named<'_>)| (*wait, Reverse(named.position));
+    for Locked { shard, named } in &mut *locked {
         for named in *named {
-            let Err(refused) = shard.check(named.key, now_ms, named.charge.capacity, named.charge.amount) else {
+            let Err(wait) = shard.check(named.key, at, named.terms.capacity, named.amount) else {
                 continue;
             };
-            let found = (refused, named);
+            let found = (wait, named);
             if binding.as_ref().is_none_or(|bound| rank(&found) > rank(bound)) {
                 binding = Some(found);
             }
         }
     }
-    match binding {
-        None => Ok(()),
-        Some((refused, named)) => Err(Refused::Exceeded {
-            policy: named.charge.policy.to_owned(),
-            limit: named.charge.limit.to_owned(),
-            capacity: named.charge.capacity,
-            length_ms: named.charge.length_ms,
-            retry_after_ms: refused.retry_after_ms,
-        }),
-    }
+    let Some((wait, named)) = binding else {
+        return Ok(());
+    };
+    let Charge { policy, limit, rule, .. } = *named.charge;
+    let (policy, limit) = (policy.to_owned(), limit.to_owned());
+    Err(Refused::Exceeded(Box::new(Exceeded { policy, limit, rule, wait, standings: standings(locked, at) })))
 }
 
-/// Counts every charge that takes anything.
-fn commit_all(locked: &mut [Locked<'_, '_>]) -> SmallVec<[Held; 4]> {
-    let mut held = SmallVec::new();
+/// Where all counters stand, in the order of charges.
+fn standings(locked: &mut [Locked<'_, '_>], at: Moment) -> Vec<Standing> {
+    let mut found: SmallVec<[(usize, Standing); 4]> = SmallVec::new();
     for Locked { shard, named } in locked {
-        for Named { key, length_ms, charge, .. } in named.iter().filter(|named| named.counts()) {
-            let slice = shard.commit(*key, *length_ms, charge.amount);
-            held.push(Held { key: *key, slice, amount: charge.amount });
+        for named in *named {
+            found.push((named.position, named.standing(shard.figures(named.key, at, &named.terms))));
         }
     }
-    held
+    found.sort_unstable_by_key(|(position, _)| *position);
+    found.into_iter().map(|(_, standing)| standing).collect()
 }
 
-/// Units that a reservation holds in one counter.
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    key: CounterKey,
-    slice: Slice,
-    amount: u64,
-}
-
-/// What one call has reserved. It must be kept once anything reached a backend; dropping it gives everything back, for
-/// then nothing did.
-#[derive(Debug)]
-#[must_use = "a reservation that is dropped gives back what it reserved"]
-pub struct Reservation {
-    quota: Arc<Quota>,
-    held: SmallVec<[Held; 4]>,
-}
-
-impl Reservation {
-    /// The call counts: what it reserved stays counted.
-    pub fn keep(mut self) {
-        self.held.clear();
-    }
-
-    /// The call doesn't count: what it reserved is free again, unless its slice has left the window anyway. Dropping
-    /// does the same.
-    pub fn refund(self) {
-        drop(self);
-    }
-}
-
-impl Drop for Reservation {
-    /// One counter after the other: others may find some of them free before the rest, never too many units free.
-    fn drop(&mut self) {
-        for held in &self.held {
-            self.quota.shard(held.key).give_back(held.key, held.slice, held.amount);
+/// Counts every charge.
+fn commit_all(locked: &mut [Locked<'_, '_>], at: Moment) -> Reserved {
+    let count = locked.iter().map(|group| group.named.len()).sum();
+    let mut reserved =
+        Reserved { held: Vec::with_capacity(count), standings: Vec::with_capacity(count), overshoot_units: 0 };
+    let mut found: SmallVec<[(usize, Standing); 4]> = SmallVec::with_capacity(count);
+    for Locked { shard, named } in locked {
+        for named in *named {
+            let Named { key, terms, owner, amount, .. } = named;
+            let (mark, figures) = shard.commit(*key, at, (terms, *owner), *amount);
+            if *amount > 0 {
+                reserved.overshoot_units += figures.used.saturating_sub(terms.capacity);
+            }
+            let (capacity, settling) = (terms.capacity, terms.settling);
+            reserved.held.push(Held { key: *key, mark, amount: *amount, capacity, settling });
+            found.push((named.position, named.standing(figures)));
         }
     }
+    found.sort_unstable_by_key(|(position, _)| *position);
+    reserved.standings.extend(found.into_iter().map(|(_, standing)| standing));
+    reserved
 }
 
 #[cfg(test)]

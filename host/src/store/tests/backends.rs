@@ -1,7 +1,10 @@
 //! Backends that were added by command, and draining.
 
 use super::{store, tamper};
-use crate::ports::store::{Declared, Store, StoreError, StoredBackend};
+use crate::{
+    ports::store::{Declared, Store, StoreError, StoredBackend},
+    store::SqliteStore,
+};
 
 fn backend(name: &str, url: &str) -> StoredBackend {
     StoredBackend {
@@ -9,6 +12,7 @@ fn backend(name: &str, url: &str) -> StoredBackend {
         url: url.to_owned(),
         kind: "openai".to_owned(),
         weight: 3,
+        anthropic: false,
         created_at_ms: 1_000,
     }
 }
@@ -18,7 +22,7 @@ async fn an_added_backend_comes_back_as_it_went_in_and_goes_when_it_is_removed()
     let (_folder, _path, store) = store().await;
     assert_eq!(store.declared_backends().await.unwrap(), Declared::default());
     let second = backend("gpu-1", "http://b");
-    let first = StoredBackend { created_at_ms: 999, ..backend("gpu-2", "http://a") };
+    let first = StoredBackend { anthropic: true, created_at_ms: 999, ..backend("gpu-2", "http://a") };
     for backend in [&second, &first] {
         store.add_backend(backend.clone()).await.unwrap();
     }
@@ -30,6 +34,18 @@ async fn an_added_backend_comes_back_as_it_went_in_and_goes_when_it_is_removed()
     assert!(store.revision().await.unwrap() > revision && revision == 2);
     let again = store.remove_backend("gpu-2").await;
     assert!(matches!(again, Err(StoreError::NoSuchBackend { name }) if name == "gpu-2"));
+}
+
+#[tokio::test]
+async fn a_backend_of_an_older_version_said_nothing_of_anthropic() {
+    let (_folder, path, store) = store().await;
+    store.add_backend(StoredBackend { anthropic: true, ..backend("gpu-1", "http://a") }).await.unwrap();
+    store.close().await;
+    for undoing in ["ALTER TABLE backends DROP COLUMN anthropic", "DELETE FROM _sqlx_migrations WHERE version = 5"] {
+        tamper(&path, undoing).await;
+    }
+    let store = SqliteStore::open(&path).await.unwrap();
+    assert_eq!(store.declared_backends().await.unwrap().backends, [backend("gpu-1", "http://a")]);
 }
 
 #[tokio::test]
@@ -85,7 +101,7 @@ async fn there_is_an_end_to_adding() {
     let (_folder, path, store) = store().await;
     tamper(
         &path,
-        "INSERT INTO backends SELECT 'b' || value, 'http://b' || value, 'ollama', 1, 0 \
+        "INSERT INTO backends SELECT 'b' || value, 'http://b' || value, 'ollama', 1, 0, 0 \
          FROM (WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n LIMIT 1024) SELECT value FROM n)",
     )
     .await;

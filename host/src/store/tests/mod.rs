@@ -6,13 +6,15 @@ use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
 
 mod backends;
+mod limits;
 mod rotation;
 mod users;
 
 use super::SqliteStore;
 use crate::ports::{
     keys::{KeyState, Scope},
-    store::{NewAttributes, NewKey, Rotation, Store, StoreError},
+    limits::{LimitChange, LimitName, Limits},
+    store::{NewAttributes, NewKey, Rotation, Store, StoreError, UserChanges},
 };
 
 /// A folder, a path in it, and a store opened there.
@@ -29,7 +31,7 @@ fn key(id: &str, name: &str, user: Option<&str>) -> NewKey {
         id: id.to_owned(),
         name: name.to_owned(),
         user: user.map(str::to_owned),
-        requests_per_minute: None,
+        limits: Vec::new(),
         scope: Scope::AllModels,
         may_manage: false,
         attributes: Vec::new(),
@@ -37,6 +39,10 @@ fn key(id: &str, name: &str, user: Option<&str>) -> NewKey {
         created_at_ms: 1_000,
         hash: [7; 32],
     }
+}
+
+fn change(model: Option<&str>, name: LimitName, limit: Option<u64>) -> LimitChange {
+    LimitChange { model: model.map(str::to_owned), name, limit }
 }
 
 async fn ids(store: &SqliteStore) -> Vec<String> {
@@ -58,7 +64,7 @@ async fn tamper(path: &PathBuf, statement: &'static str) {
 async fn every_field_comes_back_as_it_went_in_also_after_a_restart() {
     let (_folder, path, store) = store().await;
     let full = NewKey {
-        requests_per_minute: Some(60),
+        limits: vec![change(None, LimitName::RequestsPerMinute, Some(60))],
         scope: Scope::Models(["llama3:latest".into(), "qwen:7b".into()].into()),
         may_manage: true,
         attributes: vec![("groups".into(), vec!["b".into(), "a'\"\\".into()]), ("empty".into(), vec![])],
@@ -81,7 +87,9 @@ async fn every_field_comes_back_as_it_went_in_also_after_a_restart() {
         assert_eq!(record.user_name(), expected.user.as_deref());
         assert_eq!(record.state, KeyState::Active);
         assert_eq!(record.expires_at_ms, expected.expires_at_ms);
-        assert_eq!(record.requests_per_minute, expected.requests_per_minute);
+        let mut limits = Limits::default();
+        expected.limits.iter().for_each(|change| limits.apply(change));
+        assert_eq!(record.limits, limits);
         assert_eq!(record.scope, expected.scope);
         assert_eq!((record.may_manage, stored.former), (expected.may_manage, None));
         assert_eq!(record.created_at_ms, expected.created_at_ms);
@@ -226,7 +234,8 @@ async fn twenty_writers_through_two_stores_lose_nothing() {
             store.create_key(key(&id, &format!("n{number}"), Some("ann"))).await?;
             let rotation = Rotation { id: id.clone(), hash: [number; 32], now_ms: 0, former_until_ms: Some(9) };
             store.rotate_key(rotation).await?;
-            store.set_user_attributes("ann", vec![(id.clone(), vec!["x".to_owned()])]).await?;
+            let attributes = vec![(id.clone(), vec!["x".to_owned()])];
+            store.change_user("ann", UserChanges { attributes, ..UserChanges::default() }).await?;
             store.keys().await?;
             store.set_key_state(&id, KeyState::Revoked).await
         });

@@ -1,8 +1,9 @@
 //! New secrets for keys that stay the same.
 
-use super::{key, store};
+use super::{change, key, store};
 use crate::ports::{
     keys::{KeyState, Scope},
+    limits::LimitName,
     store::{FormerSecret, NewKey, Rotation, Store, StoreError},
 };
 
@@ -14,7 +15,7 @@ fn rotation(hash: u8, now_ms: u64, former_until_ms: Option<u64>) -> Rotation {
 async fn a_rotation_changes_the_secret_and_keeps_all_else() {
     let (_folder, _path, store) = store().await;
     let new = NewKey {
-        requests_per_minute: Some(60),
+        limits: vec![change(Some("a:latest"), LimitName::Concurrent, Some(60))],
         scope: Scope::Models(["a".into()].into()),
         may_manage: true,
         attributes: vec![("groups".into(), vec!["x".into()])],

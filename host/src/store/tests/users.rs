@@ -4,13 +4,17 @@ use super::{ids, key, state, store, tamper};
 use crate::{
     ports::{
         keys::{Attributes, KeyState, Standing, UserState},
-        store::{NewAttributes, NewKey, NewUser, Store, StoreError},
+        store::{NewAttributes, NewKey, NewUser, Store, StoreError, UserChanges},
     },
     store::SqliteStore,
 };
 
 fn user(name: &str) -> NewUser {
-    NewUser { name: name.to_owned(), attributes: NewAttributes::new(), created_at_ms: 500 }
+    NewUser { name: name.to_owned(), attributes: NewAttributes::new(), limits: Vec::new(), created_at_ms: 500 }
+}
+
+fn said(attributes: NewAttributes) -> UserChanges {
+    UserChanges { attributes, ..UserChanges::default() }
 }
 
 fn values(name: &str, values: &[&str]) -> (String, Vec<String>) {
@@ -90,7 +94,7 @@ async fn attributes_are_put_in_place_name_by_name() {
     let (_folder, _path, store) = store().await;
     store.create_user(user("ann")).await.unwrap();
     let check = async |changes: NewAttributes, expected: &[(&str, &[&str])]| {
-        store.set_user_attributes("ann", changes).await.unwrap();
+        store.change_user("ann", said(changes)).await.unwrap();
         assert_eq!(store.users().await.unwrap()[0].user.attributes, stored(expected));
     };
     check(vec![values("groups", &["a", "b"])], &[("groups", &["a", "b"])]).await;
@@ -101,7 +105,7 @@ async fn attributes_are_put_in_place_name_by_name() {
     check(vec![values("team", &["x"])], &[("team", &["x"])]).await;
     assert_eq!(store.revision().await.unwrap(), revision);
     let long = vec![values(&"n".repeat(65), &["x"])];
-    assert!(matches!(store.set_user_attributes("ann", long).await, Err(StoreError::Refused(_))));
+    assert!(matches!(store.change_user("ann", said(long)).await, Err(StoreError::Refused(_))));
     check(Vec::new(), &[("team", &["x"])]).await;
 }
 
@@ -130,7 +134,7 @@ async fn whoever_is_not_there_is_not_made_by_a_change() {
     let (_folder, _path, store) = store().await;
     let unknown = |answer| matches!(answer, Err(StoreError::NoSuchUser { user }) if user == "eve");
     assert!(unknown(store.set_user_state("eve", UserState::Disabled).await));
-    assert!(unknown(store.set_user_attributes("eve", vec![values("groups", &["staff"])]).await));
+    assert!(unknown(store.change_user("eve", said(vec![values("groups", &["staff"])])).await));
     assert!(unknown(store.remove_user("eve").await));
     assert_eq!((names(&store).await, store.revision().await.unwrap()), (Vec::new(), 0));
 }
@@ -142,7 +146,7 @@ async fn an_unknown_state_of_a_user_is_never_overwritten() {
     tamper(&path, "UPDATE users SET state = 'paused'").await;
     let unreadable = |answer| matches!(answer, Err(StoreError::Unreadable { .. }));
     assert!(unreadable(store.set_user_state("ann", UserState::Active).await));
-    assert!(unreadable(store.set_user_attributes("ann", vec![values("groups", &["x"])]).await));
+    assert!(unreadable(store.change_user("ann", said(vec![values("groups", &["x"])])).await));
     assert!(unreadable(store.remove_user("ann").await));
     assert!(unreadable(store.create_key(key("k1", "laptop", Some("ann"))).await));
 }

@@ -34,7 +34,7 @@ const CREDENTIALS: [HeaderName; 6] = [
 impl Host for HostState {
     fn header(&mut self, name: String) -> Result<Option<String>> {
         let masked = Arc::clone(&self.shared.masked_headers);
-        let exchange = self.exchange_in("request.header", &Hook::ALL)?;
+        let exchange = self.exchange_in("request.header", &Hook::WITH_REQUEST)?;
         let Ok(name) = HeaderName::try_from(name) else { return Ok(None) };
         if CREDENTIALS.contains(&name) || masked.contains(&name) {
             return Ok(None);
@@ -54,15 +54,15 @@ impl Host for HostState {
         {
             return Err(bad_argument(format!("the value at '{at}' has more than {MAX_JSON_BYTES} bytes")));
         }
-        Ok(found.map(|text| exchange.blanked(text.to_owned())))
+        Ok(found.map(|text| exchange.blanked_json(text)))
     }
 
     fn peer(&mut self) -> Result<String> {
-        Ok(self.exchange_in("request.peer", &Hook::ALL)?.peer().to_string())
+        Ok(self.exchange_in("request.peer", &Hook::WITH_REQUEST)?.peer().to_string())
     }
 
     fn peer_in(&mut self, network: String) -> Result<bool> {
-        let peer = self.exchange_in("request.peer-in", &Hook::ALL)?.peer();
+        let peer = self.exchange_in("request.peer-in", &Hook::WITH_REQUEST)?.peer();
         let network: IpNet = network
             .parse()
             .map_err(|_| bad_argument(format!("'{network}' is no network; write one like 10.0.0.0/8")))?;
@@ -70,7 +70,7 @@ impl Host for HostState {
     }
 
     fn path(&mut self) -> Result<String> {
-        let exchange = self.exchange_in("request.path", &Hook::ALL)?;
+        let exchange = self.exchange_in("request.path", &Hook::WITH_REQUEST)?;
         // A path may end with a name, which is the caller's text.
         Ok(exchange.blanked(exchange.path().to_owned()))
     }
@@ -83,7 +83,9 @@ impl Host for HostState {
         if bytes > MAX_PREFIX_BYTES {
             return Err(bad_argument(format!("a prefix has at most {MAX_PREFIX_BYTES} bytes, not {bytes}")));
         }
-        let prefix = pointer::prefix(body, bytes);
+        let Some(asked) = pointer::asked(body) else { return Ok(None) };
+        // It may end within a character. The hashes of growing pieces of a secret would tell it letter by letter.
+        let prefix = asked.get(..bytes).filter(|_| bytes > 0 && !exchange.begins_within(asked, bytes));
         Ok(prefix.map(|prefix| {
             // A keyless digest, so that all replicas agree; one that collides at will would let callers pick a backend.
             let digest = digest::digest(&digest::SHA256, prefix);

@@ -24,6 +24,15 @@ pub struct Splitter {
     is_after_cr: bool,
 }
 
+/// All up to a blank line, that one included, as the cutting of a stream needs it.
+#[derive(Debug)]
+pub struct Block<'a> {
+    /// What it tells; none when it has no data, like a comment that keeps a connection open.
+    pub event: Option<Event<'a>>,
+    /// Where it ends in the piece that was fed. It begins where the one before it ended, maybe in an earlier piece.
+    pub end: usize,
+}
+
 /// One event. Printed, it shows its name only: its data is an answer.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Event<'a> {
@@ -44,6 +53,11 @@ impl Splitter {
     /// Takes the next piece and tells each event whose blank line stands in it. As in browsers, an event without `data` is
     /// none, and neither is one that the stream's end cuts off.
     pub fn feed(&mut self, piece: &[u8], mut tell: impl FnMut(Event<'_>)) {
+        self.feed_blocks(piece, |block| block.event.into_iter().for_each(&mut tell));
+    }
+
+    /// The same, telling of every blank line: all of a stream lies in one block or another, save what is open at its end.
+    pub fn feed_blocks(&mut self, piece: &[u8], mut tell: impl FnMut(Block<'_>)) {
         // All before this is told; the event that is open begins here, or in `begun`.
         let mut open = piece;
         let mut at = 0;
@@ -67,7 +81,8 @@ impl Splitter {
             at += length;
             if is_blank {
                 let (event, after) = open.split_at_checked(at).unwrap_or((open, &[]));
-                self.tell(event, &mut tell);
+                let line_end = if after.starts_with(b"\r\n") { 2 } else { 1 };
+                self.tell(event, |event| tell(Block { event, end: piece.len() - after.len() + line_end }));
                 open = after.get(1..).unwrap_or_default();
                 at = 0;
             } else {
@@ -77,14 +92,12 @@ impl Splitter {
         self.begun.push(open);
     }
 
-    fn tell(&mut self, rest: &[u8], tell: &mut impl FnMut(Event<'_>)) {
+    fn tell(&mut self, rest: &[u8], tell: impl FnOnce(Option<Event<'_>>)) {
         let End { mut bytes, is_cut } = self.begun.join(rest);
         if std::mem::take(&mut self.is_first) && !is_cut {
             bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
         }
-        if let Some(event) = read(bytes, is_cut) {
-            tell(event);
-        }
+        tell(read(bytes, is_cut));
         self.begun.clear();
     }
 }

@@ -8,6 +8,9 @@
 //! - `{+}` in a question is taken out: a way to hand over what the gate would have blanked.
 
 mod questions;
+mod rules;
+
+pub use rules::charge;
 
 use tollgate_policy::{Reason, Rejection, env, rejection, request};
 
@@ -31,14 +34,18 @@ impl Asked {
         if let Some(code) = self.0.strip_prefix("code ") {
             return Some(rejection(Reason::Forbidden, code, "its code is asked for"));
         }
-        let answers: Vec<String> = self.0.split(" | ").map(questions::answer).collect();
-        let text = answers.join(" | ");
+        let text = answers(&self.0);
         if is_wanted("log") {
             env::log(env::Level::Info, &format!("answers {text}"));
             return None;
         }
         Some(told(text))
     }
+}
+
+/// The answers to questions with ` | ` between them.
+pub fn answers(questions: &str) -> String {
+    questions.split(" | ").map(questions::answer).collect::<Vec<_>>().join(" | ")
 }
 
 /// A rejection whose message the test reads.

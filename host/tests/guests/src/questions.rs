@@ -47,6 +47,7 @@ fn about_call(name: &str, rest: &str) -> Option<String> {
         "path" => request::path(),
         "prefix-hash" => or_none(request::prefix_hash(number(rest))),
         "limit" => limit(rest),
+        "limits" => limits(rest),
         "attribute" => principals::attribute(rest).join("+"),
         "verify" => or_none(keys::verify().map(|key| format!("{key:?}"))),
         _ => return None,
@@ -57,6 +58,18 @@ fn limit(rest: &str) -> String {
     let words: Vec<&str> = rest.split(' ').collect();
     let holder = if words[0] == "user" { principals::Holder::User } else { principals::Holder::Key };
     or_none(principals::limit(holder, words[1], words.get(2).copied()))
+}
+
+/// Each as holder, name and value, with a star behind those of the model; sorted, because their order means nothing.
+fn limits(model: &str) -> String {
+    let held = principals::limits(model).into_iter();
+    let told = held.map(|held| {
+        let star = if held.of_model { "*" } else { "" };
+        format!("{:?} {:?} {}{star}", held.holder, held.name, held.value)
+    });
+    let mut told: Vec<String> = told.collect();
+    told.sort();
+    told.join(", ")
 }
 
 fn about_gate(name: &str, rest: &str) -> Option<String> {

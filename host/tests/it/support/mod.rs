@@ -14,7 +14,7 @@ pub use answer::Answer;
 pub(crate) use asking::Asking;
 pub use llm_server::{LlmServer, Script};
 pub(crate) use log::Log;
-pub use proxy::TestProxy;
+pub use proxy::{TestProxy, rpm};
 
 use std::time::Duration;
 

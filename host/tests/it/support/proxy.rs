@@ -17,7 +17,8 @@ use tollgate::{
     identity::{FreshKey, Pepper},
     ports::{
         keys::{KeyState, Scope},
-        store::{NewKey, Store},
+        limits::{LimitChange, LimitName},
+        store::{NewKey, NewUser, Store},
     },
     store::SqliteStore,
     upstream::fleet::Fleet,
@@ -33,6 +34,7 @@ pub struct Builder {
     folder: TempDir,
     toml: String,
     backends: String,
+    users: Vec<NewUser>,
     keys: Vec<NewKey>,
     pepper: Pepper,
     key: FreshKey,
@@ -56,7 +58,8 @@ impl TestProxy {
         let pepper = Pepper::load_or_create(&folder.path().join("state")).unwrap();
         let (toml, backends) = (String::new(), String::new());
         let key = FreshKey::generate().unwrap();
-        let mut builder = Builder { folder, toml, backends, keys: Vec::new(), pepper, key, has_policies: false };
+        let (users, keys, has_policies) = (Vec::new(), Vec::new(), false);
+        let mut builder = Builder { folder, toml, backends, users, keys, pepper, key, has_policies };
         let default = builder.new_key("default", &builder.key);
         builder.keys.push(default);
         builder
@@ -245,6 +248,13 @@ impl Builder {
         key.text().to_owned()
     }
 
+    /// A user with these limits, whose keys are yet to come.
+    pub(crate) fn user(mut self, name: &str, limits: Vec<LimitChange>) -> Self {
+        let name = name.to_owned();
+        self.users.push(NewUser { name, attributes: Vec::new(), limits, created_at_ms: START_UNIX_MS });
+        self
+    }
+
     /// Changes the gate's own key.
     pub fn with_key(mut self, change: impl FnOnce(&mut NewKey)) -> Self {
         change(&mut self.keys[0]);
@@ -303,6 +313,9 @@ impl Builder {
     async fn stored(&self) -> Config {
         let config = self.config();
         let store = SqliteStore::open(&config.store.path).await.unwrap();
+        for user in &self.users {
+            store.create_user(user.clone()).await.unwrap();
+        }
         for key in &self.keys {
             store.create_key(key.clone()).await.unwrap();
         }
@@ -315,7 +328,7 @@ impl Builder {
             id: key.id().to_owned(),
             name: name.to_owned(),
             user: None,
-            requests_per_minute: None,
+            limits: Vec::new(),
             scope: Scope::AllModels,
             may_manage: false,
             attributes: Vec::new(),
@@ -324,6 +337,21 @@ impl Builder {
             hash: self.pepper.hash(key.id(), key.secret()),
         }
     }
+}
+
+/// Gives a key its own limit of requests a minute.
+pub fn rpm(limit: u64) -> impl FnOnce(&mut NewKey) {
+    move |key| key.limits.push(overall(LimitName::RequestsPerMinute, limit))
+}
+
+/// A limit for all models together.
+pub(crate) fn overall(name: LimitName, limit: u64) -> LimitChange {
+    LimitChange { model: None, name, limit: Some(limit) }
+}
+
+/// A limit for one model alone, by its canonical name.
+pub(crate) fn of_model(model: &str, name: LimitName, limit: u64) -> LimitChange {
+    LimitChange { model: Some(model.to_owned()), ..overall(name, limit) }
 }
 
 fn put_policy(folder: &Path, name: &str, component: &[u8]) {

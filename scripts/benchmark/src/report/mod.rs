@@ -37,7 +37,7 @@ pub(crate) fn text(results: &Results) -> String {
     text.push_str(&table::figures(results));
     text.push_str(
         "\nCPU is that of the proxy's own process, all threads. Requests/s are what the cores left to load and backend can do at most: \
-         compare CPU. nginx and HAProxy only forward; Envoy checks the key in Wasm; Tollgate checks the key, charges the limit and \
+         compare CPU. Where the second table says ×, it is the median of the rounds' own ratios. nginx and HAProxy only forward; Envoy checks the key in Wasm; Tollgate checks the key, charges the limit and \
          chooses the backend in Wasm, and counts metrics; it logs warnings, in *call log* a line for each call into a file.\n",
     );
     text.push_str(&table::versions(results));

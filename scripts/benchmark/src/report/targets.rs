@@ -37,28 +37,28 @@ pub(super) fn table(results: &Results) -> String {
 }
 
 fn targets(results: &Results, tollgate: &Contender) -> Vec<Target> {
-    let call = |kind| per_call(results.contender(kind)?);
-    let chunk = |kind| results.contender(kind)?.median(|round| round.paced.cpu_us_per_line());
-    let ratio = |over: Option<f64>, under: Option<f64>| Some(over? / under?);
-    let (mine, times) = (Kind::Tollgate, " ×");
+    let call_times = |mine: &Contender, kind| mine.times(results.contender(kind)?, of_a_call);
+    let line_times = |kind| tollgate.times(results.contender(kind)?, |round| round.paced.cpu_us_per_line());
+    let tls = results.contender(Kind::TollgateTls);
+    let times = " ×";
     #[expect(clippy::cast_precision_loss, reason = "bytes of memory lie far below 2^53")]
     let idle = tollgate.median(|round| round.idle_resident_bytes.map(|bytes| bytes as f64 / 1e6));
     let target = |name, most, unit, figure| Target { name, most, unit, figure };
     vec![
-        target("CPU/request, of nginx's", 1.9, times, ratio(call(mine), call(Kind::Nginx))),
-        target("CPU/request, of Envoy's with its filter", 0.5, times, ratio(call(mine), call(Kind::Envoy))),
-        target("CPU/line of a stream, of nginx's", 1.4, times, ratio(chunk(mine), chunk(Kind::Nginx))),
+        target("CPU/request, of nginx's", 1.9, times, call_times(tollgate, Kind::Nginx)),
+        target("CPU/request, of Envoy's with its filter", 0.5, times, call_times(tollgate, Kind::Envoy)),
+        target("CPU/line of a stream, of nginx's", 1.4, times, line_times(Kind::Nginx)),
         target("first line, added p99 at 1,000 calls/s", 0.5, " ms", added_first_line_ms(results, tollgate, true)),
-        target("CPU/request with TLS, of plain", 1.35, times, ratio(call(Kind::TollgateTls), call(mine))),
+        target("CPU/request with TLS, of plain", 1.35, times, tls.and_then(|tls| call_times(tls, Kind::Tollgate))),
         target("memory of an open stream", 40.0, " KB", tollgate.stream_bytes.map(|bytes| bytes / 1e3)),
         target("resident, idle", 60.0, " MB", idle),
         target("start to first answer, compiled before", 500.0, " ms", tollgate.median(|round| round.start_ms)),
     ]
 }
 
-/// Calls of 1 KiB.
-fn per_call(contender: &Contender) -> Option<f64> {
-    contender.median(|round| round.closed.get(ROWS[0].name)?.cpu_us_per_call())
+/// CPU of a call of 1 KiB.
+fn of_a_call(round: &Round) -> Option<f64> {
+    round.closed.get(ROWS[0].name)?.cpu_us_per_call()
 }
 
 /// Whether all was served, and the figures can be figures: what a smoke run asserts. Never a speed.
@@ -75,7 +75,7 @@ pub(crate) fn smoke(results: &Results) -> Result<(), Failure> {
             None if !is_proxy => Ok(()),
             figure => Err(Failure::new(format!("{title}: {name} is {figure:?}, which can't be"))),
         };
-        plausible("CPU/request in µs", per_call(contender), 1.0, 10_000.0)?;
+        plausible("CPU/request in µs", contender.median(of_a_call), 1.0, 10_000.0)?;
         plausible("CPU/line in µs", contender.median(|round| round.paced.cpu_us_per_line()), 0.1, 10_000.0)?;
         plausible("memory of a stream in bytes", contender.stream_bytes, 0.0, 10e6)?;
         plausible("the time to start in ms", contender.median(|round| round.start_ms), 1.0, 30_000.0)?;

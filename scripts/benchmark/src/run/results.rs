@@ -124,10 +124,14 @@ impl Figures {
 impl Contender {
     /// The median over the rounds of one figure; none where a round doesn't have it.
     pub(crate) fn median(&self, figure: impl Fn(&Round) -> Option<f64>) -> Option<f64> {
-        let mut all = self.rounds.iter().map(figure).collect::<Option<Vec<f64>>>()?;
-        all.sort_by(f64::total_cmp);
-        let (low, high) = (all.get(all.len().checked_sub(1)? / 2)?, all.get(all.len() / 2)?);
-        Some((low + high) / 2.0)
+        middle(self.rounds.iter().map(figure).collect::<Option<Vec<f64>>>()?)
+    }
+
+    /// The median over the rounds of how many times the other's figure this one's is in the same round: what slows the
+    /// machine for a while slows both.
+    pub(crate) fn times(&self, other: &Self, figure: impl Fn(&Round) -> Option<f64>) -> Option<f64> {
+        let pairs = self.rounds.iter().zip(&other.rounds);
+        middle(pairs.map(|(mine, theirs)| Some(figure(mine)? / figure(theirs)?)).collect::<Option<Vec<f64>>>()?)
     }
 
     pub(crate) fn errors(&self) -> u64 {
@@ -143,6 +147,12 @@ impl Results {
     pub(crate) fn contender(&self, kind: Kind) -> Option<&Contender> {
         self.contenders.iter().find(|contender| contender.kind == kind)
     }
+}
+
+fn middle(mut all: Vec<f64>) -> Option<f64> {
+    all.sort_by(f64::total_cmp);
+    let (low, high) = (all.get(all.len().checked_sub(1)? / 2)?, all.get(all.len() / 2)?);
+    Some((low + high) / 2.0)
 }
 
 fn per(cpu_seconds: Option<f64>, count: u64) -> Option<f64> {
@@ -190,6 +200,9 @@ mod tests {
         assert_eq!(with(&[Some(9.0), Some(1.0), Some(2.0)]).median(|round| round.start_ms), Some(2.0));
         assert_eq!(with(&[Some(3.0), None]).median(|round| round.start_ms), None);
         assert_eq!(with(&[]).median(|round| round.start_ms), None);
+        let twice = with(&[Some(2.0), Some(8.0), Some(50.0)]);
+        assert_eq!(twice.times(&with(&[Some(1.0), Some(4.0), Some(1.0)]), |round| round.start_ms), Some(2.0));
+        assert_eq!(twice.times(&with(&[Some(1.0), None]), |round| round.start_ms), None);
         assert_eq!(with(&[None]).errors(), 6);
         assert_eq!(figures().cpu_us_per_call(), Some(2000.0));
         assert_eq!(figures().cpu_us_per_line(), None);
