@@ -7,59 +7,13 @@
 
 use aws_lc_rs::digest::{Context, SHA256};
 use smallvec::SmallVec;
-use thiserror::Error;
 
-use super::terms::{Charge, Outcome, Tokens};
-use crate::policy::{Amount, MOST_UNITS, Period, Rule, Shape, TokenKind};
+use crate::policy::{MOST_UNITS, Period, TokenKind};
+use crate::quota::charge::{Span, Terms};
+use crate::quota::window;
+use crate::quota::{Charge, MAX_CHARGES, Outcome, Refused, Tokens, Unit};
 
-/// How many charges one call may name.
-const MAX_CHARGES: usize = 32;
-/// How many slices make up a window's length.
-const SLICES: u64 = 60;
 const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
-
-/// A bad answer of the policy: charges that no counter can keep.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum BadCharge {
-    /// Two charges name the same counter.
-    #[error("policy `{policy}` charges a counter of limit `{limit}` twice in one call: add the amounts up")]
-    Repeated {
-        /// The policy's name.
-        policy: String,
-        /// The limit's name.
-        limit: String,
-    },
-    /// A window of no length, or a bucket that never refills.
-    #[error("limit `{limit}` of policy `{policy}` has a length or refill of zero: give it one")]
-    Zero {
-        /// The policy's name.
-        policy: String,
-        /// The limit's name.
-        limit: String,
-    },
-    /// A bucket whose burst, counted in its finest part, passes what a counter holds.
-    #[error("limit `{limit}` of policy `{policy}` refills too finely for its burst: name a smaller burst")]
-    TooFine {
-        /// The policy's name.
-        policy: String,
-        /// The limit's name.
-        limit: String,
-    },
-    /// More charges than a call may have.
-    #[error("the call has {count} charges: at most {MAX_CHARGES} are allowed")]
-    TooMany {
-        /// How many there are.
-        count: usize,
-    },
-}
-
-/// What is counted, and how what was used turns into units.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unit {
-    Requests,
-    Tokens { kind: TokenKind, weight_permille: u32 },
-    Calls,
-}
 
 /// Which arithmetic the script applies; the letter it goes by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -101,7 +55,7 @@ pub(super) struct Counter {
     pub(super) numbers: Numbers,
     /// Units reserved.
     pub(super) amount: u64,
-    unit: Unit,
+    pub(super) terms: Terms,
 }
 
 /// The hash of a counter's name.
@@ -121,113 +75,69 @@ impl Name {
 
 impl Counter {
     /// The counter that a charge names, and what the call asks of it.
-    pub(super) fn of(charge: &Charge<'_>, expected: Tokens) -> Result<Self, BadCharge> {
-        let unit = match charge.rule {
-            Rule::Metered { amount: Amount::Requests(_), .. } => Unit::Requests,
-            Rule::Metered { amount: Amount::Tokens { kind, weight_permille }, .. } => {
-                Unit::Tokens { kind, weight_permille }
-            }
-            Rule::Concurrent(_) => Unit::Calls,
-        };
-        let amount = match charge.rule {
-            Rule::Metered { amount: Amount::Requests(requests), .. } => u64::from(requests),
-            Rule::Metered { amount: Amount::Tokens { kind, weight_permille }, .. } => {
-                weighed(kind, weight_permille, expected)
-            }
-            Rule::Concurrent(_) => 1,
-        };
-        let numbers = numbers(charge)?;
-        Ok(Self { name: name(charge, unit, numbers), numbers, amount, unit })
+    pub(super) fn of(charge: &Charge<'_>, expected: Tokens) -> Result<Self, Refused> {
+        let terms = Terms::of(&charge.rule).map_err(|wrong| Refused::BadRule {
+            policy: charge.policy.to_owned(),
+            limit: charge.limit.to_owned(),
+            wrong,
+        })?;
+        let numbers = numbers(&terms);
+        Ok(Self { name: name(charge, &terms, numbers), numbers, amount: terms.settling.reserves(expected), terms })
     }
 
     /// Units that this counter is charged in the end.
     pub(super) fn settled(&self, outcome: Outcome) -> u64 {
-        match (outcome, self.unit) {
-            (Outcome::Refund, _) | (Outcome::RequestOnly, Unit::Tokens { .. }) => 0,
-            (Outcome::Used(tokens), Unit::Tokens { kind, weight_permille }) => weighed(kind, weight_permille, tokens),
-            (Outcome::RequestOnly | Outcome::Used(_), Unit::Requests | Unit::Calls) => self.amount,
-        }
+        self.terms.settling.uses(self.amount, outcome)
     }
 }
 
 /// The counters of all charges of a call, in their order.
-pub(super) fn counters(charges: &[Charge<'_>], expected: Tokens) -> Result<SmallVec<[Counter; 4]>, BadCharge> {
+pub(super) fn counters(charges: &[Charge<'_>], expected: Tokens) -> Result<SmallVec<[Counter; 4]>, Refused> {
     if charges.len() > MAX_CHARGES {
-        return Err(BadCharge::TooMany { count: charges.len() });
+        return Err(Refused::TooMany { count: charges.len() });
     }
     let mut counters: SmallVec<[Counter; 4]> = SmallVec::with_capacity(charges.len());
     for charge in charges {
         let counter = Counter::of(charge, expected)?;
         if counters.iter().any(|other| other.name == counter.name) {
             let (policy, limit) = (charge.policy.to_owned(), charge.limit.to_owned());
-            return Err(BadCharge::Repeated { policy, limit });
+            return Err(Refused::Repeated { policy, limit });
         }
         counters.push(counter);
     }
     Ok(counters)
 }
 
-/// Tokens in charged units, rounded up.
-fn weighed(kind: TokenKind, weight_permille: u32, tokens: Tokens) -> u64 {
-    let counted = match kind {
-        TokenKind::Input => tokens.input,
-        TokenKind::Output => tokens.output,
-        TokenKind::All => tokens.input.saturating_add(tokens.output),
-    };
-    let units = (u128::from(counted) * u128::from(weight_permille)).div_ceil(1000);
-    u64::try_from(units).unwrap_or(MOST_UNITS).min(MOST_UNITS)
-}
-
-fn numbers(charge: &Charge<'_>) -> Result<Numbers, BadCharge> {
-    let zero = || BadCharge::Zero { policy: charge.policy.to_owned(), limit: charge.limit.to_owned() };
-    let too_fine = || BadCharge::TooFine { policy: charge.policy.to_owned(), limit: charge.limit.to_owned() };
-    match charge.rule {
-        Rule::Concurrent(most) => Ok(Numbers { kind: Kind::Leases, bound: u64::from(most), first: 0, second: 0 }),
-        Rule::Metered { shape: Shape::Window { capacity, length_ms }, .. } => {
-            let length_us = u64::from(length_ms) * 1000;
-            if length_us == 0 {
-                return Err(zero());
-            }
-            let width_us = length_us.div_ceil(SLICES);
-            Ok(Numbers { kind: Kind::Window, bound: capacity.min(MOST_UNITS), first: length_us, second: width_us })
+fn numbers(terms: &Terms) -> Numbers {
+    let (kind, bound, first, second) = match terms.span {
+        Span::Concurrent => (Kind::Leases, terms.capacity, 0, 0),
+        Span::Window { length_ms } => {
+            let (length_us, width_us) = window::measures(length_ms);
+            (Kind::Window, terms.capacity, length_us.get(), width_us.get())
         }
-        Rule::Metered { shape: Shape::Bucket { burst, refill, every_ms }, .. } => {
-            let every_us = u64::from(every_ms) * 1000;
-            if every_us == 0 || refill == 0 {
-                return Err(zero());
-            }
-            let refill = refill.min(MOST_UNITS);
-            let divisor = greatest_common_divisor(every_us, refill);
-            let (cost, leak) = (every_us / divisor, refill / divisor);
-            let bound = burst.min(MOST_UNITS).checked_mul(cost).filter(|bound| *bound <= MOST_UNITS);
-            Ok(Numbers { kind: Kind::Bucket, bound: bound.ok_or_else(too_fine)?, first: cost, second: leak })
+        // Nothing that a bucket holds is left after a microsecond in which the most of units leaks.
+        Span::Bucket { pace, .. } => {
+            (Kind::Bucket, pace.shares(terms.capacity), pace.cost(), pace.leak().min(MOST_UNITS))
         }
-        Rule::Metered { shape: Shape::Calendar { capacity, period }, .. } => {
+        Span::Calendar(period) => {
             let period = match period {
                 Period::Hour => 1,
                 Period::Day => 2,
                 Period::Week => 3,
                 Period::Month => 4,
             };
-            Ok(Numbers { kind: Kind::Calendar, bound: capacity.min(MOST_UNITS), first: period, second: 0 })
+            (Kind::Calendar, terms.capacity, period, 0)
         }
-    }
+    };
+    Numbers { kind, bound, first, second }
 }
 
-/// Of two numbers above zero.
-fn greatest_common_divisor(mut one: u64, mut other: u64) -> u64 {
-    while other != 0 {
-        (one, other) = (other, one % other);
-    }
-    one
-}
-
-fn name(charge: &Charge<'_>, unit: Unit, numbers: Numbers) -> Name {
-    let unit = match unit {
+fn name(charge: &Charge<'_>, terms: &Terms, numbers: Numbers) -> Name {
+    let unit = match terms.settling.unit() {
         Unit::Requests => "requests",
-        Unit::Tokens { kind: TokenKind::Input, .. } => "input",
-        Unit::Tokens { kind: TokenKind::Output, .. } => "output",
-        Unit::Tokens { kind: TokenKind::All, .. } => "tokens",
+        Unit::Tokens(TokenKind::Input) => "input",
+        Unit::Tokens(TokenKind::Output) => "output",
+        Unit::Tokens(TokenKind::All) => "tokens",
         Unit::Calls => "calls",
     };
     let mut hash = Context::new(&SHA256);
@@ -235,10 +145,10 @@ fn name(charge: &Charge<'_>, unit: Unit, numbers: Numbers) -> Name {
         hash.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());
         hash.update(part.as_bytes());
     }
-    let (one, other) = match charge.rule {
+    let (one, other) = match terms.span {
         // As the policy names them: half of both is the same rate, but another counter.
-        Rule::Metered { shape: Shape::Bucket { refill, every_ms, .. }, .. } => (refill, u64::from(every_ms)),
-        Rule::Metered { .. } | Rule::Concurrent(_) => (numbers.first, numbers.second),
+        Span::Bucket { refill, every_ms, .. } => (refill.get(), u64::from(every_ms.get())),
+        Span::Window { .. } | Span::Calendar(_) | Span::Concurrent => (numbers.first, numbers.second),
     };
     hash.update(&one.to_le_bytes());
     hash.update(&other.to_le_bytes());
@@ -250,6 +160,7 @@ fn name(charge: &Charge<'_>, unit: Unit, numbers: Numbers) -> Name {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::{Amount, Rule, Shape};
 
     const WINDOW: Shape = Shape::Window { capacity: 10, length_ms: 60_000 };
     const ALL_TOKENS: Amount = Amount::Tokens { kind: TokenKind::All, weight_permille: 1_500 };
@@ -316,23 +227,18 @@ mod tests {
     fn a_bucket_counts_in_its_finest_part_and_is_refused_when_that_is_too_fine() {
         let fine = |burst, refill| {
             let charge = charge("l", "x", Amount::Requests(1), Shape::Bucket { burst, refill, every_ms: 1 });
-            numbers(&charge).map(|numbers| (numbers.bound, numbers.first, numbers.second))
+            Counter::of(&charge, Tokens::default())
+                .map(|counter| (counter.numbers.bound, counter.numbers.first, counter.numbers.second))
         };
         assert_eq!(fine(10, 400), Ok((50, 5, 2)));
-        assert!(matches!(fine(MOST_UNITS, 1), Err(BadCharge::TooFine { .. })));
-        assert!(matches!(fine(1, 0), Err(BadCharge::Zero { .. })));
+        assert!(matches!(fine(MOST_UNITS, 1), Err(Refused::BadRule { .. })));
+        assert!(matches!(fine(1, 0), Err(Refused::BadRule { .. })));
     }
 
     #[test]
     fn a_counter_named_twice_is_a_bad_answer() {
         let one = charge("l", "x", Amount::Requests(1), WINDOW);
-        assert!(matches!(counters(&[one, one], Tokens::default()), Err(BadCharge::Repeated { .. })));
-        assert!(matches!(counters(&[one; 33], Tokens::default()), Err(BadCharge::TooMany { count: 33 })));
-    }
-
-    #[test]
-    fn no_partition_is_printed() {
-        let debug = format!("{:?}", charge("l", "somebody", Amount::Requests(1), WINDOW));
-        assert!(!debug.contains("somebody"), "{debug}");
+        assert!(matches!(counters(&[one, one], Tokens::default()), Err(Refused::Repeated { .. })));
+        assert!(matches!(counters(&[one; 33], Tokens::default()), Err(Refused::TooMany { count: 33 })));
     }
 }

@@ -17,8 +17,8 @@ use super::counter::{Counter, Name};
 use super::ledger::{Debt, Ledger};
 use super::link::{Link, Ready, forgot_the_script};
 use super::script::{Call, Limits, Terms};
-use super::terms::Outcome;
 use crate::clock::Clock;
+use crate::quota::Outcome;
 
 /// Messages in one pipeline.
 const PIPELINE: usize = 128;

@@ -101,9 +101,9 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
-    use super::super::terms::{Charge, Tokens};
     use super::*;
     use crate::policy::{Amount, Period, Rule, Shape};
+    use crate::quota::{Charge, Tokens};
 
     fn counter(partition: &str, shape: Shape) -> Counter {
         let rule = Rule::Metered { amount: Amount::Requests(1), shape };

@@ -189,10 +189,7 @@ function calendar.wait(c)
   return c.border - now
 end
 function calendar.free(c) return c.bound - c.used end
-function calendar.reset(c)
-  if c.used == 0 then return 0 end
-  return c.border - now
-end
+function calendar.reset(c) return c.border - now end
 function calendar.add(c, units, border)
   if border and border ~= c.border then return border end
   c.used = min(MOST, c.used + units)

@@ -17,7 +17,7 @@ mod link;
 mod reservation;
 mod script;
 mod share;
-mod terms;
+mod standing;
 #[cfg(test)]
 mod tests;
 
@@ -26,21 +26,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 pub use address::{Address, AddressError};
 pub use breaker::Tolerance;
-pub use counter::BadCharge;
 pub use link::Condition;
 pub use reservation::SharedReservation;
-pub use script::{Standing, Wait};
 pub use share::{Fallback, Mode, WhyClosed, fall_back, share};
-pub use terms::{Charge, Outcome, Tokens};
 
+use super::{Charge, Outcome, Refused, Tokens};
 use crate::clock::Clock;
 use crate::policy::Rule;
+use counter::Counter;
 use delivery::{Booking, Delivered, Delivery, Ending, Running};
 use ledger::Ledger;
 use link::{Link, Pace};
@@ -127,17 +127,9 @@ pub enum Unavailable {
 /// Why nothing was reserved.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum NotReserved {
-    /// Limits are used up.
-    #[error("the charge at place {binding} goes beyond its limit: wait")]
-    Refused {
-        /// How each charge stands, in the order of charges.
-        standings: Vec<Standing>,
-        /// The charge with the longest wait; of equal waits the first.
-        binding: usize,
-    },
-    /// A bad answer of a policy.
+    /// A limit is used up, or the charges are a bad answer of a policy.
     #[error(transparent)]
-    Bad(#[from] BadCharge),
+    Refused(#[from] Refused),
     /// Redis can't be asked: see [`SharedQuota::fall_back`].
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -152,7 +144,11 @@ pub struct SharedTotals {
     pub refused: u64,
     /// Reservations that Redis didn't answer in time.
     pub late: u64,
-    /// Reservations that weren't tried, or answered by an error.
+    /// Reservations that weren't tried, because Redis failed just before.
+    pub not_asked: u64,
+    /// Reservations that weren't tried, because too many wait to be settled.
+    pub backlog: u64,
+    /// Reservations answered by an error.
     pub failed: u64,
     /// Settlements and cancellations done in Redis.
     pub ended: u64,
@@ -186,6 +182,8 @@ pub struct SharedQuota {
     admitted: AtomicU64,
     refused: AtomicU64,
     late: AtomicU64,
+    not_asked: AtomicU64,
+    backlog: AtomicU64,
     failed: AtomicU64,
     forgotten: AtomicU64,
 }
@@ -239,6 +237,8 @@ impl SharedQuota {
             admitted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             late: AtomicU64::new(0),
+            not_asked: AtomicU64::new(0),
+            backlog: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             forgotten: AtomicU64::new(0),
         };
@@ -254,18 +254,24 @@ impl SharedQuota {
         if counters.is_empty() {
             return Ok(SharedReservation::nothing());
         }
-        let reserved = self.ask(counters).await;
+        let reserved = self.ask(charges, counters).await;
         let counted = match &reserved {
             Ok(_) => &self.admitted,
-            Err(NotReserved::Refused { .. }) => &self.refused,
+            Err(NotReserved::Refused(_)) => &self.refused,
             Err(NotReserved::Unavailable(Unavailable::Deadline)) => &self.late,
-            Err(NotReserved::Unavailable(_) | NotReserved::Bad(_)) => &self.failed,
+            Err(NotReserved::Unavailable(Unavailable::Open)) => &self.not_asked,
+            Err(NotReserved::Unavailable(Unavailable::Backlog)) => &self.backlog,
+            Err(NotReserved::Unavailable(Unavailable::Error(_))) => &self.failed,
         };
         counted.fetch_add(1, Relaxed);
         reserved
     }
 
-    async fn ask(&self, counters: smallvec::SmallVec<[counter::Counter; 4]>) -> Result<SharedReservation, NotReserved> {
+    async fn ask(
+        &self,
+        charges: &[Charge<'_>],
+        counters: SmallVec<[Counter; 4]>,
+    ) -> Result<SharedReservation, NotReserved> {
         let ready = self.link.ready().ok_or(Unavailable::Open)?;
         let slot = self.queue.clone().try_reserve_owned().map_err(|_| Unavailable::Backlog)?;
         let number = self.next.fetch_add(1, Relaxed);
@@ -289,11 +295,14 @@ impl SharedQuota {
             }
         };
         match script::answer(&numbers, booking.counters.len()) {
-            Ok(Answer::Admitted(standings)) => Ok(pending.reserved(&self.running, standings)),
-            Ok(Answer::Refused(standings)) => {
+            Ok(Answer::Admitted(readings)) => {
+                let standings = standing::standings(charges, &booking.counters, &readings, self.clock.unix_us());
+                Ok(pending.reserved(&self.running, standings))
+            }
+            Ok(Answer::Refused(readings)) => {
                 pending.nothing();
-                let binding = script::binding(&standings).unwrap_or_default();
-                Err(NotReserved::Refused { standings: standings.into_vec(), binding })
+                let unix_us = self.clock.unix_us();
+                Err(standing::exceeded(charges, &booking.counters, &readings, unix_us)?.into())
             }
             Ok(Answer::Void) => Err(Unavailable::Error("the reservation was taken back before it came".into()).into()),
             Ok(Answer::Foreign(place)) => {
@@ -340,6 +349,8 @@ impl SharedQuota {
             admitted: self.admitted.load(Relaxed),
             refused: self.refused.load(Relaxed),
             late: self.late.load(Relaxed),
+            not_asked: self.not_asked.load(Relaxed),
+            backlog: self.backlog.load(Relaxed),
             failed: self.failed.load(Relaxed),
             ended: self.delivered.ended.load(Relaxed),
             lost: self.delivered.lost.load(Relaxed),

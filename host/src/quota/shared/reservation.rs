@@ -5,12 +5,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use smallvec::SmallVec;
 use tokio::sync::mpsc::OwnedPermit;
 
 use super::delivery::{Booking, Ending, How, Running};
-use super::script::Standing;
-use super::terms::Outcome;
+use crate::quota::{Outcome, Standing};
 
 /// A reservation that Redis hasn't answered yet. Dropped, it is cancelled.
 #[derive(Debug)]
@@ -33,7 +31,7 @@ impl<'a> Pending<'a> {
     }
 
     /// Redis answered that all is reserved.
-    pub(super) fn reserved(mut self, running: &Arc<Running>, standings: SmallVec<[Standing; 4]>) -> SharedReservation {
+    pub(super) fn reserved(mut self, running: &Arc<Running>, standings: Vec<Standing>) -> SharedReservation {
         let held = self.held.take().map(|(slot, booking)| {
             running.began(&booking);
             Held { slot, booking, running: Arc::clone(running) }
@@ -62,13 +60,13 @@ struct Held {
 #[must_use = "a reservation that is dropped gives back what it reserved"]
 pub struct SharedReservation {
     held: Option<Held>,
-    standings: SmallVec<[Standing; 4]>,
+    standings: Vec<Standing>,
 }
 
 impl SharedReservation {
     /// Of no charges.
     pub(super) fn nothing() -> Self {
-        Self { held: None, standings: SmallVec::new() }
+        Self { held: None, standings: Vec::new() }
     }
 
     /// How each charge stood when this was reserved, in the order of charges.

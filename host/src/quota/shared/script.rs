@@ -9,37 +9,26 @@ use redis::{Cmd, Script};
 use smallvec::SmallVec;
 
 use super::counter::{Counter, Kind, Name, Numbers};
-use super::terms::Outcome;
+use crate::quota::{Outcome, Wait};
 
 const SOURCE: &str = include_str!("limits.lua");
 
 /// How a counter stands, as one call saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub(super) struct Reading {
     /// Units free after the call's own; of a refused call, before it.
-    pub remaining: u64,
-    /// Microseconds until all units are free if nothing else happens.
-    pub reset_after_us: u64,
+    pub(super) remaining: u64,
+    /// Microseconds until all units are free if nothing else happens, or the period ends.
+    pub(super) reset_after_us: u64,
     /// None: the charge fits.
-    pub wait: Option<Wait>,
-}
-
-/// How long a charge that doesn't fit has to wait. Ordered by length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Wait {
-    /// Until a running call ends.
-    UntilOneEnds,
-    /// So many microseconds, if nothing else happens.
-    Micros(u64),
-    /// It asks more than the limit admits.
-    Forever,
+    pub(super) wait: Option<Wait>,
 }
 
 /// What the script answers to a reservation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    Admitted(SmallVec<[Standing; 4]>),
-    Refused(SmallVec<[Standing; 4]>),
+    Admitted(SmallVec<[Reading; 4]>),
+    Refused(SmallVec<[Reading; 4]>),
     /// The id was cancelled or settled before: nothing is reserved.
     Void,
     /// The key of a charge, counted from 1, holds what no gate wrote; 0 is the reservation's own.
@@ -175,8 +164,8 @@ pub(super) fn answer(numbers: &[i64], counters: usize) -> Result<Answer, String>
     };
     match numbers {
         [status @ (0 | 1), rest @ ..] if rest.len() == counters * 4 => {
-            let standings = rest.chunks_exact(4).map(standing).collect::<Option<_>>().ok_or_else(strange)?;
-            Ok(if *status == 1 { Answer::Admitted(standings) } else { Answer::Refused(standings) })
+            let readings = rest.chunks_exact(4).map(reading).collect::<Option<_>>().ok_or_else(strange)?;
+            Ok(if *status == 1 { Answer::Admitted(readings) } else { Answer::Refused(readings) })
         }
         [2] => Ok(Answer::Void),
         [3, place] => Ok(Answer::Foreign(u64::try_from(*place).map_err(|_| strange())?)),
@@ -184,16 +173,16 @@ pub(super) fn answer(numbers: &[i64], counters: usize) -> Result<Answer, String>
     }
 }
 
-fn standing(numbers: &[i64]) -> Option<Standing> {
+fn reading(numbers: &[i64]) -> Option<Reading> {
     let [fits, remaining, reset_after_us, wait] = *numbers else { return None };
     let wait = match (fits, wait) {
         (1, _) => None,
         (0, -1) => Some(Wait::Forever),
-        (0, -2) => Some(Wait::UntilOneEnds),
+        (0, -2) => Some(Wait::UntilACallEnds),
         (0, wait) => Some(Wait::Micros(u64::try_from(wait).ok()?)),
         _ => return None,
     };
-    Some(Standing {
+    Some(Reading {
         remaining: u64::try_from(remaining).ok()?,
         reset_after_us: u64::try_from(reset_after_us).ok()?,
         wait,
@@ -201,16 +190,16 @@ fn standing(numbers: &[i64]) -> Option<Standing> {
 }
 
 /// Which charge binds: the one with the longest wait, of equal waits the first. None: all fit.
-pub(super) fn binding(standings: &[Standing]) -> Option<usize> {
+pub(super) fn binding(readings: &[Reading]) -> Option<(Wait, usize)> {
     let mut binding: Option<(Wait, usize)> = None;
-    for (place, standing) in standings.iter().enumerate() {
-        if let Some(wait) = standing.wait
+    for (place, reading) in readings.iter().enumerate() {
+        if let Some(wait) = reading.wait
             && binding.is_none_or(|(longest, _)| wait > longest)
         {
             binding = Some((wait, place));
         }
     }
-    binding.map(|(_, place)| place)
+    binding
 }
 
 #[cfg(test)]
@@ -222,18 +211,18 @@ mod tests {
         for numbers in [&[][..], &[1], &[1, 1, 2, 3], &[1, 1, 2, 3, 0, 0], &[0, 1, -1, 0, 0], &[9], &[3, -1], &[2, 0]] {
             assert!(answer(numbers, 1).is_err(), "{numbers:?}");
         }
-        let standing = Standing { remaining: 2, reset_after_us: 3, wait: Some(Wait::Micros(4)) };
-        assert_eq!(answer(&[0, 0, 2, 3, 4], 1), Ok(Answer::Refused(SmallVec::from_slice(&[standing]))));
+        let reading = Reading { remaining: 2, reset_after_us: 3, wait: Some(Wait::Micros(4)) };
+        assert_eq!(answer(&[0, 0, 2, 3, 4], 1), Ok(Answer::Refused(SmallVec::from_slice(&[reading]))));
     }
 
     #[test]
     fn the_longest_wait_binds_and_never_is_longest() {
         let of = |waits: &[Option<Wait>]| {
-            let standings: Vec<_> =
-                waits.iter().map(|wait| Standing { remaining: 0, reset_after_us: 0, wait: *wait }).collect();
-            binding(&standings)
+            let readings: Vec<_> =
+                waits.iter().map(|wait| Reading { remaining: 0, reset_after_us: 0, wait: *wait }).collect();
+            binding(&readings).map(|(_, place)| place)
         };
-        let (ends, short, long) = (Some(Wait::UntilOneEnds), Some(Wait::Micros(1)), Some(Wait::Micros(2)));
+        let (ends, short, long) = (Some(Wait::UntilACallEnds), Some(Wait::Micros(1)), Some(Wait::Micros(2)));
         assert_eq!(of(&[None, None]), None);
         assert_eq!(of(&[ends, short, long, short]), Some(2));
         assert_eq!(of(&[long, None, long]), Some(0));

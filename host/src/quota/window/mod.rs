@@ -43,11 +43,16 @@ pub struct Window {
     width_us: NonZeroU64,
 }
 
+/// How long a window of this length is, and a slice of it, in microseconds.
+pub(super) fn measures(length_ms: NonZeroU32) -> (NonZeroU64, NonZeroU64) {
+    let length_us = NonZeroU64::from(length_ms).saturating_mul(US_IN_MS);
+    (length_us, length_us.div_ceil(SLICES))
+}
+
 impl Window {
     /// An empty window of this length, for a clock that stands at `now_us`.
     pub fn new(length_ms: NonZeroU32, now_us: u64) -> Self {
-        let length_us = NonZeroU64::from(length_ms).saturating_mul(US_IN_MS);
-        let width_us = length_us.div_ceil(SLICES);
+        let (length_us, width_us) = measures(length_ms);
         Self { counts: Ring::new(), total: 0, seen_us: now_us, length_us, width_us }
     }
 

@@ -11,7 +11,7 @@ use super::server::Server;
 use super::*;
 use crate::policy::MOST_UNITS;
 use crate::quota::shared::counter::{Counter, Kind, counters};
-use crate::quota::shared::script::Call;
+use crate::quota::shared::script::{Call, Reading};
 
 const LEASE_US: u64 = 20_000;
 
@@ -29,7 +29,7 @@ enum Event {
     Repeats { call: usize },
 }
 
-fn rules() -> impl Strategy<Value = Vec<Rule>> {
+pub(super) fn rules() -> impl Strategy<Value = Vec<Rule>> {
     let capacity = || prop_oneof![8 => 0_u64..20, 1 => Just(MOST_UNITS), 1 => MOST_UNITS - 3..=MOST_UNITS];
     let window = (capacity(), 1_u32..150).prop_map(|(capacity, length_ms)| Shape::Window { capacity, length_ms });
     let bucket = (0_u64..20, prop_oneof![1_u64..9, 1_u64..5_000], 1_u32..40)
@@ -45,14 +45,21 @@ fn rules() -> impl Strategy<Value = Vec<Rule>> {
     proptest::collection::vec(prop_oneof![4 => metered, 1 => (0_u32..4).prop_map(Rule::Concurrent)], 1..5)
 }
 
-fn event() -> impl Strategy<Value = Event> {
-    let tokens = || prop_oneof![20 => 0_u64..9, 1 => MOST_UNITS - 2..=MOST_UNITS];
-    let outcome = prop_oneof![
+pub(super) fn tokens() -> impl Strategy<Value = u64> {
+    prop_oneof![20 => 0_u64..9, 1 => MOST_UNITS - 2..=MOST_UNITS]
+}
+
+/// None: the call is cancelled.
+pub(super) fn outcome() -> impl Strategy<Value = Option<Outcome>> {
+    prop_oneof![
         1 => Just(None),
         1 => Just(Some(Outcome::Refund)),
         1 => Just(Some(Outcome::RequestOnly)),
         4 => tokens().prop_map(|input| Some(Outcome::Used(Tokens { input, output: 0 }))),
-    ];
+    ]
+}
+
+fn event() -> impl Strategy<Value = Event> {
     let moves = prop_oneof![
         12 => 0_i64..30_000,
         2 => Just(LEASE_US.cast_signed()),
@@ -66,7 +73,7 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => moves.prop_map(Event::Moves),
         6 => (charged, tokens()).prop_map(|(charged, expected)| Event::Reserves { charged, expected }),
-        3 => (0_usize..5, outcome).prop_map(|(call, outcome)| Event::Ends { call, outcome }),
+        3 => (0_usize..5, outcome()).prop_map(|(call, outcome)| Event::Ends { call, outcome }),
         1 => (0_usize..5).prop_map(|call| Event::Renews { call }),
         1 => (0_usize..5).prop_map(|call| Event::Repeats { call }),
     ]
@@ -144,12 +151,12 @@ impl History {
                 }
             }
         }
-        let standings = charged
+        let readings = charged
             .iter()
             .zip(&counters)
             .zip(&fits)
-            .map(|((place, counter), fits)| self.references[*place].standing(counter, now, *fits));
-        let answer = numbers(admitted, standings);
+            .map(|((place, counter), fits)| self.references[*place].reading(counter, now, *fits));
+        let answer = numbers(admitted, readings);
         self.expect(&call, answer.clone());
         self.calls.push(Reserved { charged, counters, open: admitted.then_some((answer, marks)), closed: false });
     }
@@ -220,14 +227,14 @@ fn terms(id: &str) -> Terms<'_> {
 }
 
 /// The answer in the script's numbers.
-fn numbers(admitted: bool, standings: impl Iterator<Item = Standing>) -> Vec<i64> {
+fn numbers(admitted: bool, readings: impl Iterator<Item = Reading>) -> Vec<i64> {
     let mut numbers = vec![i64::from(admitted)];
     let number = |number: u64| i64::try_from(number).unwrap();
-    for Standing { remaining, reset_after_us, wait } in standings {
+    for Reading { remaining, reset_after_us, wait } in readings {
         let wait_us = match wait {
             None => 0,
             Some(Wait::Forever) => -1,
-            Some(Wait::UntilOneEnds) => -2,
+            Some(Wait::UntilACallEnds) => -2,
             Some(Wait::Micros(wait)) => number(wait),
         };
         numbers.extend([i64::from(wait.is_none()), number(remaining), number(reset_after_us), wait_us]);
@@ -236,7 +243,7 @@ fn numbers(admitted: bool, standings: impl Iterator<Item = Standing>) -> Vec<i64
 }
 
 /// The same call, in full, at a time of our own.
-fn at(call: &Call, now: u64) -> redis::Cmd {
+pub(super) fn at(call: &Call, now: u64) -> redis::Cmd {
     let full = call.in_full();
     let words: Vec<_> = full
         .args_iter()

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::policy::{Amount, Period, Shape, TokenKind};
+use crate::quota::{Exceeded, Wait};
 
 /// Longer than anything here may take.
 const AT_MOST: Duration = Duration::from_secs(20);
@@ -90,7 +91,7 @@ impl Gate {
                     reservation.settle(Outcome::Used(ONE));
                     admitted += 1;
                 }
-                Err(NotReserved::Refused { .. }) => {}
+                Err(NotReserved::Refused(Refused::Exceeded(_))) => {}
                 Err(other) => panic!("{other}"),
             }
         }

@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 use jiff::{Timestamp, ToSpan as _, tz::TimeZone};
 
 use crate::policy::MOST_UNITS;
+use crate::quota::Wait;
 use crate::quota::shared::counter::{Counter, Kind};
-use crate::quota::shared::{Standing, Wait};
+use crate::quota::shared::script::Reading;
 
 const MOST: u128 = MOST_UNITS as u128;
 
@@ -81,20 +82,23 @@ impl Reference {
         }
     }
 
-    pub(super) fn standing(&self, counter: &Counter, now: u64, fits: bool) -> Standing {
+    pub(super) fn reading(&self, counter: &Counter, now: u64, fits: bool) -> Reading {
         let (bound, cost) = (u128::from(counter.numbers.bound), Self::cost(counter));
         let asked = u128::from(counter.amount) * cost;
         let total = self.total(counter, now);
         let wait = match (fits, bound.checked_sub(asked)) {
             (true, _) => None,
             (false, None) => Some(Wait::Forever),
-            (false, Some(_)) if counter.numbers.kind == Kind::Leases => Some(Wait::UntilOneEnds),
+            (false, Some(_)) if counter.numbers.kind == Kind::Leases => Some(Wait::UntilACallEnds),
             (false, Some(ceiling)) => Some(Wait::Micros((self.falls_to(counter, now, ceiling) - now).min(MOST_UNITS))),
         };
         let remaining = u64::try_from(bound.saturating_sub(total) / cost).unwrap();
-        let leases = counter.numbers.kind == Kind::Leases;
-        let reset_after_us = if leases { 0 } else { (self.falls_to(counter, now, 0) - now).min(MOST_UNITS) };
-        Standing { remaining, reset_after_us, wait }
+        let reset_after_us = match counter.numbers.kind {
+            Kind::Leases => 0,
+            Kind::Calendar => self.border(counter, now) - now,
+            Kind::Window | Kind::Bucket => (self.falls_to(counter, now, 0) - now).min(MOST_UNITS),
+        };
+        Reading { remaining, reset_after_us, wait }
     }
 
     pub(super) fn fits(&self, counter: &Counter, now: u64) -> bool {

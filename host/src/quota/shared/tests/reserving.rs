@@ -16,10 +16,10 @@ async fn two_gates_together_admit_exactly_what_a_limit_says() {
         held.extend(gate.reserve(at_once(3)).await.ok());
     }
     assert_eq!(held.len(), 3);
-    let Err(NotReserved::Refused { standings, binding: 0 }) = other.reserve(at_once(3)).await else {
+    let Err(NotReserved::Refused(Refused::Exceeded(exceeded))) = other.reserve(at_once(3)).await else {
         panic!("a fourth call runs");
     };
-    assert_eq!(standings[0].wait, Some(Wait::UntilOneEnds));
+    assert_eq!(exceeded.wait, Wait::UntilACallEnds);
     drop(held.pop());
     one.until_totals(|totals| totals.ended + other.quota.totals().ended == 5 + 5 + 1).await;
     assert!(other.reserve(at_once(3)).await.is_ok());
@@ -33,15 +33,17 @@ async fn a_call_is_charged_all_or_nothing_and_the_longest_wait_binds() {
     let reservation = gate.quota.reserve(&charges, ONE).await.unwrap();
     let remaining: Vec<_> = reservation.standings().iter().map(|standing| standing.remaining).collect();
     assert_eq!(remaining, [2, 0, 8]);
-    let Err(NotReserved::Refused { standings, binding }) = gate.quota.reserve(&charges, ONE).await else {
+    let Err(NotReserved::Refused(Refused::Exceeded(exceeded))) = gate.quota.reserve(&charges, ONE).await else {
         panic!("a spent month admits");
     };
-    assert_eq!(binding, 1);
-    assert_eq!((standings[0].remaining, standings[0].wait), (2, None));
-    assert!(matches!(standings[1].wait, Some(Wait::Micros(wait)) if wait == standings[1].reset_after_us));
-    assert!(matches!(gate.reserve(per_minute(0)).await, Err(NotReserved::Refused { .. })));
+    let Exceeded { limit, wait, standings, .. } = *exceeded;
+    assert_eq!((&*limit, standings[0].remaining), ("month", 2));
+    assert!(matches!(wait, Wait::Micros(wait) if Some(wait) == standings[1].reset_after_us));
+    let days = standings[1].window_us.unwrap() / 86_400_000_000;
+    assert!((28..=31).contains(&days), "{days}");
+    assert!(matches!(gate.reserve(per_minute(0)).await, Err(NotReserved::Refused(Refused::Exceeded(_)))));
     let twice = gate.quota.reserve(&[at_once(1), at_once(2)], ONE).await;
-    assert!(matches!(twice, Err(NotReserved::Bad(BadCharge::Repeated { .. }))));
+    assert!(matches!(twice, Err(NotReserved::Refused(Refused::Repeated { .. }))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -66,7 +68,7 @@ async fn tokens_are_reserved_by_estimate_and_settled_by_use() {
         gate.until_totals(|totals| totals.waiting == 0).await;
     }
     let refused = gate.quota.reserve(&[tokens_per_minute(100)], expected).await;
-    assert!(matches!(refused, Err(NotReserved::Refused { .. })));
+    assert!(matches!(refused, Err(NotReserved::Refused(Refused::Exceeded(_)))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -79,7 +81,7 @@ async fn a_reservation_has_its_place_in_the_queue_from_the_start() {
     gate.until_totals(|totals| totals.waiting == 0 && totals.ended == 2).await;
     // Refused calls hold no place.
     for _ in 0..5 {
-        assert!(matches!(gate.reserve(per_minute(0)).await, Err(NotReserved::Refused { .. })));
+        assert!(matches!(gate.reserve(per_minute(0)).await, Err(NotReserved::Refused(Refused::Exceeded(_)))));
     }
     assert_eq!(gate.admitted(per_minute(9), 2).await, 2);
 }
@@ -95,7 +97,7 @@ async fn a_lease_is_renewed_while_its_gate_lives_and_ends_after_it() {
     let held = one.reserve(at_once(1)).await.unwrap();
     let clock = Clock::system();
     while clock.monotonic_ms() < 900 {
-        assert!(matches!(other.reserve(at_once(1)).await, Err(NotReserved::Refused { .. })));
+        assert!(matches!(other.reserve(at_once(1)).await, Err(NotReserved::Refused(Refused::Exceeded(_)))));
     }
     // The gate is gone without a word.
     one.tasks.shutdown().await;
