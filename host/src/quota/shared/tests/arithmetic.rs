@@ -89,7 +89,7 @@ struct Reserved {
     closed: bool,
 }
 
-type SmallCounters = smallvec::SmallVec<[Counter; 4]>;
+type SmallCounters = SmallVec<[Counter; 4]>;
 
 /// Runs events through the reference, and writes the script's calls with the answers that they have to give.
 struct History {

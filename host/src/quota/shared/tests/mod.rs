@@ -2,6 +2,7 @@
 
 mod arithmetic;
 mod failover;
+mod memory;
 mod outage;
 mod reaching;
 mod reference;
