@@ -98,6 +98,13 @@ builds_c() {
   return "$status"
 }
 
+# need_redis: the tests of shared limits start servers of their own.
+need_redis() {
+  if ! command -v redis-server >/dev/null || ! command -v redis-sentinel >/dev/null; then
+    install_packages "redis-server and redis-sentinel" redis-server redis-sentinel
+  fi
+}
+
 # need_cxx_compiler: libFuzzer is written in C++.
 need_cxx_compiler() {
   need_c_compiler

@@ -4,7 +4,8 @@
 //! the call used, or given back. Each shape of a limit is a [`Counter`] of its own, pure arithmetic in whole numbers;
 //! [`Quota`] is the table of all of them.
 //!
-//! Nothing here waits, asks the time, opens a socket or keeps a partition: counters go by a hash of their names.
+//! Nothing here waits, asks the time, opens a socket or keeps a partition: counters go by a hash of their names. What several
+//! gates hold together is in [`shared`], which alone talks to Redis.
 
 pub mod bucket;
 pub mod calendar;
@@ -17,6 +18,7 @@ mod owners;
 mod refused;
 mod reservation;
 mod shard;
+pub mod shared;
 pub mod table;
 mod totals;
 pub mod window;

@@ -41,11 +41,21 @@ impl Pace {
         burst.checked_mul(self.cost.get()).is_some_and(|shares| shares <= MOST_UNITS)
     }
 
-    fn shares(self, units: u64) -> u64 {
+    /// Shares in one unit.
+    pub(super) fn cost(self) -> u64 {
+        self.cost.get()
+    }
+
+    /// Shares that drain in a microsecond.
+    pub(super) fn leak(self) -> u64 {
+        self.leak.get()
+    }
+
+    pub(super) fn shares(self, units: u64) -> u64 {
         units.saturating_mul(self.cost.get()).min(MOST_UNITS)
     }
 
-    fn drains_in_us(self, shares: u64) -> u64 {
+    pub(super) fn drains_in_us(self, shares: u64) -> u64 {
         shares.div_ceil(self.leak.get())
     }
 }

@@ -8,7 +8,9 @@
 
 mod period;
 
-use self::period::{end_of, length_before};
+pub(super) use self::period::length_before;
+
+use self::period::end_of;
 use super::{
     Moment,
     counter::{Counter, Mark, Wait, ceiling, sum},

@@ -17,7 +17,7 @@ pub(super) fn end_of(period: Period, unix_us: u64) -> u64 {
 }
 
 /// How long the period is that ends there.
-pub(super) fn length_before(period: Period, end_us: u64) -> u64 {
+pub(in crate::quota) fn length_before(period: Period, end_us: u64) -> u64 {
     match period {
         Period::Hour => HOUR_US,
         Period::Day => DAY_US,

@@ -24,8 +24,9 @@ use std::num::{NonZeroU32, NonZeroU64};
 use self::ring::Ring;
 use super::{
     Moment,
-    counter::{Counter, Mark, Wait, ceiling, sum},
+    counter::{Counter, Mark, Wait, ceiling},
 };
+use crate::policy::MOST_UNITS;
 
 /// How many slices make up a window's length.
 const SLICES: NonZeroU64 = NonZeroU64::new(60).expect("60 is not zero");
@@ -35,7 +36,7 @@ const US_IN_MS: NonZeroU64 = NonZeroU64::new(1_000).expect("1000 is not zero");
 #[derive(Clone, Debug)]
 pub struct Window {
     counts: Ring,
-    /// The sum of `counts`, so that admitting doesn't add them up. Sixty-one slices of at most 2⁵³ fit.
+    /// The sum of `counts`, so that admitting doesn't add them up; at most [`MOST_UNITS`].
     total: u64,
     /// The latest time seen.
     seen_us: u64,
@@ -43,11 +44,16 @@ pub struct Window {
     width_us: NonZeroU64,
 }
 
+/// How long a window of this length is, and a slice of it, in microseconds.
+pub(super) fn measures(length_ms: NonZeroU32) -> (NonZeroU64, NonZeroU64) {
+    let length_us = NonZeroU64::from(length_ms).saturating_mul(US_IN_MS);
+    (length_us, length_us.div_ceil(SLICES))
+}
+
 impl Window {
     /// An empty window of this length, for a clock that stands at `now_us`.
     pub fn new(length_ms: NonZeroU32, now_us: u64) -> Self {
-        let length_us = NonZeroU64::from(length_ms).saturating_mul(US_IN_MS);
-        let width_us = length_us.div_ceil(SLICES);
+        let (length_us, width_us) = measures(length_ms);
         Self { counts: Ring::new(), total: 0, seen_us: now_us, length_us, width_us }
     }
 
@@ -68,7 +74,9 @@ impl Window {
 
     fn add(&mut self, amount: u64) {
         let slice = self.newest();
-        self.put(slice, sum(self.counts.units(slice), amount));
+        // All slices together count no further than one counter can.
+        let amount = amount.min(MOST_UNITS.saturating_sub(self.total));
+        self.put(slice, self.counts.units(slice).saturating_add(amount));
     }
 
     /// Takes back what was counted in `slice`: nothing once the slice no longer counts, and never more than it holds.

@@ -1,0 +1,274 @@
+//! What goes to Redis without anybody waiting: settlements, cancellations, renewals and debts, in pipelines.
+//!
+//! Every message can be sent again: Redis knows by its id whether it did it. While Redis can't be asked they wait in
+//! the queue, whose places were taken together with the reservations, and are sent when it is back.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use redis::{ErrorKind, RedisResult, ServerErrorKind};
+use smallvec::SmallVec;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+use super::counter::{Counter, Name};
+use super::ledger::{Debt, Ledger};
+use super::link::{Link, Ready, forgot_the_script};
+use super::script::{Call, Limits, Terms};
+use crate::clock::Clock;
+use crate::quota::Outcome;
+
+/// Messages in one pipeline.
+const PIPELINE: usize = 128;
+/// Debts in one message.
+const DEBTS: usize = 32;
+/// How long a pipeline may take before its connection is given up.
+const PIPELINE_WITHIN: Duration = Duration::from_millis(500);
+/// Pause after a pipeline of which something is left.
+const PAUSE: Duration = Duration::from_millis(50);
+/// How often a message is sent that the server answers with an error of its own.
+const TRIES: u8 = 3;
+
+/// What one call reserved.
+#[derive(Debug)]
+pub(super) struct Booking {
+    /// Unique over all gates.
+    pub(super) id: String,
+    /// Unique in this gate.
+    pub(super) number: u64,
+    pub(super) counters: SmallVec<[Counter; 4]>,
+}
+
+/// How a booking ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum How {
+    /// Redis answered, and the call has ended.
+    Settled(Outcome),
+    /// Nobody knows whether Redis reserved it; it must not.
+    Cancelled,
+}
+
+/// A booking that has ended.
+#[derive(Debug)]
+pub(super) struct Ending {
+    booking: Arc<Booking>,
+    how: How,
+    tries: u8,
+}
+
+impl Ending {
+    pub(super) fn new(booking: Arc<Booking>, how: How) -> Self {
+        Self { booking, how, tries: 0 }
+    }
+}
+
+/// The bookings of running calls, whose leases are renewed.
+#[derive(Debug, Default)]
+pub(super) struct Running(Mutex<HashMap<u64, Arc<Booking>>>);
+
+impl Running {
+    pub(super) fn began(&self, booking: &Arc<Booking>) {
+        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        running.insert(booking.number, Arc::clone(booking));
+    }
+
+    pub(super) fn ended(&self, booking: &Booking) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&booking.number);
+    }
+
+    fn all(&self) -> Vec<Arc<Booking>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
+
+/// How often what happened.
+#[derive(Debug, Default)]
+pub(super) struct Delivered {
+    /// Reservations that are open or have yet to be settled.
+    pub(super) waiting: AtomicU64,
+    /// Settlements and cancellations that Redis did.
+    pub(super) ended: AtomicU64,
+    /// Settlements and cancellations given up, because Redis answers them with an error.
+    pub(super) lost: AtomicU64,
+    /// Counters whose debts Redis has heard of.
+    pub(super) owed: AtomicU64,
+}
+
+/// Sends what needs no answer.
+#[derive(Debug)]
+pub(super) struct Delivery {
+    pub(super) link: Arc<Link>,
+    pub(super) limits: Arc<Limits>,
+    pub(super) running: Arc<Running>,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) delivered: Arc<Delivered>,
+    pub(super) clock: Clock,
+    pub(super) gate: String,
+    pub(super) lease: Duration,
+    pub(super) open_ms: u64,
+}
+
+impl Delivery {
+    fn terms<'a>(&self, id: &'a str) -> Terms<'a> {
+        Terms { id, lease_us: micros(self.lease), open_ms: self.open_ms }
+    }
+
+    /// Delivers what ends, until `stop`; then what is left, until every reservation has ended.
+    pub(super) async fn endings(&self, mut queue: mpsc::Receiver<Ending>, stop: impl Future<Output = ()>) {
+        let mut batch = Vec::new();
+        let until_there_are_none = async { while self.next_endings(&mut queue, &mut batch).await {} };
+        tokio::select! {
+            () = stop => {}
+            () = until_there_are_none => return,
+        }
+        queue.close();
+        while self.next_endings(&mut queue, &mut batch).await {}
+    }
+
+    /// Waits for endings and sends them; false when there will be none. May be dropped at any await: what wasn't sent
+    /// stays in `batch`, and what may have been sent does nothing the second time.
+    async fn next_endings(&self, queue: &mut mpsc::Receiver<Ending>, batch: &mut Vec<Ending>) -> bool {
+        if batch.is_empty() && queue.recv_many(batch, PIPELINE).await == 0 {
+            return false;
+        }
+        let ready = self.link.sound().await;
+        let calls: Vec<_> = batch.iter().map(|ending| self.call(ending)).collect();
+        let mut answers = self.send(&ready, &calls).await.into_iter();
+        batch.retain_mut(|ending| self.is_left(ending, answers.next()));
+        if !batch.is_empty() {
+            sleep(PAUSE).await;
+        }
+        true
+    }
+
+    fn call(&self, ending: &Ending) -> Call {
+        let (terms, counters) = (self.terms(&ending.booking.id), &ending.booking.counters);
+        match ending.how {
+            How::Settled(outcome) => self.limits.settle(terms, counters, outcome),
+            How::Cancelled => self.limits.cancel(terms, counters),
+        }
+    }
+
+    /// Whether this ending has to be sent again.
+    fn is_left(&self, ending: &mut Ending, answer: Option<RedisResult<Vec<i64>>>) -> bool {
+        match answer {
+            Some(Ok(_)) => {
+                self.delivered.ended.fetch_add(1, Relaxed);
+                self.delivered.waiting.fetch_sub(1, Relaxed);
+                false
+            }
+            // The server's own condition passes; an error of the script at these keys doesn't.
+            Some(Err(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError) => {
+                ending.tries += 1;
+                let again = ending.tries < TRIES;
+                if !again {
+                    self.delivered.lost.fetch_add(1, Relaxed);
+                    self.delivered.waiting.fetch_sub(1, Relaxed);
+                    tracing::warn!(%error, "a reservation couldn't be settled in Redis: it stays as reserved");
+                }
+                again
+            }
+            Some(Err(_)) | None => true,
+        }
+    }
+
+    /// Sends a pipeline; the answers are none when the connection failed. Counts failures against the connection.
+    async fn send(&self, ready: &Arc<Ready>, calls: &[Call]) -> Vec<RedisResult<Vec<i64>>> {
+        let mut answers = self.send_once(ready, calls).await;
+        if answers.iter().flat_map(|answer| answer.as_ref().err()).any(forgot_the_script) {
+            // The link's own call brings the script back.
+            match timeout(PIPELINE_WITHIN, self.link.beat(ready)).await {
+                Ok(Ok(())) => answers = self.send_once(ready, calls).await,
+                Ok(Err(error)) => self.link.failed(ready, &error),
+                Err(_) => self.link.was_slow(ready),
+            }
+        }
+        if let Some(error) = answers.iter().find_map(|answer| answer.as_ref().err()) {
+            self.link.failed(ready, error);
+        }
+        answers
+    }
+
+    async fn send_once(&self, ready: &Arc<Ready>, calls: &[Call]) -> Vec<RedisResult<Vec<i64>>> {
+        let mut pipeline = redis::Pipeline::with_capacity(calls.len());
+        for call in calls {
+            pipeline.add_command(call.by_hash().clone());
+        }
+        pipeline.ignore_errors();
+        let mut connection = ready.connection();
+        match timeout(PIPELINE_WITHIN, pipeline.query_async(&mut connection)).await {
+            Ok(Ok(answers)) => answers,
+            Ok(Err(error)) => {
+                self.link.failed(ready, &error);
+                Vec::new()
+            }
+            Err(_) => {
+                self.link.give_up(ready, &format!("a pipeline takes longer than {} ms", PIPELINE_WITHIN.as_millis()));
+                Vec::new()
+            }
+        }
+    }
+
+    /// Prolongs what running calls hold, three times in a lease; never ends.
+    pub(super) async fn renewals(&self) {
+        loop {
+            sleep(self.lease / 3).await;
+            let running = self.running.all();
+            for part in running.chunks(PIPELINE) {
+                let Some(ready) = self.link.ready() else { break };
+                let renew = |booking: &Arc<Booking>| self.limits.renew(self.terms(&booking.id), &booking.counters);
+                let calls: Vec<_> = part.iter().map(renew).collect();
+                self.send(&ready, &calls).await;
+            }
+        }
+    }
+
+    /// Tells Redis what was spent without it; never ends.
+    pub(super) async fn debts(&self) {
+        let mut sent = 0_u64;
+        loop {
+            self.ledger.added().await;
+            loop {
+                // Taken only once it can be sent, so that it adds up until then.
+                self.link.sound().await;
+                let debts = self.ledger.take(DEBTS);
+                if debts.is_empty() {
+                    break;
+                }
+                sent = sent.wrapping_add(1);
+                self.tell(&format!("{}-d{sent:x}", self.gate), &debts).await;
+            }
+        }
+    }
+
+    /// Tells Redis of these debts, until it has heard of them.
+    async fn tell(&self, id: &str, debts: &[(Name, Debt)]) {
+        let mut tries = 0;
+        while tries < TRIES {
+            let ready = self.link.sound().await;
+            let now_ms = self.clock.monotonic_ms();
+            let due = debts.iter().filter_map(|(name, debt)| {
+                let (numbers, units) = debt.due(now_ms)?;
+                Some((*name, numbers, units))
+            });
+            let call = self.limits.owe(self.terms(id), due);
+            match self.send(&ready, &[call]).await.pop() {
+                Some(Ok(_)) => {
+                    self.delivered.owed.fetch_add(u64::try_from(debts.len()).unwrap_or(u64::MAX), Relaxed);
+                    return;
+                }
+                Some(Err(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError) => tries += 1,
+                Some(Err(_)) | None => {}
+            }
+            sleep(PAUSE).await;
+        }
+        tracing::warn!(counters = debts.len(), "Redis answers local spending with an error: it isn't counted there");
+    }
+}
+
+/// A duration in whole microseconds.
+pub(super) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,94 @@
+//! What a call holds in Redis, from the moment it asks until it has ended.
+//!
+//! Each has a place in the queue of endings from the start, so that ending it never waits and never fails.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use tokio::sync::mpsc::OwnedPermit;
+
+use super::delivery::{Booking, Ending, How, Running};
+use crate::quota::{Outcome, Standing};
+
+/// A reservation that Redis hasn't answered yet. Dropped, it is cancelled.
+#[derive(Debug)]
+pub(super) struct Pending<'a> {
+    held: Option<(OwnedPermit<Ending>, Arc<Booking>)>,
+    waiting: &'a AtomicU64,
+}
+
+impl<'a> Pending<'a> {
+    /// `waiting` counts what has begun and not ended.
+    pub(super) fn new(slot: OwnedPermit<Ending>, booking: Arc<Booking>, waiting: &'a AtomicU64) -> Self {
+        waiting.fetch_add(1, Relaxed);
+        Self { held: Some((slot, booking)), waiting }
+    }
+
+    /// Redis answered that nothing is reserved.
+    pub(super) fn nothing(mut self) {
+        self.held = None;
+        self.waiting.fetch_sub(1, Relaxed);
+    }
+
+    /// Redis answered that all is reserved.
+    pub(super) fn reserved(mut self, running: &Arc<Running>, standings: Vec<Standing>) -> SharedReservation {
+        let held = self.held.take().map(|(slot, booking)| {
+            running.began(&booking);
+            Held { slot, booking, running: Arc::clone(running) }
+        });
+        SharedReservation { held, standings }
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if let Some((slot, booking)) = self.held.take() {
+            slot.send(Ending::new(booking, How::Cancelled));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Held {
+    slot: OwnedPermit<Ending>,
+    booking: Arc<Booking>,
+    running: Arc<Running>,
+}
+
+/// What one call has reserved. Dropping it gives everything back.
+#[derive(Debug)]
+#[must_use = "a reservation that is dropped gives back what it reserved"]
+pub struct SharedReservation {
+    held: Option<Held>,
+    standings: Vec<Standing>,
+}
+
+impl SharedReservation {
+    /// Of no charges.
+    pub(super) fn nothing() -> Self {
+        Self { held: None, standings: Vec::new() }
+    }
+
+    /// How each charge stood when this was reserved, in the order of charges.
+    pub fn standings(&self) -> &[Standing] {
+        &self.standings
+    }
+
+    /// The call has ended. Never waits.
+    pub fn settle(mut self, outcome: Outcome) {
+        self.end(outcome);
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        if let Some(Held { slot, booking, running }) = self.held.take() {
+            running.ended(&booking);
+            slot.send(Ending::new(booking, How::Settled(outcome)));
+        }
+    }
+}
+
+impl Drop for SharedReservation {
+    fn drop(&mut self) {
+        self.end(Outcome::Refund);
+    }
+}

@@ -1,0 +1,231 @@
+//! The one script: its commands, and what its answers mean.
+//!
+//! Pure: commands are built and answers read here, sent elsewhere. Every key that a command touches is declared and
+//! has the same hash tag.
+
+use std::fmt::Write as _;
+
+use redis::{Cmd, Script};
+use smallvec::SmallVec;
+
+use super::counter::{Counter, Kind, Name, Numbers};
+use crate::quota::{Outcome, Wait};
+
+const SOURCE: &str = include_str!("limits.lua");
+
+/// How a counter stands, as one call saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reading {
+    /// Units free after the call's own; of a refused call, before it.
+    pub(super) remaining: u64,
+    /// Microseconds until all units are free if nothing else happens, or the period ends.
+    pub(super) reset_after_us: u64,
+    /// None: the charge fits.
+    pub(super) wait: Option<Wait>,
+}
+
+/// What the script answers to a reservation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Admitted(SmallVec<[Reading; 4]>),
+    Refused(SmallVec<[Reading; 4]>),
+    /// The id was cancelled or settled before: nothing is reserved.
+    Void,
+    /// The key of a charge, counted from 1, holds what no gate wrote; 0 is the reservation's own.
+    Foreign(u64),
+}
+
+/// The script, and the names of all keys.
+#[derive(Debug)]
+pub(super) struct Limits {
+    script: Script,
+    /// `tollgate:{TAG}:`
+    prefix: String,
+}
+
+/// Whose turn a command belongs to, and how long Redis keeps it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms<'a> {
+    /// Unique over all gates.
+    pub(super) id: &'a str,
+    pub(super) lease_us: u64,
+    pub(super) open_ms: u64,
+}
+
+impl Limits {
+    /// For keys under this hash tag.
+    pub(super) fn new(tag: &str) -> Self {
+        Self { script: Script::new(SOURCE), prefix: format!("tollgate:{{{tag}}}:") }
+    }
+
+    /// Reserves all counters, or none.
+    pub(super) fn reserve(&self, terms: Terms<'_>, counters: &[Counter]) -> Call {
+        self.call("reserve", terms, counters.iter().map(|counter| (counter.name, counter.numbers, counter.amount)))
+    }
+
+    /// Settles a reservation.
+    pub(super) fn settle(&self, terms: Terms<'_>, counters: &[Counter], outcome: Outcome) -> Call {
+        let settled = |counter: &Counter| (counter.name, counter.numbers, counter.settled(outcome));
+        self.call("settle", terms, counters.iter().map(settled))
+    }
+
+    /// Takes a reservation back, also one that Redis has yet to hear of.
+    pub(super) fn cancel(&self, terms: Terms<'_>, counters: &[Counter]) -> Call {
+        self.call("cancel", terms, counters.iter().map(|counter| (counter.name, counter.numbers, 0)))
+    }
+
+    /// Prolongs what a running call holds.
+    pub(super) fn renew(&self, terms: Terms<'_>, counters: &[Counter]) -> Call {
+        let leases = counters.iter().filter(|counter| counter.numbers.kind == Kind::Leases);
+        self.call("renew", terms, leases.map(|counter| (counter.name, counter.numbers, 0)))
+    }
+
+    /// Adds debts; once for each id.
+    pub(super) fn owe(&self, terms: Terms<'_>, debts: impl Iterator<Item = (Name, Numbers, u64)>) -> Call {
+        self.call("owe", terms, debts)
+    }
+
+    /// Says that the gate of this id is there.
+    pub(super) fn beat(&self, terms: Terms<'_>) -> Call {
+        self.assemble("beat", terms, &[format!("{}replicas", self.prefix)], &[])
+    }
+
+    /// Says that it has gone.
+    pub(super) fn leave(&self, id: &str) -> Cmd {
+        let mut command = redis::cmd("ZREM");
+        command.arg(format!("{}replicas", self.prefix)).arg(id);
+        command
+    }
+
+    fn call(&self, operation: &str, terms: Terms<'_>, counters: impl Iterator<Item = (Name, Numbers, u64)>) -> Call {
+        let mut keys: SmallVec<[String; 5]> = SmallVec::new();
+        keys.push(format!("{}r:{}", self.prefix, terms.id));
+        let mut arguments: SmallVec<[String; 20]> = SmallVec::new();
+        for (name, numbers, amount) in counters {
+            let mut key = String::with_capacity(self.prefix.len() + 34);
+            key.push_str(&self.prefix);
+            key.push_str("c:");
+            name.write(&mut key);
+            keys.push(key);
+            arguments.push(numbers.kind.letter().to_owned());
+            for number in [numbers.bound, amount, numbers.first, numbers.second] {
+                arguments.push(number.to_string());
+            }
+        }
+        self.assemble(operation, terms, &keys, &arguments)
+    }
+
+    fn assemble(&self, operation: &str, terms: Terms<'_>, keys: &[String], arguments: &[String]) -> Call {
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(self.script.get_hash()).arg(keys.len());
+        for key in keys {
+            command.arg(key);
+        }
+        command.arg(operation).arg("").arg(terms.id).arg(terms.lease_us).arg(terms.open_ms);
+        for argument in arguments {
+            command.arg(argument);
+        }
+        Call(command)
+    }
+}
+
+/// A call of the script.
+#[derive(Debug)]
+pub(super) struct Call(Cmd);
+
+impl Call {
+    /// By the script's hash.
+    pub(super) fn by_hash(&self) -> &Cmd {
+        &self.0
+    }
+
+    /// With the whole script, for a server that has forgotten it.
+    pub(super) fn in_full(&self) -> Cmd {
+        let mut command = redis::cmd("EVAL");
+        command.arg(SOURCE);
+        for argument in self.0.args_iter().skip(2) {
+            if let redis::Arg::Simple(bytes) = argument {
+                command.arg(bytes);
+            }
+        }
+        command
+    }
+}
+
+/// Reads what the script answered to a reservation of so many counters.
+///
+/// # Errors
+/// A text when the answer is no answer of this script.
+pub(super) fn answer(numbers: &[i64], counters: usize) -> Result<Answer, String> {
+    let strange = || {
+        let mut text = String::from("the script answered something else than expected: ");
+        let shown = numbers.get(..numbers.len().min(8)).unwrap_or_default();
+        write!(text, "{shown:?}").map_or_else(|_| String::new(), |()| text)
+    };
+    match numbers {
+        [status @ (0 | 1), rest @ ..] if rest.len() == counters * 4 => {
+            let readings = rest.chunks_exact(4).map(reading).collect::<Option<_>>().ok_or_else(strange)?;
+            Ok(if *status == 1 { Answer::Admitted(readings) } else { Answer::Refused(readings) })
+        }
+        [2] => Ok(Answer::Void),
+        [3, place] => Ok(Answer::Foreign(u64::try_from(*place).map_err(|_| strange())?)),
+        _ => Err(strange()),
+    }
+}
+
+fn reading(numbers: &[i64]) -> Option<Reading> {
+    let [fits, remaining, reset_after_us, wait] = *numbers else { return None };
+    let wait = match (fits, wait) {
+        (1, _) => None,
+        (0, -1) => Some(Wait::Forever),
+        (0, -2) => Some(Wait::UntilACallEnds),
+        (0, wait) => Some(Wait::Micros(u64::try_from(wait).ok()?)),
+        _ => return None,
+    };
+    Some(Reading {
+        remaining: u64::try_from(remaining).ok()?,
+        reset_after_us: u64::try_from(reset_after_us).ok()?,
+        wait,
+    })
+}
+
+/// Which charge binds: the one with the longest wait, of equal waits the first. None: all fit.
+pub(super) fn binding(readings: &[Reading]) -> Option<(Wait, usize)> {
+    let mut binding: Option<(Wait, usize)> = None;
+    for (place, reading) in readings.iter().enumerate() {
+        if let Some(wait) = reading.wait
+            && binding.is_none_or(|(longest, _)| wait > longest)
+        {
+            binding = Some((wait, place));
+        }
+    }
+    binding
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_of_another_shape_is_an_error_and_never_an_admission() {
+        for numbers in [&[][..], &[1], &[1, 1, 2, 3], &[1, 1, 2, 3, 0, 0], &[0, 1, -1, 0, 0], &[9], &[3, -1], &[2, 0]] {
+            assert!(answer(numbers, 1).is_err(), "{numbers:?}");
+        }
+        let reading = Reading { remaining: 2, reset_after_us: 3, wait: Some(Wait::Micros(4)) };
+        assert_eq!(answer(&[0, 0, 2, 3, 4], 1), Ok(Answer::Refused(SmallVec::from_slice(&[reading]))));
+    }
+
+    #[test]
+    fn the_longest_wait_binds_and_never_is_longest() {
+        let of = |waits: &[Option<Wait>]| {
+            let readings: Vec<_> =
+                waits.iter().map(|wait| Reading { remaining: 0, reset_after_us: 0, wait: *wait }).collect();
+            binding(&readings).map(|(_, place)| place)
+        };
+        let (ends, short, long) = (Some(Wait::UntilACallEnds), Some(Wait::Micros(1)), Some(Wait::Micros(2)));
+        assert_eq!(of(&[None, None]), None);
+        assert_eq!(of(&[ends, short, long, short]), Some(2));
+        assert_eq!(of(&[long, None, long]), Some(0));
+        assert_eq!(of(&[long, Some(Wait::Forever)]), Some(1));
+    }
+}
