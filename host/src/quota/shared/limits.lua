@@ -165,9 +165,13 @@ function bucket.reset(c)
 end
 function bucket.add(c, units)
   c.level = min(MOST, c.level + units * c.first)
-  return 0
+  return c.at
 end
-function bucket.back(c, units) c.level = max(0, c.level - units * c.first) end
+-- What has drained since it was poured in can't be taken out again: others have poured in their own instead.
+function bucket.back(c, units, at, reserved)
+  local left = max(0, reserved * c.first - (c.at - at) * c.second)
+  c.level = max(0, c.level - min(left, units * c.first))
+end
 function bucket.save(c)
   write(c.key, { c.level, c.at }, 2 * ceil_div(ceil_div(max(c.level, c.bound), c.second), 1000))
 end
@@ -276,9 +280,9 @@ local function reserve()
 end
 
 -- The difference to what was reserved. Debt of a calendar stays in the period that the reservation was made in.
-local function correct(c, more, mark)
+local function correct(c, more, mark, reserved)
   if more < 0 then
-    c.shape.back(c, -more, mark)
+    c.shape.back(c, -more, mark, reserved)
   else
     c.shape.add(c, more, c.shape == calendar and mark or nil)
   end
@@ -294,7 +298,7 @@ local function settle(cancelled)
   for i, c in ipairs(all) do
     c.more = open and c.amount - known[3][i] or 0
     if (c.shape == leases or c.more ~= 0) and c.shape.load(c) and (c.known or c.more > 0) then
-      if c.shape == leases then c.ended = true else correct(c, c.more, known[2][i]) end
+      if c.shape == leases then c.ended = true else correct(c, c.more, known[2][i], known[3][i]) end
       changed[#changed + 1] = c
     end
   end

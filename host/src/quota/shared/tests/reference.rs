@@ -119,7 +119,7 @@ impl Reference {
             }
             Kind::Bucket => {
                 (self.seen, self.level) = (at, total + added);
-                0
+                at
             }
             Kind::Calendar => {
                 let border = self.border(counter, now);
@@ -145,7 +145,10 @@ impl Reference {
             }
             Kind::Bucket => {
                 self.seen = now.max(self.seen);
-                self.level = total.saturating_sub(u128::from(units) * Self::cost(counter));
+                // What was reserved and has not drained since.
+                let drained = u128::from(self.seen - mark) * u128::from(counter.numbers.second);
+                let left = (u128::from(counter.amount) * Self::cost(counter)).saturating_sub(drained);
+                self.level = total.saturating_sub(left.min(u128::from(units) * Self::cost(counter)));
             }
             Kind::Calendar => {
                 let border = self.border(counter, now);
