@@ -26,6 +26,7 @@ use crate::{
     clock::Clock,
     identity::{KeyTable, Pepper},
     ports::{control::PolicyControl, store::Store},
+    quota::Limits,
     upstream::fleet::Fleet,
     usage::metrics::Metrics,
 };
@@ -49,6 +50,8 @@ pub struct Operations {
     pub keys: Arc<KeyTable>,
     /// Whether anybody can serve.
     pub fleet: Arc<Fleet>,
+    /// Whether limits hold over all gates that share them.
+    pub limits: Arc<Limits>,
     /// What decides, and how it is reloaded.
     pub policies: Arc<dyn PolicyControl>,
     /// The time.

@@ -1,6 +1,6 @@
 //! admit: what may this call cost? Policies name the charges; all of them are reserved together, or none.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
 
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     llm::Operation,
     policy::{AdmitVerdict, Call, Chains, Charge, Fault, FaultKind, Hook},
-    quota::{self, Moment, Refused, Reservation, Tokens},
+    quota::{self, Hold, Moment, NotHeld, Refused, Sharing, Tokens},
 };
 
 /// A call that was paid for; what it cost lies in its settlement.
@@ -22,7 +22,7 @@ use crate::{
 pub(super) struct Admitted(pub(super) Read);
 
 /// Asks the chain and reserves.
-pub(super) fn admit(
+pub(super) async fn admit(
     parts: &Parts,
     chains: &Arc<Chains>,
     read: Read,
@@ -39,7 +39,7 @@ pub(super) fn admit(
             input: estimate.expected.input.into(),
             output: estimate.expected.output.into(),
         });
-        settlement.holds(reserve(parts, &read.caller.principal.subject, &charges, expected)?);
+        settlement.holds(reserve(parts, &read.caller.principal.subject, &charges, expected).await?);
     }
     if let Some(estimate) = estimate {
         settlement.expects(estimate);
@@ -69,12 +69,12 @@ fn estimate(parts: &Parts, call: &Call) -> Estimate {
     Estimate { from_bytes: call.input_tokens, expected, is_open: call.output_cap.is_none() && !is_vectors }
 }
 
-fn reserve(
+async fn reserve(
     parts: &Parts,
     principal: &str,
     charges: &[(Arc<str>, Charge)],
     expected: Tokens,
-) -> Result<Reservation, Refusal> {
+) -> Result<Hold, Refusal> {
     let wanted: SmallVec<[quota::Charge<'_>; 4]> = charges
         .iter()
         .map(|(policy, charge)| quota::Charge {
@@ -84,9 +84,20 @@ fn reserve(
             rule: charge.rule,
         })
         .collect();
-    let refused = match parts.quota.reserve(Moment::now(&parts.clock), principal, &wanted, expected) {
-        Ok(reservation) => return Ok(reservation),
-        Err(refused) => refused,
+    let at = Moment::now(&parts.clock);
+    let is_shared = parts.limits.sharing() == Sharing::Shared;
+    let held = parts.limits.reserve(at, principal, &wanted, expected).await;
+    if is_shared {
+        parts.metrics.redis_took(Duration::from_micros(parts.clock.monotonic_us().saturating_sub(at.monotonic_us)));
+    }
+    let refused = match held {
+        Ok(hold) => return Ok(hold),
+        Err(NotHeld::Refused(refused)) => refused,
+        Err(NotHeld::Unavailable { unavailable, closed }) => {
+            // Why Redis can't be asked stands in the log once, not with each call.
+            tracing::debug!(%unavailable, %closed, "a call was refused, for its limits can't be checked");
+            return Err(Refusal::limits_unavailable());
+        }
     };
     Err(match refused {
         Refused::Exceeded(exceeded) => Refusal::limit_exceeded(&exceeded),

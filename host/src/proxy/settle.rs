@@ -21,7 +21,7 @@ use crate::{
     clock::{Clock, saturating_ms},
     llm::{Operation, Surface, usage::Counted},
     policy::{Caller, End, Outcome},
-    quota::{self, Moment, Reservation},
+    quota::{self, Hold, Moment},
     upstream::backend::Backend,
     usage::{
         bound::Bound,
@@ -65,7 +65,7 @@ pub(super) struct Settlement {
     subject: Option<Box<str>>,
     backend: Option<Arc<Backend>>,
     status: Option<u16>,
-    reservation: Option<Reservation>,
+    hold: Option<Hold>,
     /// Once a model is to run.
     estimate: Option<Estimate>,
     counted: Counted,
@@ -90,7 +90,7 @@ impl Settlement {
             subject: None,
             backend: None,
             status: None,
-            reservation: None,
+            hold: None,
             estimate: None,
             counted: Counted::default(),
             watched: None,
@@ -141,8 +141,8 @@ impl Settlement {
     }
 
     /// What was reserved.
-    pub(super) fn holds(&mut self, reservation: Reservation) {
-        self.reservation = Some(reservation);
+    pub(super) fn holds(&mut self, hold: Hold) {
+        self.hold = Some(hold);
     }
 
     /// A model is to run, and will take about so much.
@@ -197,8 +197,8 @@ impl Settlement {
         }
         self.place = None;
         let tokens = self.tokens();
-        if let Some(reservation) = self.reservation.take() {
-            reservation.settle(Moment::now(&self.shared.clock), self.kept(tokens));
+        if let Some(hold) = self.hold.take() {
+            hold.settle(Moment::now(&self.shared.clock), self.kept(tokens));
         }
         let status = self.status.unwrap_or(CLIENT_LEFT);
         let took = self.shared.clock.monotonic().saturating_sub(self.began);
