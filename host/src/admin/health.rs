@@ -11,6 +11,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 
 use super::{Operations, Shared};
+use crate::quota::Sharing;
 
 /// Keys that were not read for this long are `degraded`: they serve, but a change would not be seen.
 const DEGRADED_AFTER: Duration = Duration::from_secs(5);
@@ -22,6 +23,8 @@ pub struct Readiness {
     pub ready: bool,
     /// `fresh`, `degraded` (they serve, but changes are not seen) or `stale` (nobody is let in).
     pub keys: String,
+    /// `memory` (this process's alone), `shared`, or `degraded` (they should be shared, but Redis can't be asked).
+    pub limits: String,
     /// Backends that answer and aren't drained.
     pub backends_up: usize,
     /// All backends.
@@ -41,7 +44,19 @@ impl Readiness {
         };
         let draining = operations.stop.is_cancelled();
         let ready = is_trusted && backends_up > 0 && !draining;
-        Self { ready, keys: keys.to_owned(), backends_up, backends: backends.len(), draining }
+        let limits = match operations.limits.sharing() {
+            Sharing::Memory => "memory",
+            Sharing::Shared => "shared",
+            Sharing::Degraded => "degraded",
+        };
+        Self {
+            ready,
+            keys: keys.to_owned(),
+            limits: limits.to_owned(),
+            backends_up,
+            backends: backends.len(),
+            draining,
+        }
     }
 
     /// Why calls should not come here; none when they should.

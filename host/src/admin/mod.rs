@@ -27,6 +27,7 @@ use crate::{
     identity::{KeyTable, Pepper},
     ports::{control::PolicyControl, store::Store},
     proxy::Proxy,
+    quota::Limits,
     upstream::fleet::Fleet,
     usage::metrics::Metrics,
 };
@@ -50,6 +51,8 @@ pub struct Operations {
     pub keys: Arc<KeyTable>,
     /// Whether anybody can serve.
     pub fleet: Arc<Fleet>,
+    /// Whether limits hold over all gates that share them.
+    pub limits: Arc<Limits>,
     /// What decides, and how it is reloaded.
     pub policies: Arc<dyn PolicyControl>,
     /// What calls are charged.

@@ -13,9 +13,11 @@ use crate::{
     config::{self, Config},
     identity::{self, KeyTable},
     ports::store::{Store, StoreError, StoredBackend},
-    quota::Quota,
+    quota::{Quota, shared::SharedQuota},
     upstream::{backend::Backend, fleet::Fleet, probe},
-    usage::{backend_gauges::BackendNumbers, limit_counters::LimitNumbers, metrics::Metrics},
+    usage::{
+        backend_gauges::BackendNumbers, limit_counters::LimitNumbers, metrics::Metrics, redis_numbers::RedisNumbers,
+    },
     wire::causes::causes,
 };
 
@@ -109,6 +111,29 @@ pub(super) fn measure_limits(quota: &Arc<Quota>, metrics: &Metrics) {
             debts: totals.debts(),
             debt_units: totals.debt_units(),
             overshoot_units: totals.overshoot_units(),
+        }
+    });
+}
+
+/// Lets the metrics ask how sharing limits goes.
+pub(super) fn measure_redis(shared: &Arc<SharedQuota>, metrics: &Metrics) {
+    let shared = Arc::clone(shared);
+    metrics.redis_from(move || {
+        let totals = shared.totals();
+        RedisNumbers {
+            unavailable: [
+                ("late", totals.late),
+                ("not_asked", totals.not_asked),
+                ("backlog", totals.backlog),
+                ("error", totals.failed),
+            ],
+            is_degraded: !shared.is_asked(),
+            degraded_ms: totals.degraded_ms,
+            replayed: totals.owed,
+            cancelled: totals.cancelled,
+            lost: totals.lost,
+            forgotten_units: totals.forgotten,
+            waiting: totals.waiting,
         }
     });
 }

@@ -16,6 +16,7 @@ use super::{
     App,
     background::{self, StoreFollower},
     policies::{Policies, PolicyProblems},
+    sharing::{self, RedisError},
     steering::Steering,
 };
 use crate::{
@@ -29,7 +30,6 @@ use crate::{
         store::{Store, StoreError},
     },
     proxy::{Parts, Proxy, RequestBounds},
-    quota::{Quota, QuotaBounds},
     server::{Bounds, Certificates, Server, TlsError},
     store::SqliteStore,
     upstream::{
@@ -84,6 +84,9 @@ pub enum StartError {
     /// TLS towards backends can't be set up.
     #[error(transparent)]
     Trust(#[from] TrustError),
+    /// Limits can't be shared.
+    #[error("the limits of [redis] can't be shared")]
+    Redis(#[from] RedisError),
     /// The client for backends can't be made.
     #[error("the client for backends can't be made: {0}")]
     Client(String),
@@ -99,6 +102,7 @@ impl StartError {
             | Self::AdminToken(_)
             | Self::Tls(_)
             | Self::Trust(_)
+            | Self::Redis(_)
             | Self::Store(StoreError::Refused(_)) => true,
             Self::Store(_) | Self::Runtime(_) | Self::Listen { .. } | Self::Client(_) => false,
         }
@@ -205,13 +209,6 @@ pub(crate) async fn refuse_lost_pepper(config: &Config, store: &dyn Store) -> Re
     Ok(())
 }
 
-/// The limits' counters, and their numbers among the metrics.
-fn measured_quota(metrics: &Metrics) -> Arc<Quota> {
-    let quota = Arc::new(Quota::new(QuotaBounds::default()));
-    background::measure_limits(&quota, metrics);
-    quota
-}
-
 /// The store, the pepper that proves its keys, and an admin token beside them.
 async fn state(config: &Config) -> Result<(Arc<dyn Store>, Pepper), StartError> {
     let store: Arc<dyn Store> = Arc::new(open_store(config).await?);
@@ -219,6 +216,17 @@ async fn state(config: &Config) -> Result<(Arc<dyn Store>, Pepper), StartError> 
     let pepper = Pepper::load_or_create(&config.state_dir)?;
     AdminToken::load_or_create(&config.state_dir)?;
     Ok((store, pepper))
+}
+
+/// The policies of a configuration, ready to be asked.
+fn policies(
+    config: &Config,
+    clock: &Clock,
+    fleet: &Arc<Fleet>,
+    metrics: &Arc<Metrics>,
+) -> Result<Policies, StartError> {
+    let runtime = runtime(config, clock, fleet, Some(compiled_folder(config)?))?;
+    Ok(Policies::load(runtime, &config.policies, clock, metrics)?)
 }
 
 pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartError> {
@@ -234,17 +242,13 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
     follower.step().await?;
     background::measure_backends(&fleet, &metrics);
     background::look_at_all(&fleet).await;
-    let policies = Policies::load(
-        runtime(&config, &clock, &fleet, Some(compiled_folder(&config)?))?,
-        &config.policies,
-        &clock,
-        &metrics,
-    )?;
+    let policies = policies(&config, &clock, &fleet, &metrics)?;
 
+    let (limits, keeping) = sharing::limits(&config, &clock, &metrics).await?;
     let proxy = Arc::new(Proxy::new(Parts {
         chains: policies.chains(),
         keys: Arc::clone(&keys),
-        quota: measured_quota(&metrics),
+        limits: Arc::clone(&limits),
         fleet: Arc::clone(&fleet),
         upstream: upstream(&config, &clock)?,
         metrics: Arc::clone(&metrics),
@@ -263,6 +267,7 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         pepper,
         keys: Arc::clone(&keys),
         fleet: Arc::clone(&fleet),
+        limits,
         policies: Arc::<Steering>::clone(&policies),
         proxy,
         clock: clock.clone(),
@@ -292,6 +297,7 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         cut_admin,
         serving,
         admin_serving,
+        keeping,
     })
 }
 

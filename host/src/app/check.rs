@@ -8,6 +8,7 @@ use super::{
     build::{StartError, certificates, compiled_folder, fleet, open_store, refuse_lost_pepper, runtime},
     declared::{AllBackends, all_backends},
     policies::Policies,
+    sharing,
 };
 use crate::{
     clock::Clock,
@@ -44,6 +45,7 @@ impl Checked {
             }
         };
         found.keep(certificates(config, clock));
+        found.keep(config.redis.as_ref().map(sharing::address).transpose());
         if let Some(fleet) = found.keep(fleet(config, clock, tasks)) {
             let loaded = runtime(config, clock, &fleet, cache).and_then(|runtime| {
                 Ok(Policies::load(runtime, &config.policies, clock, &Arc::new(Metrics::default()))?)

@@ -10,6 +10,7 @@ pub mod declared;
 pub mod demo;
 mod folder;
 pub mod policies;
+mod sharing;
 mod signals;
 mod simulated;
 mod steering;
@@ -23,10 +24,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use build::StartError;
 pub(crate) use build::{open_store, refuse_lost_pepper};
 pub use check::Checked;
+pub use sharing::RedisError;
 pub use signals::{Asked, Signals};
 pub use simulated::SimulatedOllama;
 
-use self::steering::Steering;
+use self::{sharing::Keeping, steering::Steering};
 use crate::{clock::Clock, config::Config, ports::control::PolicyControl, upstream::fleet::Fleet};
 
 /// Time that answers of the operations listener get to finish when the gate stops.
@@ -48,6 +50,7 @@ pub struct App {
     cut_admin: CancellationToken,
     serving: TaskTracker,
     admin_serving: TaskTracker,
+    keeping: Keeping,
 }
 
 impl App {
@@ -104,6 +107,7 @@ impl App {
             // What is cut ends at its next step; what doesn't come to one ends with the process.
             drop(timeout(CUT_PATIENCE, self.serving.wait()).await);
         }
+        self.keeping.stop().await;
         self.stop_admin.cancel();
         self.admin_serving.close();
         // A connection there that never ends its request is not waited for.

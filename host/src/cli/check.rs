@@ -31,6 +31,8 @@ struct Findings {
     backends: Vec<Backend>,
     /// `[limits]` by key; what isn't there is unlimited.
     limits: BTreeMap<&'static str, NonZeroU64>,
+    /// `[redis]` without what may be secret; none when limits hold in one process alone.
+    redis: Option<String>,
     warnings: Vec<String>,
     problems: Vec<Problem>,
 }
@@ -90,6 +92,7 @@ pub(super) async fn check(config: &Config, format: Format) -> Result<(), Failure
         hooks: checked.policies.as_ref().map(hooks).unwrap_or_default(),
         backends: checked.backends.usable.iter().map(backend).collect(),
         limits: limits(&config.limits),
+        redis: config.redis.as_ref().map(|redis| format!("{} ({})", redis.url, redis.mode.as_str())),
         warnings: config.warnings().into_iter().chain(unused(&checked.backends)).collect(),
         problems,
     };
@@ -168,6 +171,9 @@ fn print(findings: &Findings) {
     }
     for (key, limit) in &findings.limits {
         output::result(&format!("limits.{key}: {limit}"));
+    }
+    if let Some(redis) = &findings.redis {
+        output::result(&format!("redis: {redis}"));
     }
     output::result("the configuration can be used");
 }

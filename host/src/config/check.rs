@@ -21,6 +21,7 @@ use super::reader::{Reader, Section};
 use super::sections::{
     Admin, Backend, BackendKind, Http2, Limits, Log, LogFormat, Models, Policies, Server, Store, TlsFiles, Upstream,
 };
+use super::sharing::redis;
 use super::values::{self, Checked};
 
 /// Any duration without narrower bounds of its own.
@@ -56,6 +57,7 @@ pub(super) fn config(reader: &Reader) -> Config {
             server: root.table("server", server),
             admin: root.table("admin", admin),
             store: root.table("store", |keys| store(keys, &state_dir)),
+            redis: root.optional_table("redis", redis),
             policies: root.table("policies", policies),
             limits: root.table("limits", limits),
             models: root.table("models", |keys| Models { allow_cloud: keys.or("allow_cloud", false, values::boolean) }),

@@ -12,6 +12,7 @@ mod declared;
 mod error;
 mod reader;
 pub mod sections;
+mod sharing;
 mod sources;
 mod values;
 
@@ -26,6 +27,7 @@ pub use error::{ConfigErrors, Problem};
 pub use sections::{
     Admin, Backend, BackendKind, Http2, Limits, Log, LogFormat, Models, Policies, Server, Store, TlsFiles, Upstream,
 };
+pub use sharing::{Redis, RedisMode, RedisUrl};
 pub use sources::Sources;
 
 use self::reader::Reader;
@@ -43,6 +45,8 @@ pub struct Config {
     pub admin: Admin,
     /// `[store]`: where keys, users and usage are kept.
     pub store: Store,
+    /// `[redis]`: through what limits are shared among gates. Default: they hold in this process alone.
+    pub redis: Option<Redis>,
     /// `[policies]`: where policies are found and what they may cost.
     pub policies: Policies,
     /// `[limits]`: limits of keys that have none of their own.

@@ -1,6 +1,6 @@
 //! admit: what may this call cost? Policies name the charges; all of them are reserved together, or none.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
 
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     llm::Operation,
     policy::{AdmitVerdict, Amount, Call, Chains, Charge, Fault, FaultKind, Hook, Rule, Shape, TokenKind},
-    quota::{self, Moment, Refused, Tokens},
+    quota::{self, Moment, NotHeld, Refused, Sharing, Tokens},
 };
 
 /// A call that was paid for; what it cost lies in its settlement.
@@ -22,7 +22,7 @@ use crate::{
 pub(super) struct Admitted(pub(super) Read);
 
 /// Asks the chain and reserves.
-pub(super) fn admit(
+pub(super) async fn admit(
     parts: &Parts,
     chains: &Arc<Chains>,
     read: Read,
@@ -42,7 +42,7 @@ pub(super) fn admit(
         if read.call.output_cap.is_none() {
             expected.output = fitting(&charges, expected);
         }
-        reserve(parts, &read.caller.principal.subject, &charges, expected, settlement)?;
+        reserve(parts, &read.caller.principal.subject, &charges, expected, settlement).await?;
     }
     if let Some(estimate) = estimate {
         settlement.expects(estimate);
@@ -97,7 +97,7 @@ fn fitting(charges: &[(Arc<str>, Charge)], expected: Tokens) -> u64 {
     charges.iter().filter_map(|(_, charge)| most_output(charge)).fold(expected.output, u64::min)
 }
 
-fn reserve(
+async fn reserve(
     parts: &Parts,
     principal: &str,
     charges: &[(Arc<str>, Charge)],
@@ -113,13 +113,24 @@ fn reserve(
             rule: charge.rule,
         })
         .collect();
-    let refused = match parts.quota.reserve(Moment::now(&parts.clock), principal, &wanted, expected) {
-        Ok(mut reservation) => {
-            settlement.stands(reservation.tells_standings());
-            settlement.holds(reservation);
+    let at = Moment::now(&parts.clock);
+    let is_shared = parts.limits.sharing() == Sharing::Shared;
+    let held = parts.limits.reserve(at, principal, &wanted, expected).await;
+    if is_shared {
+        parts.metrics.redis_took(Duration::from_micros(parts.clock.monotonic_us().saturating_sub(at.monotonic_us)));
+    }
+    let refused = match held {
+        Ok(mut hold) => {
+            settlement.stands(hold.tells_standings());
+            settlement.holds(hold);
             return Ok(());
         }
-        Err(refused) => refused,
+        Err(NotHeld::Refused(refused)) => refused,
+        Err(NotHeld::Unavailable { unavailable, closed }) => {
+            // Why Redis can't be asked stands in the log once, not with each call.
+            tracing::debug!(%unavailable, %closed, "a call was refused, for its limits can't be checked");
+            return Err(Refusal::limits_unavailable());
+        }
     };
     Err(match refused {
         Refused::Exceeded(exceeded) => {

@@ -55,7 +55,7 @@ impl Proxy {
         };
         let wanted: Vec<quota::Charge<'_>> = charges.iter().map(wanted).collect();
         let at = Moment::now(&parts.clock);
-        let standings = parts.quota.look(at, &wanted)?;
+        let standings = parts.limits.look(at, &wanted)?;
         let status = |((policy, _), standing): (&(Arc<str>, Charge), _)| status(policy, standing, at.unix_us);
         Ok(LimitList {
             key: key.id.to_string(),

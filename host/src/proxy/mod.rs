@@ -31,7 +31,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
@@ -50,10 +50,10 @@ use crate::{
     identity::KeyTable,
     llm::operations::{Class, Source},
     policy::Chains,
-    quota::Quota,
+    quota::{Limits, Sharing},
     upstream::{client::Upstream, fleet::Fleet},
     usage::{estimate::Estimates, metrics::Metrics},
-    wire::bounded::BufferBudget,
+    wire::{bounded::BufferBudget, headers::LIMITS},
 };
 
 /// Bounds and switches of the request path.
@@ -90,8 +90,8 @@ pub struct Parts {
     pub chains: Arc<ArcSwap<Chains>>,
     /// Who may be proven.
     pub keys: Arc<KeyTable>,
-    /// The limits' counters.
-    pub quota: Arc<Quota>,
+    /// What calls may cost, in memory or shared.
+    pub limits: Arc<Limits>,
     /// The backends.
     pub fleet: Arc<Fleet>,
     /// The way to them.
@@ -154,6 +154,9 @@ impl Proxy {
         };
         limit_headers::stamp(response.headers_mut(), surface, &standings, self.parts.clock.unix_us());
         request_id.stamp(response.headers_mut(), surface);
+        if self.parts.limits.sharing() == Sharing::Degraded {
+            response.headers_mut().insert(LIMITS, HeaderValue::from_static("degraded"));
+        }
         response
     }
 
@@ -175,7 +178,7 @@ impl Proxy {
         // Before anything of the body is read: a stranger must not make the gate hold bytes.
         let authenticated = authenticate::authenticate(parts, &chains, peer, request_id, received, settlement)?;
         let read = read::read(parts, authenticated).await?;
-        let admitted = admit::admit(parts, &chains, read, settlement)?;
+        let admitted = admit::admit(parts, &chains, read, settlement).await?;
         if let Some(listing) = answer::listing(parts, &admitted).await? {
             return Ok(listing);
         }

@@ -263,6 +263,12 @@ impl Refusal {
             .at(Bound::InFlight)
     }
 
+    /// Limits are shared, and can't be asked now.
+    pub(super) fn limits_unavailable() -> Self {
+        let message = "limits can't be checked at the moment: try again soon";
+        Self::new(Blame::Gate, StatusCode::SERVICE_UNAVAILABLE, "limits_unavailable", message).after_ms(1_000)
+    }
+
     pub(super) fn counters_full() -> Self {
         let message = "the gate counts as many callers as it may: try again soon";
         Self::new(Blame::Gate, StatusCode::SERVICE_UNAVAILABLE, "counters_full", message).after_ms(5_000)

@@ -21,7 +21,7 @@ use crate::{
     clock::{Clock, saturating_ms},
     llm::{Operation, Surface, usage::Counted},
     policy::{Caller, End, Outcome},
-    quota::{self, Moment, Reservation, Standing},
+    quota::{self, Hold, Moment, Standing},
     upstream::backend::Backend,
     usage::{
         bound::Bound,
@@ -65,7 +65,7 @@ pub(super) struct Settlement {
     subject: Option<Box<str>>,
     backend: Option<Arc<Backend>>,
     status: Option<u16>,
-    reservation: Option<Reservation>,
+    hold: Option<Hold>,
     /// Where the call's limits stand, until its answer begins.
     standings: Vec<Standing>,
     /// When they stood there, in microseconds.
@@ -94,7 +94,7 @@ impl Settlement {
             subject: None,
             backend: None,
             status: None,
-            reservation: None,
+            hold: None,
             standings: Vec::new(),
             stood_at_us: 0,
             estimate: None,
@@ -147,13 +147,13 @@ impl Settlement {
     }
 
     /// What was reserved.
-    pub(super) fn holds(&mut self, reservation: Reservation) {
-        self.reservation = Some(reservation);
+    pub(super) fn holds(&mut self, hold: Hold) {
+        self.hold = Some(hold);
     }
 
     /// Whether something is reserved.
     pub(super) fn is_reserved(&self) -> bool {
-        self.reservation.is_some()
+        self.hold.is_some()
     }
 
     /// Where the call's limits stand.
@@ -225,8 +225,8 @@ impl Settlement {
         }
         self.place = None;
         let tokens = self.tokens();
-        if let Some(reservation) = self.reservation.take() {
-            reservation.settle(Moment::now(&self.shared.clock), self.kept(tokens));
+        if let Some(hold) = self.hold.take() {
+            hold.settle(Moment::now(&self.shared.clock), self.kept(tokens));
         }
         let status = self.status.unwrap_or(CLIENT_LEFT);
         let took = self.shared.clock.monotonic().saturating_sub(self.began);

@@ -13,6 +13,7 @@ mod charge;
 pub mod concurrent;
 pub mod counter;
 mod key;
+mod limits;
 mod moment;
 mod owners;
 mod refused;
@@ -25,6 +26,7 @@ pub mod window;
 
 pub use charge::{Charge, Outcome, Tokens, Unit};
 pub use counter::{Counter, Mark, Wait};
+pub use limits::{Hold, Limits, NotHeld, Sharing};
 pub use moment::Moment;
 pub use refused::{Exceeded, Refused, Standing};
 pub use reservation::Reservation;

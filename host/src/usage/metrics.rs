@@ -19,6 +19,7 @@ use super::{
     estimate_error::EstimateError,
     few::Few,
     limit_counters::{LimitCounters, LimitNumbers},
+    redis_numbers::{RedisMetrics, RedisNumbers},
 };
 use crate::{
     llm::{Operation, Surface},
@@ -93,6 +94,7 @@ pub struct Metrics {
     policy_faults: Family<FaultLabels, Counter>,
     backends: BackendGauges,
     limits: LimitCounters,
+    redis: RedisMetrics,
     edges: Edges,
     admin: AdminNumbers,
 }
@@ -119,6 +121,8 @@ impl Default for Metrics {
         let limits = LimitCounters::default();
         registry.register_collector(Box::new(backends.clone()));
         registry.register_collector(Box::new(limits.clone()));
+        let redis = RedisMetrics::default();
+        registry.register_collector(Box::new(redis.clone()));
         let (edges, admin) = (Edges::register(&mut registry), AdminNumbers::register(&mut registry));
         Self {
             registry,
@@ -132,6 +136,7 @@ impl Default for Metrics {
             policy_faults,
             backends,
             limits,
+            redis,
             edges,
             admin,
         }
@@ -182,6 +187,16 @@ impl Metrics {
     /// The limits are asked for whenever the metrics are read. Only the first source counts.
     pub fn limits_from(&self, source: impl Fn() -> LimitNumbers + Send + Sync + 'static) {
         self.limits.read_from(source);
+    }
+
+    /// Redis is asked for whenever the metrics are read. Only the first source counts.
+    pub fn redis_from(&self, source: impl Fn() -> RedisNumbers + Send + Sync + 'static) {
+        self.redis.read_from(source);
+    }
+
+    /// A call waited so long for its limits in Redis.
+    pub fn redis_took(&self, time: Duration) {
+        self.redis.took(time);
     }
 
     /// The numbers of the admin listener.

@@ -9,3 +9,4 @@ mod estimate_error;
 mod few;
 pub mod limit_counters;
 pub mod metrics;
+pub mod redis_numbers;

@@ -23,6 +23,9 @@ pub const ANTHROPIC_REQUEST_ID: HeaderName = HeaderName::from_static("request-id
 /// Which backend answered; in a management request, which backend is meant.
 pub const BACKEND: HeaderName = HeaderName::from_static("x-tollgate-backend");
 
+/// Says `degraded` while limits that should hold over several gates can't.
+pub const LIMITS: HeaderName = HeaderName::from_static("x-tollgate-limits");
+
 /// Tells a proxy in front not to hold a stream back.
 pub const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 

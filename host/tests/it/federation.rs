@@ -175,7 +175,7 @@ async fn the_gate_is_ready_while_a_backend_is_up() {
     let gate = TestProxy::before(&[&one, &two]).await;
     let readiness = async |status: u16, up: u64| {
         let answer = gate.admin("/readyz").await;
-        let wanted = json!({ "ready": up > 0, "keys": "fresh", "backends_up": up, "backends": 2, "draining": false });
+        let wanted = json!({ "ready": up > 0, "keys": "fresh", "limits": "memory", "backends_up": up, "backends": 2, "draining": false });
         assert_eq!((answer.status, answer.json()), (status, wanted));
     };
     readiness(200, 2).await;

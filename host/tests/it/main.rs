@@ -41,6 +41,7 @@ mod policy_fault;
 mod policy_interface;
 mod policy_interface_env;
 mod policy_interface_request;
+mod redis;
 mod reload;
 mod rotation;
 mod route;

@@ -90,6 +90,8 @@ pub(super) struct Delivered {
     pub(super) waiting: AtomicU64,
     /// Settlements and cancellations that Redis did.
     pub(super) ended: AtomicU64,
+    /// Of these, cancellations.
+    pub(super) cancelled: AtomicU64,
     /// Settlements and cancellations given up, because Redis answers them with an error.
     pub(super) lost: AtomicU64,
     /// Counters whose debts Redis has heard of.
@@ -156,6 +158,7 @@ impl Delivery {
         match answer {
             Some(Ok(_)) => {
                 self.delivered.ended.fetch_add(1, Relaxed);
+                self.delivered.cancelled.fetch_add(u64::from(matches!(ending.how, How::Cancelled)), Relaxed);
                 self.delivered.waiting.fetch_sub(1, Relaxed);
                 false
             }

@@ -2,8 +2,8 @@
 //!
 //! [`SharedQuota::reserve`] waits at most for the configured deadline and never for a connection; what comes after an
 //! answer (settling, cancelling, renewing) is sent by the [`Keeper`]'s task. When Redis can't be asked,
-//! [`SharedQuota::fall_back`] says what to do instead, and [`SharedQuota::spent_locally`] remembers what was spent, so
-//! that Redis hears of it.
+//! [`SharedQuota::fall_back`] says what to do instead, and [`LocalSpending`] remembers what was spent, so that Redis hears
+//! of it.
 //!
 //! The only module that names the `redis` crate. It never shows a partition or a password, and no state of Redis
 //! becomes more than [`Unavailable`].
@@ -152,6 +152,8 @@ pub struct SharedTotals {
     pub failed: u64,
     /// Settlements and cancellations done in Redis.
     pub ended: u64,
+    /// Of these, cancellations of reservations that weren't answered in time.
+    pub cancelled: u64,
     /// Settlements and cancellations given up.
     pub lost: u64,
     /// Reservations that are open, or that Redis has yet to hear the end of.
@@ -324,17 +326,22 @@ impl SharedQuota {
         self.settings.replicas.or_else(|| NonZeroU32::new(self.link.gates()?))
     }
 
-    /// A call that was reserved in this gate's memory has ended: Redis is told of it as soon as it can be. `charges`
-    /// are the policy's own, not their shares.
-    pub fn spent_locally(&self, charges: &[Charge<'_>], expected: Tokens, outcome: Outcome) {
-        let Ok(counters) = counter::counters(charges, expected) else { return };
-        let now_ms = self.clock.monotonic_ms();
-        for counter in counters {
-            let units = counter.settled(outcome);
-            if !self.ledger.add(&counter, units, now_ms) {
-                self.forgotten.fetch_add(units, Relaxed);
-            }
-        }
+    /// What a call spends that isn't reserved in Redis. `charges` are the policy's own, not their shares.
+    ///
+    /// # Errors
+    /// [`Refused`] when the charges are a bad answer.
+    pub fn spends_locally(
+        self: &Arc<Self>,
+        charges: &[Charge<'_>],
+        expected: Tokens,
+    ) -> Result<LocalSpending, Refused> {
+        let counters = counter::counters(charges, expected)?.into_vec();
+        Ok(LocalSpending { shared: Arc::clone(self), counters })
+    }
+
+    /// Whether Redis is asked now: it was there, and hasn't failed since.
+    pub fn is_asked(&self) -> bool {
+        self.link.ready().is_some()
     }
 
     /// Whether limits are shared, and a sign each time that changes.
@@ -353,12 +360,33 @@ impl SharedQuota {
             backlog: self.backlog.load(Relaxed),
             failed: self.failed.load(Relaxed),
             ended: self.delivered.ended.load(Relaxed),
+            cancelled: self.delivered.cancelled.load(Relaxed),
             lost: self.delivered.lost.load(Relaxed),
             waiting: self.delivered.waiting.load(Relaxed),
             owed: self.delivered.owed.load(Relaxed),
             owing: long(self.ledger.len()),
             forgotten: self.forgotten.load(Relaxed),
             degraded_ms: self.link.degraded_ms(),
+        }
+    }
+}
+
+/// What one call spends without Redis. Dropped, it has spent nothing.
+#[derive(Debug)]
+pub struct LocalSpending {
+    shared: Arc<SharedQuota>,
+    counters: Vec<Counter>,
+}
+
+impl LocalSpending {
+    /// The call has ended: Redis is told of it as soon as it can be.
+    pub fn settle(self, outcome: Outcome) {
+        let now_ms = self.shared.clock.monotonic_ms();
+        for counter in self.counters {
+            let units = counter.settled(outcome);
+            if !self.shared.ledger.add(&counter, units, now_ms) {
+                self.shared.forgotten.fetch_add(units, Relaxed);
+            }
         }
     }
 }

@@ -69,9 +69,9 @@ impl SharedReservation {
         Self { held: None, standings: Vec::new() }
     }
 
-    /// How each charge stood when this was reserved, in the order of charges.
-    pub fn standings(&self) -> &[Standing] {
-        &self.standings
+    /// How each charge stood when this was reserved, in the order of charges; once.
+    pub fn tells_standings(&mut self) -> Vec<Standing> {
+        std::mem::take(&mut self.standings)
     }
 
     /// The call has ended. Never waits.

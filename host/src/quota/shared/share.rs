@@ -30,13 +30,16 @@ pub enum Fallback {
 }
 
 /// Why a call is refused while Redis can't be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WhyClosed {
     /// It is configured so.
+    #[error("calls with limits are then refused, as configured")]
     Configured,
     /// Nobody knows among how many gates the limits are shared.
+    #[error("nobody knows among how many gates the limits are shared: set redis.replicas")]
     ReplicasUnknown,
     /// This gate's share of the charge at this place is less than one unit.
+    #[error("this gate's share of the charge at place {0} is less than one unit")]
     NoShare(usize),
 }
 

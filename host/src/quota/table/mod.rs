@@ -61,6 +61,12 @@ impl Debug for Quota {
     }
 }
 
+impl Default for Quota {
+    fn default() -> Self {
+        Self::new(QuotaBounds::default())
+    }
+}
+
 impl Quota {
     /// An empty table.
     pub fn new(bounds: QuotaBounds) -> Self {

@@ -8,6 +8,7 @@ pub mod llm_server;
 pub(crate) mod log;
 pub mod proxy;
 pub(crate) mod raw;
+pub(crate) mod redis;
 pub(crate) mod tls;
 
 pub use answer::Answer;

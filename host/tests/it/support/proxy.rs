@@ -47,6 +47,8 @@ pub struct TestProxy {
     folder: TempDir,
     key: String,
     client: reqwest::Client,
+    config: Config,
+    clock: Clock,
     /// Moves the gate's clock.
     pub hand: Hand,
 }
@@ -68,6 +70,11 @@ impl TestProxy {
     /// A gate before these servers.
     pub async fn before(servers: &[&LlmServer]) -> Self {
         servers.iter().fold(Self::builder(), |builder, server| builder.backend(server)).start().await
+    }
+
+    /// One more gate, on ports of its own, with the same state folder and clock.
+    pub(crate) async fn another(&self) -> App {
+        start(&self.config, &self.clock).await
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -298,9 +305,9 @@ impl Builder {
     pub async fn start(self) -> TestProxy {
         let (clock, hand) = Clock::manual(START_UNIX_MS);
         let config = self.stored().await;
-        let app = Box::pin(App::start(config, clock)).await.unwrap_or_else(|error| panic!("{error}"));
+        let app = start(&config, &clock).await;
         let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
-        TestProxy { app, folder: self.folder, key: self.key.text().to_owned(), client, hand }
+        TestProxy { app, folder: self.folder, key: self.key.text().to_owned(), client, config, clock, hand }
     }
 
     /// The gate as a folder for the real binary to serve from, and its key.
@@ -337,6 +344,11 @@ impl Builder {
             hash: self.pepper.hash(key.id(), key.secret()),
         }
     }
+}
+
+async fn start(config: &Config, clock: &Clock) -> App {
+    let starting = Box::pin(App::start(config.clone(), clock.clone()));
+    starting.await.unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Gives a key its own limit of requests a minute.

@@ -94,8 +94,8 @@ impl History<'_> {
                 let call = self.limits.reserve(terms(&id), &counters(&charges, expected).unwrap());
                 let reserved = self.memory.reserve(self.moment(), "ann", &charges, expected);
                 let answered = match reserved {
-                    Ok(reservation) => {
-                        let standings = reservation.standings().to_vec();
+                    Ok(mut reservation) => {
+                        let standings = reservation.tells_standings();
                         self.open.push((self.asked.len(), reservation));
                         Ok(standings)
                     }

@@ -41,7 +41,7 @@ async fn a_paused_redis_costs_its_deadline_until_it_is_left_alone_and_reserves_n
     assert!(gate.until_degraded().await.contains("25 ms"));
     server.resume();
     gate.until(|condition| *condition == Condition::Sound).await;
-    gate.until_totals(|totals| totals.waiting == 0 && totals.ended == late).await;
+    gate.until_totals(|totals| totals.waiting == 0 && totals.ended == late && totals.cancelled == late).await;
     assert!(gate.quota.totals().degraded_ms > 0);
     assert_eq!(gate.admitted(per_minute(5), 9).await, 5);
 }
@@ -67,9 +67,11 @@ async fn settlements_wait_for_redis_and_local_spending_is_told_as_debt() {
     call_until_open(&gate, per_month(9)).await;
     held.settle(Outcome::Used(Tokens { input: 2, output: 0 }));
     for _ in 0..3 {
-        gate.quota.spent_locally(&[per_month(5), at_once(1)], ONE, Outcome::Used(ONE));
+        gate.quota.spends_locally(&[per_month(5), at_once(1)], ONE).unwrap().settle(Outcome::Used(ONE));
     }
-    gate.quota.spent_locally(&[tokens_per_minute(10)], ONE, Outcome::Used(Tokens { input: 1, output: 2 }));
+    let used = Outcome::Used(Tokens { input: 1, output: 2 });
+    gate.quota.spends_locally(&[tokens_per_minute(10)], ONE).unwrap().settle(used);
+    drop(gate.quota.spends_locally(&[tokens_per_minute(10)], ONE));
     assert_eq!(gate.quota.totals().owing, 2);
     assert_eq!(gate.quota.fall_back([Rule::Concurrent(3)]), Fallback::Share(vec![Rule::Concurrent(3)]));
     server.resume();

@@ -30,8 +30,8 @@ async fn a_call_is_charged_all_or_nothing_and_the_longest_wait_binds() {
     let server = Server::start();
     let gate = Gate::sound(&server.url()).await;
     let charges = [per_minute(3), per_month(1), at_once(9)];
-    let reservation = gate.quota.reserve(&charges, ONE).await.unwrap();
-    let remaining: Vec<_> = reservation.standings().iter().map(|standing| standing.remaining).collect();
+    let mut reservation = gate.quota.reserve(&charges, ONE).await.unwrap();
+    let remaining: Vec<_> = reservation.tells_standings().iter().map(|standing| standing.remaining).collect();
     assert_eq!(remaining, [2, 0, 8]);
     let Err(NotReserved::Refused(Refused::Exceeded(exceeded))) = gate.quota.reserve(&charges, ONE).await else {
         panic!("a spent month admits");
@@ -52,7 +52,7 @@ async fn tokens_are_reserved_by_estimate_and_settled_by_use() {
     let gate = Gate::sound(&server.url()).await;
     let expected = Tokens { input: 30, output: 10 };
     let free = async || match gate.quota.reserve(&[tokens_per_minute(100)], Tokens::default()).await {
-        Ok(reservation) => reservation.standings()[0].remaining,
+        Ok(mut reservation) => reservation.tells_standings()[0].remaining,
         Err(error) => panic!("{error}"),
     };
     for (outcome, left) in [

@@ -1,0 +1,167 @@
+//! The limits of a gate: counted in memory, or together with other gates through Redis, and what holds instead while Redis
+//! can't be asked.
+//!
+//! What a call holds is settled once, wherever its charges were reserved. Without Redis nothing here waits.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+use thiserror::Error;
+
+use super::{
+    Charge, Moment, Outcome, Quota, Refused, Reservation, Standing, Tokens,
+    shared::{Fallback, LocalSpending, NotReserved, SharedQuota, SharedReservation, Unavailable, WhyClosed},
+};
+
+/// Where the calls of a gate are counted.
+#[derive(Debug)]
+pub struct Limits {
+    memory: Arc<Quota>,
+    shared: Option<Arc<SharedQuota>>,
+}
+
+/// Whether limits hold over several gates at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// They are this process's alone, as configured.
+    Memory,
+    /// They do, through Redis.
+    Shared,
+    /// They should, but Redis can't be asked.
+    Degraded,
+}
+
+/// Why a call holds nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum NotHeld {
+    /// A limit is used up, or the charges are a bad answer of a policy.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// Redis didn't answer, and what is done without it refuses this call.
+    #[error("{unavailable}, and {closed}")]
+    Unavailable {
+        /// Why it didn't answer.
+        unavailable: Unavailable,
+        /// Why that refuses the call.
+        closed: WhyClosed,
+    },
+}
+
+impl Limits {
+    /// Limits of this process alone.
+    pub fn in_memory(memory: Arc<Quota>) -> Self {
+        Self { memory, shared: None }
+    }
+
+    /// Limits that several gates share. `memory` counts this gate's part while Redis can't be asked.
+    pub fn shared(memory: Arc<Quota>, shared: Arc<SharedQuota>) -> Self {
+        Self { memory, shared: Some(shared) }
+    }
+
+    /// Whether they hold over several gates now.
+    pub fn sharing(&self) -> Sharing {
+        match &self.shared {
+            None => Sharing::Memory,
+            Some(shared) if shared.is_asked() => Sharing::Shared,
+            Some(_) => Sharing::Degraded,
+        }
+    }
+
+    /// Where this process's counters of these charges stand, in their order, and the units counted.
+    ///
+    /// # Errors
+    /// [`Refused`] when the charges are a bad answer.
+    pub fn look(&self, at: Moment, charges: &[Charge<'_>]) -> Result<Vec<(Standing, u64)>, Refused> {
+        self.memory.look(at, charges)
+    }
+
+    /// Reserves all charges of this principal's call, or none. May be dropped at any await: then nothing is held.
+    ///
+    /// # Errors
+    /// [`NotHeld`]; nothing is held then.
+    pub async fn reserve(
+        &self,
+        at: Moment,
+        principal: &str,
+        charges: &[Charge<'_>],
+        expected: Tokens,
+    ) -> Result<Hold, NotHeld> {
+        match &self.shared {
+            None => Ok(Hold(Kind::Memory(self.memory.reserve(at, principal, charges, expected)?))),
+            // Boxed: calls that ask no Redis need not carry the room for its answer.
+            Some(shared) => Box::pin(self.reserve_shared(shared, at, principal, charges, expected)).await,
+        }
+    }
+
+    async fn reserve_shared(
+        &self,
+        shared: &Arc<SharedQuota>,
+        at: Moment,
+        principal: &str,
+        charges: &[Charge<'_>],
+        expected: Tokens,
+    ) -> Result<Hold, NotHeld> {
+        let unavailable = match shared.reserve(charges, expected).await {
+            Ok(reservation) => return Ok(Hold(Kind::Shared(reservation))),
+            Err(NotReserved::Refused(refused)) => return Err(refused.into()),
+            Err(NotReserved::Unavailable(unavailable)) => unavailable,
+        };
+        let reservation = match shared.fall_back(charges.iter().map(|charge| charge.rule)) {
+            Fallback::Refuse(closed) => return Err(NotHeld::Unavailable { unavailable, closed }),
+            Fallback::Admit => None,
+            Fallback::Share(rules) => {
+                let shares: SmallVec<[Charge<'_>; 4]> =
+                    charges.iter().zip(rules).map(|(charge, rule)| Charge { rule, ..*charge }).collect();
+                Some(self.memory.reserve(at, principal, &shares, expected)?)
+            }
+        };
+        let spending = shared.spends_locally(charges, expected)?;
+        Ok(Hold(Kind::Local(Box::new(Local { reservation, spending }))))
+    }
+}
+
+/// What one call holds. It must be settled once anything reached a backend; dropping it gives everything back, for then
+/// nothing did.
+#[derive(Debug)]
+#[must_use = "what is dropped is given back"]
+pub struct Hold(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Memory(Reservation),
+    Shared(SharedReservation),
+    Local(Box<Local>),
+}
+
+/// What a call holds that Redis has yet to hear of. No reservation: it was let pass uncounted.
+#[derive(Debug)]
+struct Local {
+    reservation: Option<Reservation>,
+    spending: LocalSpending,
+}
+
+impl Hold {
+    /// Where the call's counters stood when it was reserved, itself included, in the order in which they were charged; once.
+    /// None of a call that passed uncounted.
+    pub fn tells_standings(&mut self) -> Vec<Standing> {
+        match &mut self.0 {
+            Kind::Memory(reservation) => reservation.tells_standings(),
+            Kind::Shared(reservation) => reservation.tells_standings(),
+            Kind::Local(local) => local.reservation.as_mut().map_or_else(Vec::new, Reservation::tells_standings),
+        }
+    }
+
+    /// The call is over, at this moment. Never waits.
+    pub fn settle(self, at: Moment, outcome: Outcome) {
+        match self.0 {
+            Kind::Memory(reservation) => reservation.settle(at, outcome),
+            Kind::Shared(reservation) => reservation.settle(outcome),
+            Kind::Local(local) => {
+                if let Some(reservation) = local.reservation {
+                    reservation.settle(at, outcome);
+                }
+                local.spending.settle(outcome);
+            }
+        }
+    }
+}
