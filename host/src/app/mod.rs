@@ -3,6 +3,7 @@
 //! Nothing listens before everything is built, and every task that serves belongs to a tracker: none outlives the gate.
 
 mod background;
+mod budgets;
 mod build;
 mod certificates;
 mod check;
@@ -35,6 +36,9 @@ const ADMIN_PATIENCE: Duration = Duration::from_secs(1);
 /// Time in which everything that is cut must end.
 const CUT_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Time in which what was used of budgets must be written when the gate stops.
+const BUDGETS_PATIENCE: Duration = Duration::from_secs(5);
+
 /// A gate that serves.
 #[derive(Debug)]
 pub struct App {
@@ -48,6 +52,8 @@ pub struct App {
     cut_admin: CancellationToken,
     serving: TaskTracker,
     admin_serving: TaskTracker,
+    stop_budgets: CancellationToken,
+    saving: TaskTracker,
 }
 
 impl App {
@@ -103,6 +109,12 @@ impl App {
         if self.cut.run_until_cancelled(self.serving.wait()).await.is_none() {
             // What is cut ends at its next step; what doesn't come to one ends with the process.
             drop(timeout(CUT_PATIENCE, self.serving.wait()).await);
+        }
+        // All calls are settled: what they used of budgets is written for the last time.
+        self.stop_budgets.cancel();
+        self.saving.close();
+        if timeout(BUDGETS_PATIENCE, self.saving.wait()).await.is_err() {
+            tracing::error!("the store is too slow: what was used of budgets in the last second is not written");
         }
         self.stop_admin.cancel();
         self.admin_serving.close();

@@ -4,9 +4,11 @@
 //! the call used, or given back. Each shape of a limit is a [`Counter`] of its own, pure arithmetic in whole numbers;
 //! [`Quota`] is the table of all of them.
 //!
-//! Nothing here waits, asks the time, opens a socket or keeps a partition: counters go by a hash of their names.
+//! Nothing here waits, asks the time or opens a socket. Counters go by a hash of their names; only those of the calendar keep
+//! their partitions, because they must be written down.
 
 pub mod bucket;
+mod budget;
 pub mod calendar;
 mod charge;
 pub mod concurrent;

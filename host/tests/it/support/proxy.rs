@@ -47,6 +47,7 @@ pub struct TestProxy {
     folder: TempDir,
     key: String,
     client: reqwest::Client,
+    clock: Clock,
     /// Moves the gate's clock.
     pub hand: Hand,
 }
@@ -188,6 +189,19 @@ impl TestProxy {
         self.app.stop().await;
     }
 
+    /// Stops the gate, and starts it again on its folder.
+    pub(crate) async fn restart(self) -> Self {
+        self.app.stop().await;
+        let app = self.beside().await;
+        Self { app, ..self }
+    }
+
+    /// Another gate on this one's folder.
+    pub(crate) async fn beside(&self) -> App {
+        let config = load(self.folder.path());
+        Box::pin(App::start(config, self.clock.clone())).await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
     /// The policy folder.
     pub fn policies(&self) -> PathBuf {
         self.folder.path().join("policies.d")
@@ -291,16 +305,15 @@ impl Builder {
         let overridden = |line: &&str| !self.toml.lines().any(|own| own.split('=').next() == line.split('=').next());
         let defaults: Vec<&str> = defaults.lines().filter(overridden).collect();
         std::fs::write(&file, format!("{}\n{}{}", defaults.join("\n"), self.toml, self.backends)).unwrap();
-        let sources = Sources { file: Some(file), directory: self.folder.path().to_owned(), ..Sources::default() };
-        Config::load(&sources).unwrap_or_else(|problems| panic!("{problems}"))
+        load(self.folder.path())
     }
 
     pub async fn start(self) -> TestProxy {
         let (clock, hand) = Clock::manual(START_UNIX_MS);
         let config = self.stored().await;
-        let app = Box::pin(App::start(config, clock)).await.unwrap_or_else(|error| panic!("{error}"));
+        let app = Box::pin(App::start(config, clock.clone())).await.unwrap_or_else(|error| panic!("{error}"));
         let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
-        TestProxy { app, folder: self.folder, key: self.key.text().to_owned(), client, hand }
+        TestProxy { app, folder: self.folder, key: self.key.text().to_owned(), client, clock, hand }
     }
 
     /// The gate as a folder for the real binary to serve from, and its key.
@@ -337,6 +350,13 @@ impl Builder {
             hash: self.pepper.hash(key.id(), key.secret()),
         }
     }
+}
+
+/// The configuration of a gate's folder.
+fn load(folder: &Path) -> Config {
+    let file = Some(folder.join("tollgate.toml"));
+    let sources = Sources { file, directory: folder.to_owned(), ..Sources::default() };
+    Config::load(&sources).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
 /// Gives a key its own limit of requests a minute.
