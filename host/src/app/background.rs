@@ -216,7 +216,7 @@ async fn probe_for_ever(fleet: &Fleet, backend: &Arc<Backend>, rhythm: Rhythm) {
 }
 
 /// Ticks that don't bunch up after a pause; the first comes after one period.
-fn ticks(every: Duration) -> tokio::time::Interval {
+pub(super) fn ticks(every: Duration) -> tokio::time::Interval {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.reset();

@@ -15,6 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     App,
     background::{self, StoreFollower},
+    budgets::{self, BudgetSaver},
     policies::{Policies, PolicyProblems},
     sharing::{self, RedisError},
     steering::Steering,
@@ -209,6 +210,16 @@ pub(crate) async fn refuse_lost_pepper(config: &Config, store: &dyn Store) -> Re
     Ok(())
 }
 
+/// The limits' counters, and their numbers among the metrics.
+fn measured_quota(config: &Config, metrics: &Metrics) -> Arc<Quota> {
+    let quota = Arc::new(Quota::new(QuotaBounds {
+        max_counters: config.limits.max_counters,
+        max_counters_per_principal: config.limits.max_counters_per_principal,
+    }));
+    background::measure_limits(&quota, metrics);
+    quota
+}
+
 /// The store, the pepper that proves its keys, and an admin token beside them.
 async fn state(config: &Config) -> Result<(Arc<dyn Store>, Pepper), StartError> {
     let store: Arc<dyn Store> = Arc::new(open_store(config).await?);
@@ -240,11 +251,13 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
     let fleet = fleet(&config, &clock, &serving)?;
     let mut follower = StoreFollower::new(Arc::clone(&store), Arc::clone(&keys), Arc::clone(&fleet), config.clone());
     follower.step().await?;
+    let quota = measured_quota(&config, &metrics);
+    let saver = BudgetSaver::restore(Arc::clone(&store), Arc::clone(&quota), clock.clone()).await?;
     background::measure_backends(&fleet, &metrics);
     background::look_at_all(&fleet).await;
     let policies = policies(&config, &clock, &fleet, &metrics)?;
 
-    let (limits, keeping) = sharing::limits(&config, &clock, &metrics).await?;
+    let (limits, keeping) = sharing::limits(&config, &clock, &metrics, quota).await?;
     let proxy = Arc::new(Proxy::new(Parts {
         chains: policies.chains(),
         keys: Arc::clone(&keys),
@@ -278,6 +291,8 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
     let admin = listen(config.admin.listen, Admin::bind(config.admin.listen, operations)).await?;
     let (data_plane_address, admin_address) = (server.address(), admin.address());
 
+    let (stop_budgets, saving) = (CancellationToken::new(), TaskTracker::new());
+    budgets::follow_budgets(&saving, &stop_budgets, saver);
     background::follow_store(&serving, &stop, follower);
     background::follow_backends(&serving, &stop, &config.upstream, &fleet);
     if let Some(certificates) = certificates {
@@ -298,6 +313,8 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         serving,
         admin_serving,
         keeping,
+        stop_budgets,
+        saving,
     })
 }
 

@@ -3,6 +3,7 @@
 //! Nothing listens before everything is built, and every task that serves belongs to a tracker: none outlives the gate.
 
 mod background;
+mod budgets;
 mod build;
 mod certificates;
 mod check;
@@ -37,6 +38,9 @@ const ADMIN_PATIENCE: Duration = Duration::from_secs(1);
 /// Time in which everything that is cut must end.
 const CUT_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Time in which what was used of budgets must be written when the gate stops.
+const BUDGETS_PATIENCE: Duration = Duration::from_secs(5);
+
 /// A gate that serves.
 #[derive(Debug)]
 pub struct App {
@@ -51,6 +55,8 @@ pub struct App {
     serving: TaskTracker,
     admin_serving: TaskTracker,
     keeping: Keeping,
+    stop_budgets: CancellationToken,
+    saving: TaskTracker,
 }
 
 impl App {
@@ -108,6 +114,12 @@ impl App {
             drop(timeout(CUT_PATIENCE, self.serving.wait()).await);
         }
         self.keeping.stop().await;
+        // All calls are settled: what they used of budgets is written for the last time.
+        self.stop_budgets.cancel();
+        self.saving.close();
+        if timeout(BUDGETS_PATIENCE, self.saving.wait()).await.is_err() {
+            tracing::error!("the store is too slow: what was used of budgets in the last second is not written");
+        }
         self.stop_admin.cancel();
         self.admin_serving.close();
         // A connection there that never ends its request is not waited for.

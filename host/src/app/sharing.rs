@@ -80,10 +80,9 @@ pub(super) async fn limits(
     config: &Config,
     clock: &Clock,
     metrics: &Metrics,
+    memory: Arc<Quota>,
 ) -> Result<(Arc<Limits>, Keeping), StartError> {
     let keeping = Keeping::default();
-    let memory = Arc::new(Quota::default());
-    background::measure_limits(&memory, metrics);
     let Some(redis) = &config.redis else {
         return Ok((Arc::new(Limits::in_memory(memory)), keeping));
     };

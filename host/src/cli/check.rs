@@ -149,7 +149,7 @@ fn unused(backends: &AllBackends) -> impl Iterator<Item = String> {
 }
 
 fn limits(limits: &Limits) -> BTreeMap<&'static str, NonZeroU64> {
-    let Limits { requests_per_minute, tokens_per_minute, concurrent, tokens_per_day, tokens_per_month } = *limits;
+    let Limits { requests_per_minute, tokens_per_minute, concurrent, tokens_per_day, tokens_per_month, .. } = *limits;
     let all = [
         ("requests_per_minute", Some(requests_per_minute)),
         ("tokens_per_minute", tokens_per_minute),

@@ -193,6 +193,8 @@ fn limits(keys: &mut Section<'_>) -> Limits {
         concurrent: keys.optional("concurrent", most(1_000_000)),
         tokens_per_day: keys.optional("tokens_per_day", most(TOKENS_MAX)),
         tokens_per_month: keys.optional("tokens_per_month", most(TOKENS_MAX)),
+        max_counters: keys.or("max_counters", 1_000_000, values::whole(64..=100_000_000)),
+        max_counters_per_principal: keys.or("max_counters_per_principal", 1_000, values::whole(32..=1_000_000)),
     }
 }
 

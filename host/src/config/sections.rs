@@ -135,6 +135,13 @@ pub struct Limits {
     pub tokens_per_day: Option<NonZeroU64>,
     /// Tokens in a month of UTC; up to 2^53 - 1. Default: unlimited.
     pub tokens_per_month: Option<NonZeroU64>,
+    /// Most counters of limits held at a time, 64 to 100,000,000; each takes up to 512 bytes. A call that needs one more is
+    /// refused with 503 while none of them is empty; some already a little before, for counters don't spread evenly.
+    /// Default 1,000,000.
+    pub max_counters: usize,
+    /// Most of them for what one policy charges one principal, 32 to 1,000,000; a call that needs more is refused with 429.
+    /// Default 1,000.
+    pub max_counters_per_principal: u32,
 }
 
 /// Which models may be asked for at all.

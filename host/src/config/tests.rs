@@ -81,8 +81,10 @@ fn without_any_source_every_key_has_its_default() {
     assert_eq!((config.server.max_body, config.server.max_buffered), (33_554_432, 536_870_912));
     assert_eq!((config.server.max_blob, config.upstream.management_timeout), (64 << 30, Duration::from_secs(1800)));
     assert_eq!((config.policies.cpu_budget, config.policies.settle_queue.get()), (Duration::from_millis(2), 1024));
-    let Limits { requests_per_minute, tokens_per_minute, concurrent, tokens_per_day, tokens_per_month } = config.limits;
+    let Limits { requests_per_minute, tokens_per_minute, concurrent, tokens_per_day, tokens_per_month, .. } =
+        config.limits;
     assert_eq!(requests_per_minute.get(), 100);
+    assert_eq!((config.limits.max_counters, config.limits.max_counters_per_principal), (1_000_000, 1_000));
     assert_eq!([tokens_per_minute, concurrent, tokens_per_day, tokens_per_month], [None; 4]);
     assert!(config.server.expose_backend && !config.models.allow_cloud && !config.upstream.allow_link_local);
     assert_eq!(config.warnings().len(), 1, "no backends are worth a warning");
@@ -121,6 +123,8 @@ const FULL: &str = r#"
         concurrent = 1_000_000
         tokens_per_day = 9007199254740991
         tokens_per_month = 3
+        max_counters = 64
+        max_counters_per_principal = 1_000_000
         [models]
         allow_cloud = true
         [upstream]
@@ -162,8 +166,10 @@ fn a_full_file_is_read_key_by_key() {
     assert_eq!(config.policies.masked_headers, ["x-internal"]);
     assert_eq!(config.policies.settle_queue.get(), 7);
     assert_eq!(config.admin.hosts, ["gate.example.com", "10.0.0.7"]);
-    let Limits { requests_per_minute, tokens_per_minute, concurrent, tokens_per_day, tokens_per_month } = config.limits;
+    let Limits { requests_per_minute, tokens_per_minute, concurrent, tokens_per_day, tokens_per_month, .. } =
+        config.limits;
     assert_eq!(requests_per_minute.get(), 1_000_000_000);
+    assert_eq!((config.limits.max_counters, config.limits.max_counters_per_principal), (64, 1_000_000));
     let others = [tokens_per_minute, concurrent, tokens_per_day, tokens_per_month].map(|limit| limit.unwrap().get());
     assert_eq!(others, [1, 1_000_000, (1 << 53) - 1, 3]);
     assert_eq!(
@@ -352,6 +358,12 @@ fn every_number_has_bounds_and_a_hint() {
         ] {
             let problem =
                 format!("limits.{key} (tollgate.toml): {message}; write a whole number from 1 to 9007199254740991");
+            check(&format!("[limits]\n{key} = {written}"), &problem);
+        }
+    }
+    for (key, range) in [("max_counters", "64 to 100000000"), ("max_counters_per_principal", "32 to 1000000")] {
+        let problem = format!("limits.{key} (tollgate.toml): out of range; write a whole number from {range}");
+        for written in ["0", "31", "100_000_001"] {
             check(&format!("[limits]\n{key} = {written}"), &problem);
         }
     }

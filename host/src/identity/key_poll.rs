@@ -38,6 +38,7 @@ mod tests {
         clock::{Clock, Hand},
         identity::{key_table::DEFAULT_TRUST, pepper::Pepper},
         ports::{
+            budgets::{BudgetChange, StoredBudget},
             keys::{KeyRecord, KeyState, Scope, UserState},
             limits::{LimitChange, Limits},
             store::{
@@ -127,6 +128,14 @@ mod tests {
 
         fn remove_user<'a>(&'a self, user: &'a str) -> Answer<'a, ()> {
             unused(user)
+        }
+
+        fn budgets(&self, now_unix_us: u64) -> Answer<'_, Vec<StoredBudget>> {
+            unused(now_unix_us)
+        }
+
+        fn add_to_budgets<'a>(&'a self, changes: &'a [BudgetChange], _now_unix_us: u64) -> Answer<'a, ()> {
+            unused(changes)
         }
 
         fn declared_backends(&self) -> Answer<'_, Declared> {

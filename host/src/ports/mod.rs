@@ -1,5 +1,6 @@
 //! What mechanisms need of each other, as data and traits, so that none imports another.
 
+pub mod budgets;
 pub mod catalogue;
 pub mod control;
 pub mod keys;

@@ -1,8 +1,9 @@
-//! What is kept on disk: keys, users and declared backends. One trait, so that another database can stand behind it.
+//! What is kept on disk: keys, users, what is used of budgets, and declared backends. One trait, so that another database can stand behind it.
 
 use std::fmt::Debug;
 
 use super::{
+    budgets::{BudgetChange, StoredBudget},
     keys::{KeyRecord, KeyState, Scope, User, UserState},
     limits::LimitChange,
 };
@@ -258,7 +259,7 @@ pub enum StoreError {
 /// A promise of a store's answer.
 pub type Answer<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// Keys, users and backends on disk. Every change raises the revision, so that other processes notice; what changes
+/// Keys, users and backends on disk. Every change but that of budgets raises the revision, so that other processes notice; what changes
 /// nothing leaves it. A key is meant by its id, or by its name where only one live key has it.
 pub trait Store: Debug + Send + Sync {
     /// A number that grows with every change.
@@ -288,6 +289,12 @@ pub trait Store: Debug + Send + Sync {
     fn change_user<'a>(&'a self, user: &'a str, changes: UserChanges) -> Answer<'a, ()>;
     /// Removes a user all of whose keys are revoked. The revoked keys stay, as nobody's.
     fn remove_user<'a>(&'a self, user: &'a str) -> Answer<'a, ()>;
+
+    /// What is used of periods that are not over at this time.
+    fn budgets(&self, now_unix_us: u64) -> Answer<'_, Vec<StoredBudget>>;
+    /// Adds to what is used, all of it or nothing; a later period takes the place of an earlier one, and past ones go. Leaves
+    /// the revision as it is.
+    fn add_to_budgets<'a>(&'a self, changes: &'a [BudgetChange], now_unix_us: u64) -> Answer<'a, ()>;
 
     /// Backends that were added by command, and which backends are drained; both as of one moment.
     fn declared_backends(&self) -> Answer<'_, Declared>;

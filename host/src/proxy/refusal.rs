@@ -271,13 +271,16 @@ impl Refusal {
 
     pub(super) fn counters_full() -> Self {
         let message = "the gate counts as many callers as it may: try again soon";
-        Self::new(Blame::Gate, StatusCode::SERVICE_UNAVAILABLE, "counters_full", message).after_ms(5_000)
+        Self::new(Blame::Gate, StatusCode::SERVICE_UNAVAILABLE, "counters_full", message)
+            .at(Bound::Counters)
+            .after_ms(5_000)
     }
 
     pub(super) fn too_many_counters(policy: &str) -> Self {
         let message = "this caller is counted in as many ways as it may be at once: stay with those that it uses";
         Self::client(StatusCode::TOO_MANY_REQUESTS, "too_many_counters", message)
             .with_private(format!("policy '{policy}' charges the principal more partitions than it may have counters"))
+            .at(Bound::CountersPerPrincipal)
     }
 
     /// Why no backend answered; `first_byte` is the bound of the time for that.

@@ -11,7 +11,10 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash, Hasher};
 
-use super::charge::{Charge, Span, Terms};
+use super::{
+    budget::kept_partition,
+    charge::{Charge, Span, Terms},
+};
 
 /// The hash of a counter's name. Ordered by shard first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,9 +74,13 @@ pub(super) struct KeySeeds {
 impl KeySeeds {
     /// The key of the counter that this charge names. Equal names give equal keys for as long as the seeds live.
     pub(super) fn key(&self, charge: &Charge<'_>, terms: &Terms) -> CounterKey {
+        let partition = match terms.span {
+            Span::Calendar(_) => kept_partition(charge.partition),
+            Span::Window { .. } | Span::Bucket { .. } | Span::Concurrent => charge.partition.into(),
+        };
         let hashed_with = |seed: &RandomState| {
             let mut hasher = seed.build_hasher();
-            hash_texts(&mut hasher, &[charge.policy, charge.limit, charge.partition]);
+            hash_texts(&mut hasher, &[charge.policy, charge.limit, &partition]);
             terms.settling.unit().hash(&mut hasher);
             match terms.span {
                 Span::Window { length_ms } => (0_u8, length_ms).hash(&mut hasher),

@@ -4,10 +4,12 @@
 //! the call used, or given back. Each shape of a limit is a [`Counter`] of its own, pure arithmetic in whole numbers;
 //! [`Quota`] is the table of all of them.
 //!
-//! Nothing here waits, asks the time, opens a socket or keeps a partition: counters go by a hash of their names. What several
-//! gates hold together is in [`shared`], which alone talks to Redis.
+//! Nothing here waits, asks the time or opens a socket. Counters go by a hash of their names; only those of the calendar keep
+//! their partitions, because they must be written down. What several gates hold together is in [`shared`], which alone talks to
+//! Redis.
 
 pub mod bucket;
+mod budget;
 pub mod calendar;
 mod charge;
 pub mod concurrent;

@@ -3,6 +3,7 @@
 //! Today this is SQLite: one file, shared by the processes of one host. Nothing outside this folder knows of SQL.
 
 mod backends;
+mod budgets;
 mod keys;
 mod limits;
 mod place;

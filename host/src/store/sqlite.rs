@@ -16,6 +16,7 @@ use sqlx::{
 
 use super::place::Place;
 use crate::ports::{
+    budgets::{BudgetChange, StoredBudget},
     keys::{KeyState, UserState},
     limits::LimitChange,
     store::{
@@ -128,6 +129,14 @@ impl Store for SqliteStore {
         Box::pin(self.delete_user(user))
     }
 
+    fn budgets(&self, now_unix_us: u64) -> Answer<'_, Vec<StoredBudget>> {
+        Box::pin(self.read_budgets(now_unix_us))
+    }
+
+    fn add_to_budgets<'a>(&'a self, changes: &'a [BudgetChange], now_unix_us: u64) -> Answer<'a, ()> {
+        Box::pin(self.add_to_budgets(changes, now_unix_us))
+    }
+
     fn declared_backends(&self) -> Answer<'_, Declared> {
         Box::pin(self.read_declared())
     }
@@ -164,7 +173,7 @@ async fn migrate(writer: &SqlitePool) -> Result<(), StoreError> {
     }
 }
 
-/// The only way a change is kept: with a higher revision.
+/// The only way a change is kept, save those of budgets: with a higher revision.
 pub(super) async fn commit(mut change: Transaction<'static, Sqlite>) -> Result<(), StoreError> {
     sqlx::query("UPDATE revision SET number = number + 1").execute(&mut *change).await?;
     Ok(change.commit().await?)

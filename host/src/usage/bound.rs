@@ -1,4 +1,4 @@
-//! The bounds that the gate's edges hold, as operators see them: each has a key in the configuration and a counter here.
+//! The bounds that the gate's edges and its limits hold, as operators see them: each has a key in the configuration and a counter here.
 
 /// A bound that was reached, so that something was refused or closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,13 +42,17 @@ pub enum Bound {
     UpstreamIdle,
     /// `upstream.management_timeout`: to the first byte of an answer, or within it.
     Management,
+    /// `limits.max_counters`: a call found no place for a counter.
+    Counters,
+    /// `limits.max_counters_per_principal`.
+    CountersPerPrincipal,
     /// `policies.settle_queue`: a call came to its end without the policies that wait for that being told.
     SettleQueue,
 }
 
 impl Bound {
     /// All of them, so that each counter is there before it counts.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Connections,
         Self::InFlight,
         Self::HeadSize,
@@ -68,6 +72,8 @@ impl Bound {
         Self::UpstreamFirstByte,
         Self::UpstreamIdle,
         Self::Management,
+        Self::Counters,
+        Self::CountersPerPrincipal,
         Self::SettleQueue,
     ];
 
@@ -93,6 +99,8 @@ impl Bound {
             Self::UpstreamFirstByte => "upstream_first_byte_timeout",
             Self::UpstreamIdle => "upstream_idle_timeout",
             Self::Management => "upstream_management_timeout",
+            Self::Counters => "max_counters",
+            Self::CountersPerPrincipal => "max_counters_per_principal",
             Self::SettleQueue => "settle_queue",
         }
     }

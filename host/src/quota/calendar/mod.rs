@@ -15,7 +15,7 @@ use super::{
     Moment,
     counter::{Counter, Mark, Wait, ceiling, sum},
 };
-use crate::policy::Period;
+use crate::policy::{MOST_UNITS, Period};
 
 /// One counter: what was used of one period.
 #[derive(Clone, Debug)]
@@ -30,6 +30,11 @@ impl Calendar {
     /// A budget of which nothing is used, for a wall clock that stands at `unix_us`.
     pub fn new(period: Period, unix_us: u64) -> Self {
         Self { used: 0, end_us: end_of(period, unix_us), period }
+    }
+
+    /// A budget of which this much was used in a period that ends there.
+    pub(super) fn restored(period: Period, end_us: u64, used: u64) -> Self {
+        Self { used: used.min(MOST_UNITS), end_us, period }
     }
 
     fn move_to(&mut self, unix_us: u64) {

@@ -17,13 +17,18 @@ use std::{
 use super::{
     Moment,
     bucket::Bucket,
+    budget::Budget,
     calendar::{Calendar, Floors},
-    charge::{Span, Terms},
+    charge::{Charge, Span, Terms},
     concurrent::Concurrent,
     counter::{Counter, Mark, Wait, ceiling},
     key::{CounterKey, KeyHasher, Owner},
     owners::Owners,
     window::Window,
+};
+use crate::{
+    policy::Period,
+    ports::budgets::{BudgetChange, StoredBudget},
 };
 
 /// How many due notes are looked at whenever the shard is used: more than the one that a charge can add, so that idle
@@ -31,6 +36,8 @@ use super::{
 const NOTES_PER_USE: usize = 2;
 /// A counter that has no note.
 const NO_NOTE: u64 = u64::MAX;
+
+type Budgets = HashMap<CounterKey, Budget, BuildHasherDefault<KeyHasher>>;
 
 /// Some of the counters, and the latest moment seen by any of them.
 #[derive(Debug)]
@@ -43,6 +50,12 @@ pub(super) struct Shard {
     now: Moment,
     /// What calendars that were dropped leave behind.
     floors: Floors,
+    /// What must outlive the process: of every calendar, and of nothing else.
+    budgets: Budgets,
+    /// Calendars that counted something nobody has taken to be written.
+    unsaved: BTreeSet<CounterKey>,
+    /// The same of calendars that were dropped since.
+    departed: Vec<BudgetChange>,
     owners: Arc<Owners>,
     max_counters: usize,
 }
@@ -50,6 +63,7 @@ pub(super) struct Shard {
 /// A counter, and what keeps it. Boxed, because growing the map moves its entries while the lock is held.
 #[derive(Debug)]
 struct Live<C: ?Sized = dyn Counter> {
+    /// Whose it is, if it is anybody's.
     owner: Owner,
     /// Where its note stands; never later than the counter's `clears_at_us`, but for calendars.
     note_us: u64,
@@ -57,6 +71,10 @@ struct Live<C: ?Sized = dyn Counter> {
     reserved: u64,
     /// How many reservations are open.
     open: u32,
+    /// Whether a principal was charged when it was made; not so if it was restored.
+    is_owned: bool,
+    /// Whether it is a calendar's, which has a place among the shard's budgets.
+    is_written: bool,
     counter: C,
 }
 
@@ -67,6 +85,13 @@ pub(super) struct Figures {
     pub(super) reserved: u64,
     pub(super) reset_after_us: Option<u64>,
     pub(super) window_us: Option<u64>,
+}
+
+impl<C> Live<C> {
+    fn of(counter: C) -> Box<Self> {
+        let (owner, note_us) = (Owner(0), NO_NOTE);
+        Box::new(Self { owner, note_us, reserved: 0, open: 0, is_owned: false, is_written: false, counter })
+    }
 }
 
 impl Live {
@@ -88,6 +113,9 @@ impl Shard {
             notes: BTreeSet::new(),
             now: Moment::default(),
             floors: Floors::default(),
+            budgets: Budgets::default(),
+            unsaved: BTreeSet::new(),
+            departed: Vec::new(),
             owners,
             max_counters,
         }
@@ -129,7 +157,7 @@ impl Shard {
             live.counter.advance(now);
             return live.figures(at, terms.capacity);
         }
-        self.create(terms.span, Owner(0)).figures(at, terms.capacity)
+        self.create(terms.span).figures(at, terms.capacity)
     }
 
     /// Drops empty counters until all of `keys` have a place, and tells whether they have.
@@ -154,17 +182,26 @@ impl Shard {
         &mut self,
         key: CounterKey,
         at: Moment,
-        (terms, owner): (&Terms, Owner),
+        (terms, owner, charge): (&Terms, Owner, &Charge<'_>),
         amount: u64,
     ) -> (Mark, Figures) {
         let now = self.now;
         if !self.counters.contains_key(&key) {
-            let live = self.create(terms.span, owner);
+            let mut live = self.create(terms.span);
+            (live.owner, live.is_owned) = (owner, true);
+            if let Some(budget) = Budget::of(charge, terms) {
+                live.is_written = true;
+                self.budgets.insert(key, budget);
+            }
             self.counters.insert(key, live);
         }
         let live = self.counters.get_mut(&key).expect("it was made if it was not there");
         live.counter.advance(now);
+        let used_before = live.counter.used();
         let mark = live.counter.take(amount);
+        if live.is_written {
+            moved(&mut self.budgets, &mut self.unsaved, (key, mark), (used_before, live.counter.used()));
+        }
         live.reserved = live.reserved.saturating_add(amount);
         live.open = live.open.saturating_add(1);
         (mark, live.figures(at, terms.capacity))
@@ -188,10 +225,13 @@ impl Shard {
             return 0;
         };
         live.counter.advance(now);
-        let over = |live: &Live| live.counter.used().saturating_sub(capacity);
-        let over_before = over(live);
+        let used_before = live.counter.used();
         live.counter.settle(now, mark, reserved, used);
-        let owed = over(live).saturating_sub(over_before);
+        if live.is_written {
+            moved(&mut self.budgets, &mut self.unsaved, (key, mark), (used_before, live.counter.used()));
+        }
+        let over = |used: u64| used.saturating_sub(capacity);
+        let owed = over(live.counter.used()).saturating_sub(over(used_before));
         live.reserved = live.reserved.saturating_sub(reserved);
         live.open = live.open.saturating_sub(1);
         if live.open == 0 && live.counter.clears_at_us(now) < live.note_us {
@@ -204,20 +244,42 @@ impl Shard {
         owed
     }
 
+    /// Makes the counter of a budget as it was written, and finds its place among those that will go.
+    pub(super) fn restore(&mut self, key: CounterKey, at: Moment, period: Period, stored: &StoredBudget) {
+        self.see(at);
+        let mut live: Box<Live> = Live::of(Calendar::restored(period, stored.period_end_us, stored.used));
+        live.is_written = true;
+        self.budgets.insert(key, Budget::named(stored.name.clone(), stored.period_end_us));
+        self.counters.insert(key, live);
+        self.note_or_drop(key);
+    }
+
+    /// What one calendar counted and nobody took yet.
+    pub(super) fn take_unsaved(&mut self, at: Moment) -> Option<BudgetChange> {
+        while let Some(change) = self.departed.pop() {
+            if at.unix_us < change.period_end_us {
+                return Some(change);
+            }
+        }
+        while let Some(key) = self.unsaved.pop_first() {
+            if let Some(change) = self.budgets.get_mut(&key).and_then(|budget| budget.take(at.unix_us)) {
+                return Some(change);
+            }
+        }
+        None
+    }
+
     fn see(&mut self, at: Moment) {
         self.now = Moment { monotonic_us: self.now.monotonic_us.max(at.monotonic_us), unix_us: at.unix_us };
     }
 
-    fn create(&self, span: Span, owner: Owner) -> Box<Live> {
-        fn live<C>(counter: C, owner: Owner) -> Box<Live<C>> {
-            Box::new(Live { owner, note_us: NO_NOTE, reserved: 0, open: 0, counter })
-        }
+    fn create(&self, span: Span) -> Box<Live> {
         let Moment { monotonic_us, unix_us } = self.now;
         match span {
-            Span::Window { length_ms } => live(Window::new(length_ms, monotonic_us), owner),
-            Span::Bucket { pace, .. } => live(Bucket::new(pace, monotonic_us), owner),
-            Span::Calendar(period) => live(Calendar::new(period, self.floors.start(period, unix_us)), owner),
-            Span::Concurrent => live(Concurrent::default(), owner),
+            Span::Window { length_ms } => Live::of(Window::new(length_ms, monotonic_us)),
+            Span::Bucket { pace, .. } => Live::of(Bucket::new(pace, monotonic_us)),
+            Span::Calendar(period) => Live::of(Calendar::new(period, self.floors.start(period, unix_us))),
+            Span::Concurrent => Live::of(Concurrent::default()),
         }
     }
 
@@ -253,7 +315,14 @@ impl Shard {
         if let Some((period, unix_us)) = live.counter.floor() {
             self.floors.raise(period, unix_us);
         }
-        self.owners.leave(live.owner);
+        if live.is_owned {
+            self.owners.leave(live.owner);
+        }
+        if live.is_written {
+            self.unsaved.remove(&key);
+            let budget = self.budgets.remove(&key);
+            self.departed.extend(budget.and_then(|mut budget| budget.take(self.now.unix_us)));
+        }
         self.counters.remove(&key);
     }
 
@@ -268,6 +337,13 @@ impl Shard {
         let noted = self.counters.values().filter(|live| live.note_us != NO_NOTE).count();
         assert_eq!(noted, self.notes.len());
         self.counters.len()
+    }
+}
+
+/// A calendar has taken or settled what counts at this mark, and went from one number of units to another.
+fn moved(budgets: &mut Budgets, unsaved: &mut BTreeSet<CounterKey>, (key, mark): (CounterKey, Mark), used: (u64, u64)) {
+    if budgets.get_mut(&key).is_some_and(|budget| budget.moved(mark.0, used.0, used.1)) {
+        unsaved.insert(key);
     }
 }
 

@@ -46,13 +46,14 @@ fn shard(max_counters: usize) -> Shard {
 }
 
 const OWNER: Owner = Owner(7);
+const UNNAMED: Charge<'_> = Charge { policy: "", limit: "", partition: "", rule: Rule::Concurrent(1) };
 
 /// Takes one unit, if there is room for it and for its counter.
 fn take(shard: &mut Shard, (key, terms): (CounterKey, Terms), at: Moment) -> Option<(Mark, Figures)> {
     shard.advance(at);
     shard.check(key, at, terms.capacity, 1).ok()?;
     (shard.make_room(&iter::once(key)) && (shard.holds(key) || shard.owners.enter(OWNER)))
-        .then(|| shard.commit(key, at, (&terms, OWNER), 1))
+        .then(|| shard.commit(key, at, (&terms, OWNER, &UNNAMED), 1))
 }
 
 fn counter(terms: &Terms, now_us: u64) -> Box<dyn Counter> {
@@ -119,7 +120,7 @@ proptest! {
             }
             if shard.make_room(&iter::once(key)) {
                 prop_assert!(shard.holds(key) || shard.owners.enter(OWNER));
-                let (mark, figures) = shard.commit(key, at(now), (&terms, OWNER), amount);
+                let (mark, figures) = shard.commit(key, at(now), (&terms, OWNER, &UNNAMED), amount);
                 prop_assert_eq!(mark, modelled.counter.take(amount));
                 modelled.open += 1;
                 taken.push((name, mark, amount));

@@ -4,7 +4,7 @@
 //! then counts them: all or none, exact under any number of threads, and without deadlock. Locks are held for that long
 //! only, and never across an await, for nothing here is async.
 //!
-//! The file never keeps or prints a partition.
+//! Nothing here prints a partition.
 
 use std::{
     cmp::Reverse,
@@ -15,13 +15,14 @@ use std::{
 use smallvec::SmallVec;
 
 use super::{
-    Charge, Exceeded, Moment, Refused, Reservation, Standing, Tokens, Totals, Wait,
+    Charge, Exceeded, Moment, Refused, Reservation, Standing, Tokens, Totals, Wait, budget,
     charge::Terms,
     key::{CounterKey, KeySeeds, Owner},
     owners::Owners,
     reservation::Held,
     shard::{Figures, Shard},
 };
+use crate::ports::budgets::{BudgetChange, BudgetName, StoredBudget};
 
 /// How many charges one call may name.
 pub const MAX_CHARGES: usize = 32;
@@ -129,6 +130,31 @@ impl Quota {
             group.shard.advance(at);
         }
         Ok(figures(&mut locked, at))
+    }
+
+    /// Takes over what is written of a budget, before any call is charged. No principal answers for its counter, and no bound
+    /// keeps it out: who was charged must not begin anew. Tells whether the budget's words are known.
+    pub fn restore(&self, at: Moment, stored: &StoredBudget) -> bool {
+        let BudgetName { policy, limit, partition, .. } = &stored.name;
+        let Some((rule, period)) = budget::rule(&stored.name) else { return false };
+        let Ok(terms) = Terms::of(&rule) else { return false };
+        let key = self.seeds.key(&Charge { policy, limit, partition, rule }, &terms);
+        self.shard(key).restore(key, at, period, stored);
+        true
+    }
+
+    /// What budgets counted and nobody took yet, of at most so many counters. Whoever takes it writes it down.
+    pub fn take_unsaved_budgets(&self, at: Moment, most: usize) -> Vec<BudgetChange> {
+        let mut taken = Vec::new();
+        for shard in &self.shards {
+            let mut shard = locked(shard);
+            while taken.len() < most
+                && let Some(change) = shard.take_unsaved(at)
+            {
+                taken.push(change);
+            }
+        }
+        taken
     }
 
     fn try_reserve(&self, at: Moment, named: &[Named<'_>]) -> Result<Reserved, Refused> {
@@ -324,7 +350,7 @@ fn commit_all(locked: &mut [Locked<'_, '_>], at: Moment) -> Reserved {
     for Locked { shard, named } in locked {
         for named in *named {
             let Named { key, terms, owner, amount, .. } = named;
-            let (mark, figures) = shard.commit(*key, at, (terms, *owner), *amount);
+            let (mark, figures) = shard.commit(*key, at, (terms, *owner, named.charge), *amount);
             if *amount > 0 {
                 reserved.overshoot_units += figures.used.saturating_sub(terms.capacity);
             }

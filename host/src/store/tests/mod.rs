@@ -6,6 +6,7 @@ use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
 
 mod backends;
+mod budgets;
 mod limits;
 mod rotation;
 mod users;

@@ -195,6 +195,19 @@ impl TestProxy {
         self.app.stop().await;
     }
 
+    /// Stops the gate, and starts it again on its folder.
+    pub(crate) async fn restart(self) -> Self {
+        self.app.stop().await;
+        let app = self.beside().await;
+        Self { app, ..self }
+    }
+
+    /// Another gate on this one's folder.
+    pub(crate) async fn beside(&self) -> App {
+        let config = load(self.folder.path());
+        Box::pin(App::start(config, self.clock.clone())).await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
     /// The policy folder.
     pub fn policies(&self) -> PathBuf {
         self.folder.path().join("policies.d")
@@ -298,8 +311,7 @@ impl Builder {
         let overridden = |line: &&str| !self.toml.lines().any(|own| own.split('=').next() == line.split('=').next());
         let defaults: Vec<&str> = defaults.lines().filter(overridden).collect();
         std::fs::write(&file, format!("{}\n{}{}", defaults.join("\n"), self.toml, self.backends)).unwrap();
-        let sources = Sources { file: Some(file), directory: self.folder.path().to_owned(), ..Sources::default() };
-        Config::load(&sources).unwrap_or_else(|problems| panic!("{problems}"))
+        load(self.folder.path())
     }
 
     pub async fn start(self) -> TestProxy {
@@ -349,6 +361,13 @@ impl Builder {
 async fn start(config: &Config, clock: &Clock) -> App {
     let starting = Box::pin(App::start(config.clone(), clock.clone()));
     starting.await.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The configuration of a gate's folder.
+fn load(folder: &Path) -> Config {
+    let file = Some(folder.join("tollgate.toml"));
+    let sources = Sources { file, directory: folder.to_owned(), ..Sources::default() };
+    Config::load(&sources).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
 /// Gives a key its own limit of requests a minute.

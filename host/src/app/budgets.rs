@@ -1,0 +1,104 @@
+//! Budgets of the calendar outlive the process: they are read before the gate listens, and what was counted since is
+//! written every second, and once more when the last call has ended.
+//!
+//! A process that is killed forgets what was counted after the last of these writes. What can't be written is kept, and
+//! written as soon as the store takes it. Should a database fail in the moment in which it has written already, that batch
+//! is counted twice: against the caller, as all doubt is.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::background::ticks;
+use crate::{
+    clock::Clock,
+    ports::{
+        budgets::BudgetChange,
+        store::{Store, StoreError},
+    },
+    quota::{Moment, Quota},
+    wire::causes::causes,
+};
+
+/// How often what was counted is written.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Most counters in one change of the store, so that it is never held for long.
+const BATCH: usize = 1_000;
+
+/// Writes down what the budgets' counters counted.
+#[derive(Debug)]
+pub(super) struct BudgetSaver {
+    store: Arc<dyn Store>,
+    quota: Arc<Quota>,
+    clock: Clock,
+    /// Taken from the counters and not written yet; at most a batch.
+    pending: Vec<BudgetChange>,
+    is_failing: bool,
+}
+
+impl BudgetSaver {
+    /// A saver for counters that have now taken over what the store holds.
+    ///
+    /// # Errors
+    /// When the store can't be read: without it everybody would have a second budget.
+    pub(super) async fn restore(store: Arc<dyn Store>, quota: Arc<Quota>, clock: Clock) -> Result<Self, StoreError> {
+        let at = Moment::now(&clock);
+        for budget in store.budgets(at.unix_us).await? {
+            if !quota.restore(at, &budget) {
+                let what = format!("a budget in {:?} by {:?}", budget.name.unit, budget.name.period);
+                return Err(StoreError::Unreadable { what });
+            }
+        }
+        Ok(Self { store, quota, clock, pending: Vec::new(), is_failing: false })
+    }
+
+    /// Writes all that was counted, and says when that begins to fail and when it works again.
+    async fn save(&mut self) {
+        match (self.write().await, self.is_failing) {
+            (Err(error), false) => {
+                self.is_failing = true;
+                let failure = causes(&error);
+                tracing::warn!(
+                    failure,
+                    "what is used of budgets can't be written; it is kept, and lost if the gate dies"
+                );
+            }
+            (Ok(()), true) => {
+                self.is_failing = false;
+                tracing::info!("what is used of budgets is written again");
+            }
+            _ => {}
+        }
+    }
+
+    async fn write(&mut self) -> Result<(), StoreError> {
+        loop {
+            if self.pending.is_empty() {
+                self.pending = self.quota.take_unsaved_budgets(Moment::now(&self.clock), BATCH);
+            }
+            if self.pending.is_empty() {
+                return Ok(());
+            }
+            self.store.add_to_budgets(&self.pending, self.clock.unix_us()).await?;
+            let was_last = self.pending.len() < BATCH;
+            self.pending.clear();
+            if was_last {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Saves until `stop`, and then once more.
+pub(super) fn follow_budgets(tasks: &TaskTracker, stop: &CancellationToken, mut saver: BudgetSaver) {
+    let stop = stop.clone();
+    tasks.spawn(async move {
+        let mut ticks = ticks(EVERY);
+        // A write is never dropped half-way: nobody would know whether it was done.
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            saver.save().await;
+        }
+        saver.save().await;
+    });
+}
