@@ -31,6 +31,7 @@ use crate::{
         store::{Store, StoreError},
     },
     proxy::{Parts, Proxy, RequestBounds},
+    quota::{Quota, QuotaBounds},
     server::{Bounds, Certificates, Server, TlsError},
     store::SqliteStore,
     upstream::{

@@ -76,7 +76,11 @@ fn a_stream_that_breaks_off_tells_how_many_pieces_came() {
     #[track_caller]
     fn check(framing: Framing, stream: &str, until: &str, expected: Usage, pieces: u64) {
         let (seen, _) = stream.split_once(until).unwrap();
-        assert_eq!(read(framing, &[seen.as_bytes()], false), Counted { usage: expected, pieces, bytes: 0, is_unread: false }, "{until}");
+        assert_eq!(
+            read(framing, &[seen.as_bytes()], false),
+            Counted { usage: expected, pieces, bytes: 0, is_unread: false },
+            "{until}"
+        );
     }
     check(Framing::Lines, CHAT_LINES, "\"prompt_eval_count", usage(None, None), 2);
     check(Framing::Events, CHAT_EVENTS, "data: {\"choices\":[],", usage(None, None), 2);
