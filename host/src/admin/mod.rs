@@ -26,7 +26,7 @@ use crate::{
     clock::Clock,
     identity::{KeyTable, Pepper},
     ports::{control::PolicyControl, store::Store},
-    proxy::Proxy,
+    proxy::Parts,
     quota::Limits,
     upstream::fleet::Fleet,
     usage::metrics::Metrics,
@@ -56,7 +56,7 @@ pub struct Operations {
     /// What decides, and how it is reloaded.
     pub policies: Arc<dyn PolicyControl>,
     /// What calls are charged.
-    pub proxy: Arc<Proxy>,
+    pub parts: Arc<Parts>,
     /// The time.
     pub clock: Clock,
     /// Where the admin token lies.

@@ -259,7 +259,7 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
     let policies = policies(&config, &clock, &fleet, &metrics)?;
 
     let (limits, keeping) = sharing::limits(&config, &clock, &metrics, quota).await?;
-    let proxy = Arc::new(Proxy::new(Parts {
+    let parts = Arc::new(Parts {
         chains: policies.chains(),
         keys: Arc::clone(&keys),
         limits: Arc::clone(&limits),
@@ -271,9 +271,10 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         tasks: serving.clone(),
         bounds: request_bounds(&config),
         clock: clock.clone(),
-    }));
+    });
     let certificates = certificates(&config, &clock)?;
-    let server = data_plane(&config, Arc::clone(&proxy), &metrics, certificates.as_ref()).await?;
+    let proxy = Arc::new(Proxy::new(Arc::clone(&parts)));
+    let server = data_plane(&config, proxy, &metrics, certificates.as_ref()).await?;
     let policies = super::watch::follow_policies(&serving, &stop, policies);
     let operations = Operations {
         metrics: Arc::clone(&metrics),
@@ -283,7 +284,7 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         fleet: Arc::clone(&fleet),
         limits,
         policies: Arc::<Steering>::clone(&policies),
-        proxy,
+        parts,
         clock: clock.clone(),
         state_dir: config.state_dir.clone(),
         hosts: config.admin.hosts.clone(),

@@ -9,7 +9,7 @@ use std::{
 use http::HeaderMap;
 use serde_json::json;
 
-use super::Proxy;
+use super::Parts;
 use crate::{
     clock::moment,
     llm::{Operation, Surface, model_name::ModelName},
@@ -38,7 +38,7 @@ pub enum NotTold {
     BadAnswer(#[from] Refused),
 }
 
-impl Proxy {
+impl Parts {
     /// What a chat of this key with this model would be charged, and where those counters stand.
     ///
     /// # Errors
@@ -47,15 +47,14 @@ impl Proxy {
         if model.is_some_and(|model| !key.scope.allows(model.canonical())) {
             return Err(NotTold::OutOfScope);
         }
-        let parts = &self.parts;
         let (exchange, call, principal) = made_up(key, model);
-        let charges = match parts.chains.load_full().admit(&exchange, &call, &principal)? {
+        let charges = match self.chains.load_full().admit(&exchange, &call, &principal)? {
             AdmitVerdict::Reject(rejection) => return Err(NotTold::Rejected(rejection)),
             AdmitVerdict::Admit(charges) => charges,
         };
         let wanted: Vec<quota::Charge<'_>> = charges.iter().map(wanted).collect();
-        let at = Moment::now(&parts.clock);
-        let standings = parts.limits.look(at, &wanted)?;
+        let at = Moment::now(&self.clock);
+        let standings = self.limits.look(at, &wanted)?;
         let status = |((policy, _), standing): (&(Arc<str>, Charge), _)| status(policy, standing, at.unix_us);
         Ok(LimitList {
             key: key.id.to_string(),

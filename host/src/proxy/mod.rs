@@ -113,15 +113,15 @@ pub struct Parts {
 /// The gate's data plane.
 #[derive(Debug)]
 pub struct Proxy {
-    parts: Parts,
+    parts: Arc<Parts>,
     settling: Arc<Settling>,
     running: InFlight,
     request_ids: RequestIds,
 }
 
 impl Proxy {
-    /// A data plane of these parts.
-    pub fn new(parts: Parts) -> Self {
+    /// A data plane of these parts. Others may hold them too: a gate that stops waits until the data plane itself is gone.
+    pub fn new(parts: Arc<Parts>) -> Self {
         let settling = Arc::new(Settling {
             metrics: Arc::clone(&parts.metrics),
             clock: parts.clock.clone(),

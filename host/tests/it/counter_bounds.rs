@@ -5,7 +5,10 @@ use tollgate::ports::limits::LimitName;
 
 use crate::support::{Answer, LlmServer, TestProxy, proxy::of_model};
 
-const MODELS: [&str; 8] = ["m0:1b", "m1:1b", "m2:1b", "m3:1b", "m4:1b", "m5:1b", "m6:1b", "m7:1b"];
+const MODELS: [&str; 16] = [
+    "m0:1b", "m1:1b", "m2:1b", "m3:1b", "m4:1b", "m5:1b", "m6:1b", "m7:1b", "m8:1b", "m9:1b", "m10:1b", "m11:1b",
+    "m12:1b", "m13:1b", "m14:1b", "m15:1b",
+];
 
 /// A gate with this line, and two keys with five limits for each of the models.
 async fn gate(line: &str) -> (TestProxy, String, LlmServer) {
@@ -29,7 +32,6 @@ async fn a_principal_with_too_many_counters_is_refused_and_no_other() {
         let answer = call(&gate, gate.key(), model).await;
         if answer.status != 200 {
             assert_eq!((answer.status, answer.code().as_str()), (429, "too_many_counters"), "{answer:?}");
-            assert!(answer.header("retry-after").is_some(), "{answer:?}");
             refused += 1;
         }
     }
@@ -44,9 +46,9 @@ async fn a_principal_with_too_many_counters_is_refused_and_no_other() {
 async fn a_gate_with_no_place_for_another_counter_says_so() {
     let (gate, other, _server) = gate("limits.max_counters = 64").await;
     for round in 0.. {
-        assert!(round < 16, "64 places for more than 64 counters");
-        let key = if round < 8 { gate.key() } else { &other };
-        let answer = call(&gate, key, MODELS[round % 8]).await;
+        assert!(round < 32, "64 places for more than 64 counters");
+        let key = if round < 16 { gate.key() } else { &other };
+        let answer = call(&gate, key, MODELS[round % 16]).await;
         if answer.status != 200 {
             assert_eq!((answer.status, answer.code().as_str()), (503, "counters_full"), "{answer:?}");
             break;

@@ -29,7 +29,9 @@ fn change(partition: &str, period_end_us: u64, units: i64) -> BudgetChange {
 async fn used(store: &SqliteStore, now_us: u64) -> Vec<(String, u64, u64)> {
     let budgets = store.budgets(now_us).await.unwrap();
     let row = |StoredBudget { name, period_end_us, used }: StoredBudget| (name.partition.into(), period_end_us, used);
-    budgets.into_iter().map(row).collect()
+    let mut rows: Vec<_> = budgets.into_iter().map(row).collect();
+    rows.sort();
+    rows
 }
 
 #[tokio::test]

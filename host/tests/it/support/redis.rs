@@ -19,7 +19,10 @@ pub(crate) struct RedisServer {
 impl RedisServer {
     /// On a free port.
     pub(crate) fn start() -> Self {
-        Self::start_at(TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port())
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        Self::start_at(port)
     }
 
     /// On this port: one that comes back, and has forgotten all.
