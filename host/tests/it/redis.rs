@@ -69,7 +69,13 @@ fn call_at_once(gate: &TestProxy, addresses: &[SocketAddr], key: &str, callers: 
     for address in addresses.iter().cycle().take(callers) {
         let url = format!("http://{address}/api/chat");
         let request = gate.client().post(url).bearer_auth(key).body(body.clone());
-        calls.spawn(async move { request.send().await.unwrap().status().as_u16() });
+        calls.spawn(async move {
+            let answer = request.send().await.unwrap();
+            let status = answer.status().as_u16();
+            // A call runs until its last byte.
+            answer.bytes().await.unwrap();
+            status
+        });
     }
     calls
 }
@@ -171,7 +177,7 @@ async fn finish(mut calls: JoinSet<u16>, goes_on: &Notify) -> Vec<u16> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_is_killed_leaves_each_gate_its_share_and_hears_of_it_when_it_is_back() {
     let (redis, server) = (RedisServer::start(), server().await);
-    let mut builder = sharing(&server, &redis).set(PATIENT);
+    let mut builder = sharing(&server, &redis).set(&format!("{PATIENT}\nredis.replicas = 3"));
     let key = builder.add_key("key", rpm(100));
     let gates = Three::start(builder).await;
     let first = passed(call_at_once(&gates.first, &gates.addresses(), &key, 40)).await;
