@@ -3,7 +3,7 @@
 use serde_json::json;
 use tollgate::ports::limits::LimitName;
 
-use crate::support::{Answer, LlmServer, TestProxy, proxy::of_model};
+use crate::support::{Answer, LlmServer, Script, TestProxy, proxy::of_model};
 
 const MODELS: [&str; 16] = [
     "m0:1b", "m1:1b", "m2:1b", "m3:1b", "m4:1b", "m5:1b", "m6:1b", "m7:1b", "m8:1b", "m9:1b", "m10:1b", "m11:1b",
@@ -29,6 +29,7 @@ async fn a_principal_with_too_many_counters_is_refused_and_no_other() {
     let (gate, other, server) = gate("limits.max_counters_per_principal = 32").await;
     let mut refused = 0;
     for model in MODELS {
+        server.script(Script::json(200, r#"{"usage":{"prompt_tokens":5,"completion_tokens":5}}"#));
         let answer = call(&gate, gate.key(), model).await;
         if answer.status != 200 {
             assert_eq!((answer.status, answer.code().as_str()), (429, "too_many_counters"), "{answer:?}");

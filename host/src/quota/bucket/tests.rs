@@ -105,8 +105,9 @@ proptest! {
         burst in 1_u64..40, refill in 1_u64..30, every_ms in 1_u32..5_000, steps in steps(),
     ) {
         let mut bucket = bucket(refill, every_ms);
-        let (mut admitted, mut open, mut now, mut latest): (Vec<(u64, u64)>, Vec<(usize, Mark)>, u64, u64) =
-            Default::default();
+        let (mut now, mut latest) = (0_u64, 0_u64);
+        let mut admitted: Vec<(u64, u64)> = Vec::new();
+        let mut open: Vec<(usize, Mark)> = Vec::new();
         for step in steps {
             now = now.saturating_add_signed(step.moves_us);
             latest = latest.max(now);
