@@ -7,6 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::background::ticks;
@@ -22,6 +23,9 @@ use crate::{
 
 /// How often what was counted is written.
 const EVERY: Duration = Duration::from_secs(1);
+
+/// Time in which what was used must be written when the gate stops.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Most counters in one change of the store, so that it is never held for long.
 const BATCH: usize = 1_000;
@@ -90,15 +94,34 @@ impl BudgetSaver {
     }
 }
 
-/// Saves until `stop`, and then once more.
-pub(super) fn follow_budgets(tasks: &TaskTracker, stop: &CancellationToken, mut saver: BudgetSaver) {
-    let stop = stop.clone();
-    tasks.spawn(async move {
-        let mut ticks = ticks(EVERY);
-        // A write is never dropped half-way: nobody would know whether it was done.
-        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+/// Saves every second until it is stopped, and then once more.
+#[derive(Debug, Default)]
+pub(super) struct Saving {
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Saving {
+    pub(super) fn start(mut saver: BudgetSaver) -> Self {
+        let saving = Self::default();
+        let stop = saving.stop.clone();
+        saving.tasks.spawn(async move {
+            let mut ticks = ticks(EVERY);
+            // A write is never dropped half-way: nobody would know whether it was done.
+            while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+                saver.save().await;
+            }
             saver.save().await;
+        });
+        saving
+    }
+
+    /// Writes what is left, if the store takes it in time.
+    pub(super) async fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        if timeout(PATIENCE, self.tasks.wait()).await.is_err() {
+            tracing::error!("the store is too slow: what was used of budgets in the last second is not written");
         }
-        saver.save().await;
-    });
+    }
 }

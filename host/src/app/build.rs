@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     App,
     background::{self, StoreFollower},
-    budgets::{self, BudgetSaver},
+    budgets::{BudgetSaver, Saving},
     policies::{Policies, PolicyProblems},
     sharing::{self, RedisError},
     steering::Steering,
@@ -293,13 +293,9 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
     let admin = listen(config.admin.listen, Admin::bind(config.admin.listen, operations)).await?;
     let (data_plane_address, admin_address) = (server.address(), admin.address());
 
-    let (stop_budgets, saving) = (CancellationToken::new(), TaskTracker::new());
-    budgets::follow_budgets(&saving, &stop_budgets, saver);
     background::follow_store(&serving, &stop, follower);
     background::follow_backends(&serving, &stop, &config.upstream, &fleet);
-    if let Some(certificates) = certificates {
-        super::certificates::follow_certificates(&serving, &stop, certificates, &clock, &metrics);
-    }
+    super::certificates::follow_certificates(&serving, &stop, certificates, &clock, &metrics);
     serving.spawn(server.serve(stop.clone(), cut.clone()));
     admin_serving.spawn(admin.serve(stop_admin.clone(), cut_admin.clone()));
     tracing::info!(data_plane = %data_plane_address, admin = %admin_address, backends = config.backends.len(), "serving");
@@ -315,8 +311,7 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         serving,
         admin_serving,
         keeping,
-        stop_budgets,
-        saving,
+        saving: Saving::start(saver),
     })
 }
 

@@ -13,10 +13,11 @@ use crate::{clock::Clock, server::Certificates, usage::metrics::Metrics, wire::c
 pub(super) fn follow_certificates(
     tasks: &TaskTracker,
     stop: &CancellationToken,
-    certificates: Arc<Certificates>,
+    certificates: Option<Arc<Certificates>>,
     clock: &Clock,
     metrics: &Arc<Metrics>,
 ) {
+    let Some(certificates) = certificates else { return };
     metrics.edges().certificate_ends(certificates.ends_unix_s());
     let (stop, clock, metrics) = (stop.clone(), clock.clone(), Arc::clone(metrics));
     tasks.spawn(async move {

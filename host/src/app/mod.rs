@@ -29,7 +29,7 @@ pub use sharing::RedisError;
 pub use signals::{Asked, Signals};
 pub use simulated::SimulatedOllama;
 
-use self::{sharing::Keeping, steering::Steering};
+use self::{budgets::Saving, sharing::Keeping, steering::Steering};
 use crate::{clock::Clock, config::Config, ports::control::PolicyControl, upstream::fleet::Fleet};
 
 /// Time that answers of the operations listener get to finish when the gate stops.
@@ -37,9 +37,6 @@ const ADMIN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Time in which everything that is cut must end.
 const CUT_PATIENCE: Duration = Duration::from_secs(1);
-
-/// Time in which what was used of budgets must be written when the gate stops.
-const BUDGETS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A gate that serves.
 #[derive(Debug)]
@@ -55,8 +52,7 @@ pub struct App {
     serving: TaskTracker,
     admin_serving: TaskTracker,
     keeping: Keeping,
-    stop_budgets: CancellationToken,
-    saving: TaskTracker,
+    saving: Saving,
 }
 
 impl App {
@@ -115,11 +111,7 @@ impl App {
         }
         self.keeping.stop().await;
         // All calls are settled: what they used of budgets is written for the last time.
-        self.stop_budgets.cancel();
-        self.saving.close();
-        if timeout(BUDGETS_PATIENCE, self.saving.wait()).await.is_err() {
-            tracing::error!("the store is too slow: what was used of budgets in the last second is not written");
-        }
+        self.saving.stop().await;
         self.stop_admin.cancel();
         self.admin_serving.close();
         // A connection there that never ends its request is not waited for.

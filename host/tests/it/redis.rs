@@ -2,6 +2,8 @@
 //!
 //! What is repeated is repeated with a fresh key, five times over one gate and five times over three.
 
+#![expect(clippy::print_stdout, reason = "the figures are for who reads the run")]
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use serde_json::json;
