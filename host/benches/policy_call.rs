@@ -16,7 +16,7 @@ use tollgate::{
     clock::Clock,
     llm::{Operation, Surface},
     policy::{
-        AdmitVerdict, AuthenticateVerdict, Backend, Call, Caller, Chains, Exchange, ExchangeHead, Head, Policy,
+        AdmitVerdict, AuthenticateVerdict, Backend, Call, Caller, Chains, Exchange, ExchangeHead, Head, Link, Policy,
         Presented, Principal, RouteVerdict, Scheme,
     },
     ports::{
@@ -93,17 +93,18 @@ fn subject() -> Subject {
         masked_headers: Vec::new(),
         default_limits: [(LimitName::RequestsPerMinute, 100)].into_iter().collect(),
         ready_instances: 1,
+        recheck_every: 0,
         cache: None,
     };
     let runtime = Runtime::start(config, clock.clone(), Arc::new(NoBackends)).expect("the runtime starts");
-    let policies: Vec<_> = BUILT_IN
+    let links = BUILT_IN
         .iter()
         .map(|built_in| {
             let policy = runtime.load(&built_in.name.into(), built_in.bytes, "{}").expect("a default policy loads");
-            Arc::new(policy) as Arc<dyn Policy>
+            Link::from(Arc::new(policy) as Arc<dyn Policy>)
         })
         .collect();
-    let chains = Chains::new(1, policies, clock, Arc::new(Metrics::default()));
+    let chains = Chains::new(1, links, clock, Arc::new(Metrics::default()));
     Subject {
         _runtime: runtime,
         chains,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{Mode, OFlags},
+    fs::{Mode, OFlags, StatVfsMountFlags, fstatvfs},
     io::Errno,
     process::geteuid,
 };
@@ -91,6 +91,23 @@ pub fn check_place(path: &Path, found: &Metadata) -> Result<(), Exposed> {
         Err(Exposed::Open { path, .. }) => Err(Exposed::Writable { path }),
         other => other,
     }
+}
+
+/// Whether only this user and root can change a file or folder. On a file system that is mounted read-only nobody can,
+/// whatever its mode.
+///
+/// # Errors
+/// Why not, and what to run.
+pub fn check_trusted(path: &Path, file: &File, found: &Metadata) -> Result<(), Exposed> {
+    let (owner, us) = (found.uid(), geteuid().as_raw());
+    if owner != us && owner != 0 {
+        return Err(Exposed::Foreign { path: path.to_owned(), owner, us });
+    }
+    let is_read_only = || fstatvfs(file).is_ok_and(|mount| mount.f_flag.contains(StatVfsMountFlags::RDONLY));
+    if found.mode() & WRITABLE_BY_OTHERS != 0 && !is_read_only() {
+        return Err(Exposed::Writable { path: path.to_owned() });
+    }
+    Ok(())
 }
 
 /// Whether a file is this user's alone (mode 0600 or less).

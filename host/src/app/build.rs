@@ -158,6 +158,7 @@ pub(super) fn runtime(
         masked_headers: config.policies.masked_headers.clone(),
         default_limits: limits(&config.limits),
         ready_instances: workers(config),
+        recheck_every: config.policies.recheck_every,
         cache,
     };
     Ok(Runtime::start(runtime, clock.clone(), Arc::<Fleet>::clone(fleet))?)

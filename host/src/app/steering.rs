@@ -105,7 +105,10 @@ mod tests {
             hooks: Vec::new(),
             version: version.map(str::to_owned),
             generation: Some(generation),
+            since: None,
+            breaker: None,
             complaint: complaint.map(str::to_owned),
+            last_failure: None,
         };
         let policies = policies.iter().map(status).collect();
         PolicyList { generation, folder: Some("policies.d".to_owned()), complaint: None, policies }

@@ -1,12 +1,13 @@
 //! Following the policy folder: events when they come, a slow look as a belt, and everything heavy on a thread of its own.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, thread, time::Duration};
 
 use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
     event::{AccessKind, AccessMode},
     recommended_watcher,
 };
+use rustix::process::nice;
 use tokio::{
     sync::mpsc::{Receiver, channel},
     task::spawn_blocking,
@@ -28,8 +29,11 @@ const AT_MOST_QUIETS: u32 = 5;
 /// The folder is looked at this often without an event: some file systems send none.
 const BELT: Duration = Duration::from_secs(10);
 
-/// Follows the folder until `stop`; looks at it as well when somebody asks. Without a folder it only keeps the runtime
-/// alive, which the policies need. The handle is how the policies are listed and a look is asked for.
+/// How much less than the callers' threads the loader's one may have of the processors.
+const NICENESS: i32 = 10;
+
+/// Follows the folder until `stop`; looks at it as well when somebody asks, or a breaker changed. Without a folder there are
+/// only the breakers. The handle is how the policies are listed and a look is asked for.
 pub(super) fn follow_policies(tasks: &TaskTracker, stop: &CancellationToken, policies: Policies) -> Arc<Steering> {
     let (steering, asked) = Steering::new(policies.list());
     let (stop, handle) = (stop.clone(), Arc::clone(&steering));
@@ -40,40 +44,37 @@ pub(super) fn follow_policies(tasks: &TaskTracker, stop: &CancellationToken, pol
 }
 
 async fn follow(mut policies: Policies, steering: &Steering, mut asked: Receiver<Waiting>) {
-    let Some(folder) = policies.folder().map(Path::to_owned) else {
-        return std::future::pending().await;
-    };
+    let folder = policies.folder().map(Path::to_owned);
     let (changed, mut changes) = channel(1);
-    let mut watcher = watch(&folder, move || {
-        // Full: a look is due already. Closed: nobody follows any more.
-        let (Ok(()) | Err(_)) = changed.try_send(());
+    let breakers = policies.changed();
+    let mut watcher = folder.as_ref().map(|folder| {
+        watch(folder, move || {
+            // Full: a look is due already. Closed: nobody follows any more.
+            let (Ok(()) | Err(_)) = changed.try_send(());
+        })
     });
-    if let Err(error) = &watcher {
+    if let Some(Err(error)) = &watcher {
         let every = BELT.as_secs();
         tracing::warn!(%error, every, "the policy folder can't be watched; it is looked at every few seconds");
     }
     loop {
         let first = tokio::select! {
-            () = quiet(&mut changes) => None,
+            () = quiet(&mut changes), if folder.is_some() => None,
+            () = breakers.notified() => None,
             waiting = asked.recv() => waiting,
         };
         // All who have asked by now share this look; who asks later gets the next.
         let waiting: Vec<Waiting> = first.into_iter().chain(std::iter::from_fn(|| asked.try_recv().ok())).collect();
         // Another folder may have this name now; it must be watched before it is read.
-        if let Ok(watcher) = &mut watcher
-            && let Err(error) = watcher.watch(&folder, RecursiveMode::NonRecursive)
+        if let (Some(Ok(watcher)), Some(folder)) = (&mut watcher, &folder)
+            && let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive)
         {
             tracing::debug!(%error, "the policy folder can't be watched now");
         }
-        // Compiling takes long: never on a worker.
-        let followed = spawn_blocking(move || {
-            policies.follow();
-            policies
-        });
-        policies = match followed.await {
+        policies = match look(policies, !waiting.is_empty()).await {
             Ok(policies) => policies,
             Err(error) => {
-                tracing::error!(%error, "following the policy folder has ended; the policies in force serve on");
+                tracing::error!(error, "following the policy folder has ended; the policies in force serve on");
                 // Who asks from now on is told at once.
                 drop((waiting, asked));
                 return std::future::pending().await;
@@ -85,6 +86,22 @@ async fn follow(mut policies: Policies, steering: &Steering, mut asked: Receiver
             drop(waiting.send(reloaded.clone()));
         }
     }
+}
+
+/// One look at the folder. Compiling takes long: never on a worker, and never at a caller's cost.
+async fn look(mut policies: Policies, is_asked: bool) -> Result<Policies, String> {
+    let work = move || {
+        // A thread of its own, since a lower priority can't be raised again.
+        let loading = thread::Builder::new().name("policy-loader".to_owned()).spawn(move || {
+            if let Err(error) = nice(NICENESS) {
+                tracing::debug!(%error, "the loader of policies has the priority of all others");
+            }
+            policies.follow(is_asked);
+            policies
+        });
+        loading.map_err(|error| error.to_string())?.join().map_err(|_| "the loader panicked".to_owned())
+    };
+    spawn_blocking(work).await.map_err(|error| error.to_string())?
 }
 
 /// The folder, and its parent: a folder may be swapped as a whole.

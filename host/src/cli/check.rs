@@ -130,7 +130,7 @@ fn texts(error: &StartError) -> Vec<String> {
 fn hooks(policies: &Policies) -> Vec<HookChain> {
     let chains = policies.chains().load_full();
     let chain = |hook: Hook| {
-        let deciding = chains.policies().iter().filter(|policy| policy.decides(hook));
+        let deciding = chains.policies().filter(|policy| policy.decides(hook));
         HookChain { hook: hook.as_str(), policies: deciding.map(|policy| policy.name().to_string()).collect() }
     };
     Hook::ALL.map(chain).into()

@@ -46,6 +46,7 @@ pub(super) fn answer(command: PolicyCommand, format: Format) -> Result<(), Failu
         masked_headers: Vec::new(),
         default_limits: LimitSet::default(),
         ready_instances: 1,
+        recheck_every: 0,
         cache: None,
     };
     let runtime = Runtime::start(config, Clock::system(), Arc::new(NoBackends))

@@ -17,16 +17,16 @@ use figment::value::Value;
 use super::Config;
 use super::backend_url::{BackendUrl, BackendUrlError};
 use super::error::Complaint;
+use super::policies::{bounds_fit, policies};
 use super::reader::{Reader, Section};
 use super::sections::{
-    Admin, Backend, BackendKind, Http2, Limits, Log, LogFormat, Models, Policies, Server, Store, TlsFiles, Upstream,
+    Admin, Backend, BackendKind, Http2, Limits, Log, LogFormat, Models, Server, Store, TlsFiles, Upstream,
 };
 use super::sharing::redis;
 use super::values::{self, Checked};
 
 /// Any duration without narrower bounds of its own.
 const DURATIONS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 60 * 60);
-const CPU_BUDGETS: RangeInclusive<Duration> = Duration::from_micros(100)..=Duration::from_millis(100);
 const MAX_CONNECTIONS: NonZeroUsize = NonZeroUsize::new(32_768).expect("not zero");
 const MAX_IN_FLIGHT: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
 const MAX_HEAD: u32 = 64 << 10;
@@ -36,9 +36,6 @@ const MAX_HEADERS: NonZeroUsize = NonZeroUsize::new(100).expect("not zero");
 const TOKENS_MAX: u64 = (1 << 53) - 1;
 const BACKENDS_MAX: usize = 1024;
 pub(super) const WEIGHTS: RangeInclusive<u64> = 1..=1000;
-const SETTLE_QUEUE: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
-const SETTLE_QUEUE_MAX: u64 = 100_000;
-const MASKED_HEADERS_MAX: usize = 64;
 const ADMIN_HOSTS_MAX: usize = 16;
 
 pub(super) const KINDS: &[(&str, BackendKind)] = &[("ollama", BackendKind::Ollama), ("openai", BackendKind::OpenAi)];
@@ -71,6 +68,7 @@ pub(super) fn config(reader: &Reader) -> Config {
         let complaint = Complaint::new("max_buffered is less than max_body, so the largest body could never be read");
         reader.complain_between(&["server.max_buffered", "server.max_body"], complaint.with_hint("raise max_buffered"));
     }
+    bounds_fit(reader, &config.policies);
     if collide(config.server.listen, config.admin.listen) {
         let complaint = Complaint::new("server.listen and admin.listen are the same address");
         reader
@@ -161,21 +159,6 @@ fn sqlite_path(value: &Value) -> Checked<PathBuf> {
         return Err(Complaint::new("takes no options").with_hint(hint));
     }
     Ok(PathBuf::from(path))
-}
-
-fn policies(keys: &mut Section<'_>) -> Policies {
-    let folder = keys.optional("folder", values::path).map(|path| keys.resolve("folder", &path));
-    if let Some(folder) = folder.as_deref().filter(|folder| !folder.is_dir()) {
-        let complaint = Complaint::new(format!("{} is not a folder", folder.display()));
-        keys.complain("folder", complaint.with_hint("create it, or leave the key out for the built-in policies"));
-    }
-    Policies {
-        folder,
-        cpu_budget: keys.or("cpu_budget", Duration::from_millis(2), values::duration(CPU_BUDGETS)),
-        memory: keys.or("memory", 64 * MIB, values::size(MIB..=GIB)),
-        settle_queue: keys.or("settle_queue", SETTLE_QUEUE, values::count(SETTLE_QUEUE_MAX)),
-        masked_headers: keys.list("masked_headers", MASKED_HEADERS_MAX, values::header_name),
-    }
 }
 
 fn limits(keys: &mut Section<'_>) -> Limits {

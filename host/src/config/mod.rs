@@ -10,6 +10,8 @@ mod backend_url;
 mod check;
 mod declared;
 mod error;
+mod policies;
+mod policy_file;
 mod reader;
 pub mod sections;
 mod sharing;
@@ -24,8 +26,9 @@ use std::path::{Path, PathBuf};
 pub use backend_url::{BackendUrl, BackendUrlError, is_link_local};
 pub use declared::{BackendProblem, WrittenBackend};
 pub use error::{ConfigErrors, Problem};
+pub use policy_file::{HookTerms, OnFault, OnRemove, PolicyFile, Reuse};
 pub use sections::{
-    Admin, Backend, BackendKind, Http2, Limits, Log, LogFormat, Models, Policies, Server, Store, TlsFiles, Upstream,
+    Admin, Backend, BackendKind, BreakerRules, Http2, Limits, Log, LogFormat, Models, Policies, Server, Store, TlsFiles, Upstream,
 };
 pub use sharing::{Redis, RedisMode, RedisUrl};
 pub use sources::Sources;

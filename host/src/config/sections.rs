@@ -110,15 +110,46 @@ pub struct Policies {
     /// Folder with `NAME.wasm` files; it existed when the configuration was read. Default: none, only the
     /// built-in policies.
     pub folder: Option<PathBuf>,
-    /// CPU time of one hook of one policy, `100us` to `100ms`. Default `2ms`.
+    /// CPU time of one hook of one policy that says nothing of its own in `NAME.toml`, `100us` to `100ms`. Default `2ms`.
     pub cpu_budget: Duration,
-    /// Memory of one instance of a policy, in bytes, `1MiB` to `1GiB`. Default `64MiB`.
+    /// The most that `NAME.toml` may give a hook, `100us` to `100ms`, and no less than `cpu_budget`. Default `20ms`, or
+    /// `cpu_budget` where that is more.
+    pub max_cpu_budget: Duration,
+    /// Memory of one instance of a policy that says nothing of its own, in bytes, `1MiB` to `1GiB`. Default `64MiB`.
     pub memory: u64,
+    /// The most that `NAME.toml` may give a policy, `1MiB` to `1GiB`, and no less than `memory`. Default `256MiB`, or
+    /// `memory` where that is more.
+    pub max_memory: u64,
+    /// One decision in so many is made a second time on a fresh instance, to find policies that decide by what earlier calls
+    /// left in their memory; up to 1,000,000,000. 0: never. Default 1000.
+    pub recheck_every: u32,
+    /// `[policies.breaker]`: when a policy that keeps failing is no longer asked.
+    pub breaker: BreakerRules,
     /// Calls that are over and wait for the policies that want to know what they came to, 1 to 100,000. What finds no place is
     /// not told. Default 1024.
     pub settle_queue: NonZeroUsize,
     /// Headers that policies never see, besides credentials and cookies, at most 64. Default: none.
     pub masked_headers: Vec<HeaderName>,
+}
+
+/// When a policy that keeps failing is no longer asked, and when it is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerRules {
+    /// Faults within `window` that open it, up to 1,000,000; 0: it never opens. Default 20.
+    pub faults: u32,
+    /// Faults are counted within this time, `100ms` to `1h`. Default `10s`.
+    pub window: Duration,
+    /// Share of the policy's calls since the first of these faults that must have failed as well, in percent, 1 to 100: one
+    /// odd call now and then opens nothing. Default 50.
+    pub percent: u32,
+    /// Time until a policy is tried again, `10ms` to `1h`; twice as long after each try that fails. Default `1s`.
+    pub pause: Duration,
+    /// The longest time, no less than `pause`, up to `24h`; a policy that has worked this long is new to its breaker. Default
+    /// `60s`.
+    pub max_pause: Duration,
+    /// Openings in a row after which it isn't tried any more until its file changes or the gate is restarted, 1 to 1000.
+    /// Default 8.
+    pub quarantine_after: u32,
 }
 
 /// Limits of keys that have none of their own: each counts for a key where neither it nor its user has the limit of the

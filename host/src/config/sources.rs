@@ -119,6 +119,18 @@ impl Merged {
         Ok((merged, problems))
     }
 
+    /// The tree of one file's text, which is named `label` to people.
+    ///
+    /// # Errors
+    /// A text that is no TOML.
+    pub(super) fn of_text(text: &str, label: &str) -> Result<Self, Problem> {
+        let mut merged = Self::empty(Path::new("."));
+        label.clone_into(&mut merged.file_label);
+        merged.add(Origin::File, parse_file(text).map_err(|message| problem("", label, message))?);
+        merged.root = merged.figment.find_value("").unwrap_or_else(|_| Value::from(Dict::new()));
+        Ok(merged)
+    }
+
     /// The tree itself.
     pub(super) fn root(&self) -> &Value {
         &self.root

@@ -19,6 +19,8 @@ pub enum FaultKind {
     Instantiate,
     /// The key table is too old to prove anybody.
     StaleKeys,
+    /// It kept failing, and isn't asked.
+    Open,
 }
 
 impl FaultKind {
@@ -31,6 +33,7 @@ impl FaultKind {
             Self::BadAnswer => "bad_answer",
             Self::Instantiate => "instantiate",
             Self::StaleKeys => "stale_keys",
+            Self::Open => "open",
         }
     }
 }

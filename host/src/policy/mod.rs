@@ -2,22 +2,26 @@
 //!
 //! Plain data and one trait. Assumes nothing of how a policy runs; knows no wasmtime, no hyper, no store.
 
+pub mod breaker;
 pub mod chain;
 pub mod charge;
 pub mod decision;
 pub mod exchange;
 pub mod facts;
 pub mod fault;
+pub mod guard;
 pub mod outcome;
 
 use std::{fmt::Debug, sync::Arc};
 
-pub use chain::{AdmitVerdict, AuthenticateVerdict, Chains, Observer, RouteVerdict};
+pub use breaker::{BreakerRules, BreakerState};
+pub use chain::{AdmitVerdict, AuthenticateVerdict, Chains, Link, Observer, RouteVerdict};
 pub use charge::{Amount, Charge, MOST_UNITS, Period, Rule, Shape, TokenKind};
 pub use decision::{AdmitDecision, AuthenticateDecision, Reason, Rejection, RouteDecision};
 pub use exchange::{Caller, Exchange, ExchangeHead};
 pub use facts::{Backend, Call, Head, Presented, Principal, Scheme};
 pub use fault::{Fault, FaultKind};
+pub use guard::{Guard, GuardTerms, OnChange};
 pub use outcome::{End, Outcome};
 
 /// A named point at which policies are asked.

@@ -34,8 +34,15 @@ pub struct PolicyStatus {
     pub version: Option<String>,
     /// The generation that brought this version into force.
     pub generation: Option<u64>,
+    /// Since when, as RFC 3339.
+    pub since: Option<String>,
+    /// Whether it is asked: `closed` when it is, `open` while it rests because it kept failing, `quarantined` when it isn't
+    /// tried any more.
+    pub breaker: Option<String>,
     /// What is wrong with its file, and what to do.
     pub complaint: Option<String>,
+    /// The last version of its file that didn't come into force.
+    pub last_failure: Option<FailedLoad>,
 }
 
 /// Where a policy comes from.
@@ -58,6 +65,79 @@ pub enum PolicyState {
     Outdated,
     /// Not in force: its file was never one that can be used.
     Refused,
+}
+
+/// A step of a policy's way into force, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LoadStep {
+    /// Its files are there, nobody else can write to them, and they are whole.
+    File,
+    /// `NAME.toml` can be read.
+    Terms,
+    /// The component has a size and a format that are taken.
+    Format,
+    /// It is compiled, or was before.
+    Compile,
+    /// Its imports are linked.
+    Imports,
+    /// It was built for this version of the interface.
+    Version,
+    /// It decides at a hook, and has all that it must.
+    Hooks,
+    /// It takes its settings.
+    Configure,
+    /// It decides its cases as they say.
+    Cases,
+    /// It answers within its budget.
+    Warm,
+    /// It is in force.
+    Swap,
+}
+
+impl LoadStep {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::File,
+        Self::Terms,
+        Self::Format,
+        Self::Compile,
+        Self::Imports,
+        Self::Version,
+        Self::Hooks,
+        Self::Configure,
+        Self::Cases,
+        Self::Warm,
+        Self::Swap,
+    ];
+
+    /// The word for it in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Terms => "terms",
+            Self::Format => "format",
+            Self::Compile => "compile",
+            Self::Imports => "imports",
+            Self::Version => "version",
+            Self::Hooks => "hooks",
+            Self::Configure => "configure",
+            Self::Cases => "cases",
+            Self::Warm => "warm",
+            Self::Swap => "swap",
+        }
+    }
+}
+
+/// An attempt to bring a version into force that came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedLoad {
+    /// At which step.
+    pub step: LoadStep,
+    /// Why, and what to do.
+    pub reason: String,
+    /// When, as RFC 3339.
+    pub at: String,
 }
 
 /// What a look at the folder came to.

@@ -19,6 +19,7 @@ use super::{
     estimate_error::EstimateError,
     few::Few,
     limit_counters::{LimitCounters, LimitNumbers},
+    policy_numbers::{PolicyMetrics, PolicyNumbers},
     redis_numbers::{RedisMetrics, RedisNumbers},
 };
 use crate::{
@@ -94,6 +95,7 @@ pub struct Metrics {
     policy_faults: Family<FaultLabels, Counter>,
     backends: BackendGauges,
     limits: LimitCounters,
+    policies: PolicyMetrics,
     redis: RedisMetrics,
     edges: Edges,
     admin: AdminNumbers,
@@ -121,6 +123,8 @@ impl Default for Metrics {
         let limits = LimitCounters::default();
         registry.register_collector(Box::new(backends.clone()));
         registry.register_collector(Box::new(limits.clone()));
+        let policies = PolicyMetrics::default();
+        registry.register_collector(Box::new(policies.clone()));
         let redis = RedisMetrics::default();
         registry.register_collector(Box::new(redis.clone()));
         let (edges, admin) = (Edges::register(&mut registry), AdminNumbers::register(&mut registry));
@@ -136,6 +140,7 @@ impl Default for Metrics {
             policy_faults,
             backends,
             limits,
+            policies,
             redis,
             edges,
             admin,
@@ -187,6 +192,11 @@ impl Metrics {
     /// The limits are asked for whenever the metrics are read. Only the first source counts.
     pub fn limits_from(&self, source: impl Fn() -> LimitNumbers + Send + Sync + 'static) {
         self.limits.read_from(source);
+    }
+
+    /// The policies are asked for whenever the metrics are read. Only the first source counts.
+    pub fn policies_from(&self, source: impl Fn() -> Vec<PolicyNumbers> + Send + Sync + 'static) {
+        self.policies.read_from(source);
     }
 
     /// Redis is asked for whenever the metrics are read. Only the first source counts.

@@ -9,4 +9,5 @@ mod estimate_error;
 mod few;
 pub mod limit_counters;
 pub mod metrics;
+pub mod policy_numbers;
 pub mod redis_numbers;

@@ -53,7 +53,8 @@ impl Budget {
     }
 }
 
-fn thread_cpu() -> Duration {
+/// CPU time of this thread.
+pub(super) fn thread_cpu() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }

@@ -1,5 +1,10 @@
 //! From bytes to a checked component: what it imports and exports is looked at before any of it runs.
 
+use std::{
+    fmt::{Debug, Formatter, Result as FmtResult},
+    time::Duration,
+};
+
 use wasmtime::{
     Engine, Error,
     component::{Component, InstancePre, Linker, types::ComponentItem},
@@ -11,11 +16,12 @@ use super::{
     instance::{BirthError, Exports},
     wasi,
 };
-use crate::policy::Hook;
+use crate::{policy::Hook, ports::control::LoadStep};
 
 /// The package and version of the interface, as names of imports and exports have them.
 const PACKAGE: &str = "tollgate:policy/";
 const TRACK: &str = "0.1.";
+const OTHER_VERSION: &str = "it was built for another version of the interface; build it against 0.1";
 
 /// Largest component that is read, in bytes; those with an interpreter inside have some 20 MB.
 pub const MAX_COMPONENT_BYTES: usize = 64 << 20;
@@ -38,6 +44,9 @@ pub enum LoadError {
     /// It is something else.
     #[error("it is no WebAssembly component: {0}")]
     NotWasm(String),
+    /// It begins like one, and can't be compiled.
+    #[error("it is no WebAssembly component that can be used: {0}")]
+    NotCompiled(String),
     /// It asks for what no policy gets.
     #[error("it imports `{import}`, which the gate doesn't link: {hint}")]
     NotLinked {
@@ -62,9 +71,40 @@ pub enum LoadError {
     /// Its imports or exports have other types than the interface.
     #[error("it doesn't fit the interface: {0}")]
     Misfit(String),
+    /// It has settings, and no export that takes them.
+    #[error("it takes no settings: it exports no `{PACKAGE}lifecycle`; leave [settings] out of its .toml")]
+    NoSettings,
     /// It could not be started or configured.
     #[error("{0}")]
     Start(String),
+    /// It takes longer than it may.
+    #[error(
+        "its hook `{hook}` takes {p99:?} of CPU time (99th percentile when warm), and may take {budget:?}: make it faster, \
+         or raise cpu_budget in its .toml"
+    )]
+    TooSlow {
+        /// Which hook.
+        hook: &'static str,
+        /// How long, measured before any caller met it.
+        p99: Duration,
+        /// How long it may.
+        budget: Duration,
+    },
+}
+
+impl LoadError {
+    /// Where on its way into force it failed.
+    pub fn step(&self) -> LoadStep {
+        match self {
+            Self::TooLarge { .. } | Self::Precompiled | Self::CoreModule | Self::NotWasm(_) => LoadStep::Format,
+            Self::NotCompiled(_) => LoadStep::Compile,
+            Self::NotLinked { hint, .. } | Self::NotCalled { hint, .. } if *hint == OTHER_VERSION => LoadStep::Version,
+            Self::NotLinked { .. } => LoadStep::Imports,
+            Self::NotCalled { .. } | Self::NoHook | Self::Misfit(_) => LoadStep::Hooks,
+            Self::NoSettings | Self::Start(_) => LoadStep::Configure,
+            Self::TooSlow { .. } => LoadStep::Warm,
+        }
+    }
 }
 
 impl From<BirthError> for LoadError {
@@ -86,26 +126,40 @@ pub struct Inspection {
     pub imports: Vec<String>,
 }
 
-/// A component that was checked: every import is linked, and it decides at one hook at least.
-pub(super) struct Checked {
+/// A component that was compiled and checked: every import is linked, and it decides at one hook at least. Cheap to clone.
+#[derive(Clone)]
+pub struct Compiled {
     pub(super) pre: InstancePre<HostState>,
     pub(super) exports: Exports,
     pub(super) inspection: Inspection,
 }
 
+impl Compiled {
+    /// What it imports and decides.
+    pub fn inspection(&self) -> &Inspection {
+        &self.inspection
+    }
+}
+
+impl Debug for Compiled {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> FmtResult {
+        formatter.debug_struct("Compiled").field("inspection", &self.inspection).finish_non_exhaustive()
+    }
+}
+
 /// Compiles and checks. Takes long: never on a request's path.
-pub(super) fn check(engine: &Engine, linker: &Linker<HostState>, bytes: &[u8]) -> Result<Checked, LoadError> {
+pub(super) fn check(engine: &Engine, linker: &Linker<HostState>, bytes: &[u8]) -> Result<Compiled, LoadError> {
     let component = compile(engine, bytes)?;
     let imports = imports(engine, &component)?;
     refuse_exports(engine, &component)?;
     let pre = linker.instantiate_pre(&component).map_err(|error| LoadError::Misfit(text(&error)))?;
-    let exports = Exports::find(&pre).map_err(|error| LoadError::Misfit(text(&error)))?;
+    let exports = Exports::find(&pre);
     let hooks: Vec<Hook> = Hook::ALL.into_iter().filter(|hook| exports.has(*hook)).collect();
     if hooks.is_empty() {
         return Err(LoadError::NoHook);
     }
-    refuse_half_hooks(engine, pre.component(), &hooks)?;
-    Ok(Checked { pre, exports, inspection: Inspection { hooks, imports } })
+    refuse_half(engine, pre.component(), &hooks, exports.is_configurable())?;
+    Ok(Compiled { pre, exports, inspection: Inspection { hooks, imports } })
 }
 
 fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, LoadError> {
@@ -122,7 +176,7 @@ fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, LoadError> {
     if !bytes.starts_with(b"\0asm") {
         return Err(LoadError::NotWasm("its first bytes are not those of Wasm".to_owned()));
     }
-    Component::from_binary(engine, bytes).map_err(|error| LoadError::NotWasm(text(&error)))
+    Component::from_binary(engine, bytes).map_err(|error| LoadError::NotCompiled(text(&error)))
 }
 
 /// The names of all imports, if every one of them is linked.
@@ -134,7 +188,7 @@ fn imports(engine: &Engine, component: &Component) -> Result<Vec<String>, LoadEr
             if asked::LINKED.contains(&interface) && version.starts_with(TRACK) {
                 None
             } else if asked::LINKED.contains(&interface) {
-                Some("it was built for another version of the interface; build it against 0.1")
+                Some(OTHER_VERSION)
             } else {
                 Some("this version doesn't enforce it yet")
             }
@@ -166,7 +220,7 @@ fn refuse_exports(engine: &Engine, component: &Component) -> Result<(), LoadErro
         {
             "this version doesn't ask this hook yet"
         } else if !version.starts_with(TRACK) {
-            "it was built for another version of the interface; build it against 0.1"
+            OTHER_VERSION
         } else {
             continue;
         };
@@ -175,12 +229,20 @@ fn refuse_exports(engine: &Engine, component: &Component) -> Result<(), LoadErro
     Ok(())
 }
 
-/// A hook whose interface is there but not its function would be asked by nobody, and miss what it is there to refuse.
-fn refuse_half_hooks(engine: &Engine, component: &Component, found: &[Hook]) -> Result<(), LoadError> {
+/// An interface that is there without its function would be asked by nobody, and miss what it is there to refuse.
+fn refuse_half(
+    engine: &Engine,
+    component: &Component,
+    found: &[Hook],
+    is_configurable: bool,
+) -> Result<(), LoadError> {
     for (name, _) in component.component_type().exports(engine) {
         let interface = name.split('@').next().and_then(|name| name.strip_prefix(PACKAGE)).unwrap_or_default();
         if Hook::ALL.iter().any(|hook| hook.as_str() == interface && !found.contains(hook)) {
             return Err(LoadError::Misfit(format!("`{name}` lacks the function of its hook")));
+        }
+        if interface == "lifecycle" && !is_configurable {
+            return Err(LoadError::Misfit(format!("`{name}` lacks `configure`")));
         }
     }
     Ok(())

@@ -2,76 +2,98 @@
 
 use std::{
     fmt::{Debug, Formatter, Result as FmtResult},
-    sync::Arc,
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use wasmtime::{Result as WasmResult, Store, component::InstancePre};
+use wasmtime::{Result as WasmResult, Store};
 
 use super::{
-    budget::Budget,
-    component::{Checked, Inspection, LoadError},
+    component::{Inspection, LoadError},
     convert::{self, Wrong},
-    engine::TickingEngine,
     host_state::{HostState, Shared},
-    instance::{BirthError, Exports, Hooks, Instance, classify},
+    instance::{Hooks, Instance, classify},
     janitor::Janitor,
-    pool::Pool,
+    nursery::Nursery,
+    pool::{Pool, retires},
+    tally::{Recheck, Tally},
+    transcript::{Telling, Transcript},
+    unpanicked,
+    warm::warm,
 };
 use crate::policy::{
     AdmitDecision, AuthenticateDecision, Backend, Call, Exchange, Fault, FaultKind, Head, Hook, Outcome, Policy,
     Presented, Principal, RouteDecision,
 };
 
-/// What each instance of a policy gets.
-#[derive(Clone, Debug)]
-pub(super) struct Allowance {
-    pub(super) memory_bytes: usize,
-    pub(super) cpu: Duration,
-    /// Instances that stand ready when the policy comes into force: one for each worker.
-    pub(super) ready: usize,
-}
-
-/// CPU time in which an instance starts and configures itself, and ticks in which that must be over. Mostly off the
-/// requests' path, where instances are made ahead; a request pays it only when one has to be replaced.
-const CPU_TO_START: Duration = Duration::from_millis(100);
-const TICKS_TO_START: u32 = 2_000;
-
 /// One version of one policy, ready to be asked.
 pub struct GuestPolicy {
-    shared: Arc<Shared>,
-    pre: InstancePre<HostState>,
-    exports: Exports,
+    nursery: Arc<Nursery>,
     inspection: Inspection,
-    settings: Box<str>,
-    allowance: Allowance,
     pool: Pool,
     janitor: Janitor,
-    /// Last: without its ticks a guest would have no budget, so they go on as long as there is anyone to ask.
-    ticker: Arc<TickingEngine>,
+    tally: Arc<Tally>,
+    recheck_every: u32,
+    /// Said once for each version.
+    is_known_to_differ: AtomicBool,
 }
 
 /// The parts of a [`GuestPolicy`].
 pub(super) struct Parts {
-    pub(super) shared: Arc<Shared>,
-    pub(super) checked: Checked,
-    pub(super) settings: Box<str>,
-    pub(super) allowance: Allowance,
+    pub(super) nursery: Nursery,
+    pub(super) inspection: Inspection,
+    /// For calls that are made up: state and log of their own.
+    pub(super) scratch: Arc<Shared>,
     pub(super) janitor: Janitor,
-    pub(super) ticker: Arc<TickingEngine>,
+    pub(super) tally: Arc<Tally>,
+    /// Instances that stand ready when the policy comes into force: one for each worker.
+    pub(super) ready: usize,
+    /// 0: decisions are never made a second time.
+    pub(super) recheck_every: u32,
+}
+
+/// A policy that is configured, and was not warmed up yet.
+#[derive(Debug)]
+pub struct Started {
+    policy: GuestPolicy,
+    scratch: Arc<Shared>,
+}
+
+impl Started {
+    /// The policy, to be asked off the requests' path.
+    pub fn policy(&self) -> &GuestPolicy {
+        &self.policy
+    }
+
+    /// Has it answer made-up calls.
+    ///
+    /// # Errors
+    /// When they take longer than its budget.
+    pub fn warm(self) -> Result<GuestPolicy, LoadError> {
+        unpanicked(|| warm(&self.policy.nursery, &self.scratch))?;
+        Ok(self.policy)
+    }
 }
 
 impl GuestPolicy {
     /// Starts and configures instances ahead: settings that are refused never meet a caller.
-    pub(super) fn start(parts: Parts) -> Result<Self, LoadError> {
-        let Parts { shared, checked, settings, allowance, janitor, ticker } = parts;
-        let Checked { pre, exports, inspection } = checked;
-        let policy =
-            Self { shared, pre, exports, inspection, settings, allowance, pool: Pool::default(), janitor, ticker };
-        for _ in 0..policy.allowance.ready.max(1) {
-            policy.pool.stock(policy.instance()?);
+    pub(super) fn start(parts: Parts) -> Result<Started, LoadError> {
+        let Parts { nursery, inspection, scratch, janitor, tally, ready, recheck_every } = parts;
+        let pool = Pool::default();
+        let is_per_call = nursery.shared.terms.is_per_call;
+        for _ in 0..if is_per_call { 1 } else { ready.max(1) } {
+            let instance = nursery.birth()?;
+            if !is_per_call {
+                pool.stock(instance);
+            }
         }
-        Ok(policy)
+        let recheck_every = if is_per_call { 0 } else { recheck_every };
+        let is_known_to_differ = AtomicBool::new(false);
+        let nursery = Arc::new(nursery);
+        let policy = Self { nursery, inspection, pool, janitor, tally, recheck_every, is_known_to_differ };
+        Ok(Started { policy, scratch })
     }
 
     /// What the component imports and decides.
@@ -79,39 +101,57 @@ impl GuestPolicy {
         &self.inspection
     }
 
-    fn instance(&self) -> Result<Instance, BirthError> {
-        let budget = Budget::new(CPU_TO_START, TICKS_TO_START, Arc::clone(self.ticker.pace()));
-        let state = HostState::new(Arc::clone(&self.shared), self.allowance.memory_bytes, budget);
-        let mut instance = Instance::start(&self.pre, &self.exports, state, &self.settings)?;
-        instance.set_budget(self.allowance.cpu);
-        Ok(instance)
+    /// What happened to its instances, and those of its other versions.
+    pub fn tally(&self) -> &Arc<Tally> {
+        &self.tally
+    }
+
+    /// Lets its free instances go. It may still be asked, and makes new ones.
+    pub fn rest(&self) {
+        self.pool.empty().into_iter().for_each(|instance| self.janitor.bury(instance));
     }
 
     fn keep(&self, instance: Instance) {
-        if let Some(gone) = self.pool.keep(instance, self.shared.clock.monotonic_ms()) {
+        let shared = &self.nursery.shared;
+        if shared.terms.is_per_call {
+            return self.janitor.bury(instance);
+        }
+        if let Some(why) = retires(&instance, &shared.terms.retirement, shared.clock.monotonic_ms()) {
+            self.tally.retired(why);
+            return self.janitor.bury(instance);
+        }
+        if let Some(gone) = self.pool.keep(instance) {
             self.janitor.bury(gone);
         }
     }
 
     /// Asks one hook of a warm instance, or of a new one, and converts the answer.
-    fn ask<A, D>(
+    fn ask<A, D: PartialEq + Clone>(
         &self,
         hook: Hook,
         exchange: &Arc<Exchange>,
-        question: impl FnOnce(&Hooks, &mut Store<HostState>) -> WasmResult<Option<A>>,
-        convert: impl FnOnce(A) -> Result<D, Wrong>,
+        question: impl Fn(&Hooks, &mut Store<HostState>) -> WasmResult<Option<A>>,
+        convert: impl Fn(A) -> Result<D, Wrong>,
         abstain: D,
     ) -> Result<D, Fault> {
-        let fault = |kind, detail| Fault { policy: Arc::clone(&self.shared.name), hook, kind, detail };
+        let fault = |kind, detail| Fault { policy: Arc::clone(self.name()), hook, kind, detail };
         let mut instance = match self.pool.take() {
             Some(instance) => instance,
-            None => {
-                self.instance().map_err(|error| fault(FaultKind::Instantiate, LoadError::from(error).to_string()))?
-            }
+            None => self
+                .nursery
+                .birth()
+                .map_err(|error| fault(FaultKind::Instantiate, LoadError::from(error).to_string()))?,
         };
-        let answer = instance.ask(hook, exchange, question).map(|answer| answer.map_or(Ok(abstain), convert));
-        match answer {
+        let again = self.fresh_for(&mut instance, hook);
+        let decide = |instance: &mut Instance| {
+            let answer = instance.ask(hook, exchange, |hooks, store| question(hooks, store))?;
+            Ok(answer.map_or(Ok(abstain.clone()), &convert))
+        };
+        match decide(&mut instance) {
             Ok(Ok(decision)) => {
+                if let Some((fresh, transcript)) = again.zip(instance.state().transcript()) {
+                    self.recheck(hook, fresh, transcript, &decision, decide);
+                }
                 self.keep(instance);
                 Ok(decision)
             }
@@ -126,15 +166,63 @@ impl GuestPolicy {
             }
         }
     }
+
+    /// A fresh instance, if it is this call's turn to be made a second time: what the host says in it is kept from now on.
+    /// The hook that decides nothing has nothing to compare.
+    fn fresh_for(&self, instance: &mut Instance, hook: Hook) -> Option<Instance> {
+        let is_turn = self.recheck_every > 0
+            && hook != Hook::Settle
+            && instance.calls().checked_rem(self.recheck_every) == Some(self.recheck_every - 1);
+        if !is_turn {
+            return None;
+        }
+        let (fresh, is_wanted) = self.nursery.take_spare();
+        if is_wanted {
+            self.janitor.raise(&self.nursery);
+        }
+        if fresh.is_some() {
+            instance.state().keep_telling();
+        }
+        fresh
+    }
+
+    /// Makes a decision a second time, told the same. Another one shows that the policy decides by what earlier calls left
+    /// in its memory.
+    fn recheck<D: PartialEq>(
+        &self,
+        hook: Hook,
+        mut fresh: Instance,
+        transcript: Transcript,
+        decision: &D,
+        decide: impl Fn(&mut Instance) -> WasmResult<Result<D, Wrong>>,
+    ) {
+        fresh.state().telling = Telling::Again(transcript);
+        let outcome = match decide(&mut fresh) {
+            Ok(Ok(second)) if second == *decision => Recheck::Same,
+            Ok(_) => Recheck::Different,
+            Err(error) if classify(&error) == FaultKind::Budget => Recheck::Failed,
+            Err(_) => Recheck::Different,
+        };
+        self.janitor.bury(fresh);
+        self.tally.rechecked(outcome);
+        if outcome == Recheck::Different && !self.is_known_to_differ.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                policy = &**self.name(),
+                hook = hook.as_str(),
+                "a fresh instance of the policy decides otherwise: it goes by what earlier calls left in its memory; keep \
+                 that in `state`, or set reuse = \"per-call\""
+            );
+        }
+    }
 }
 
 impl Policy for GuestPolicy {
     fn name(&self) -> &Arc<str> {
-        &self.shared.name
+        &self.nursery.shared.name
     }
 
     fn decides(&self, hook: Hook) -> bool {
-        self.exports.has(hook)
+        self.nursery.exports.has(hook)
     }
 
     fn authenticate(
@@ -191,13 +279,13 @@ impl Policy for GuestPolicy {
     fn settle(&self, exchange: &Arc<Exchange>, call: &Call, outcome: &Outcome) -> Result<(), Fault> {
         // Only an admitted call is settled, and that has a caller.
         let Some(caller) = exchange.caller() else { return Ok(()) };
-        let (principal, outcome) = (convert::principal(&caller.principal), convert::outcome(outcome));
         self.ask(
             Hook::Settle,
             exchange,
             |hooks, store| {
                 let Some(guest) = &hooks.settle else { return Ok(None) };
-                guest.call_done(store, convert::call(call), principal, outcome).map(Some)
+                let principal = convert::principal(&caller.principal);
+                guest.call_done(store, convert::call(call), principal, convert::outcome(outcome)).map(Some)
             },
             Ok,
             (),
@@ -207,6 +295,6 @@ impl Policy for GuestPolicy {
 
 impl Debug for GuestPolicy {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> FmtResult {
-        formatter.debug_struct("GuestPolicy").field("name", &self.shared.name).finish_non_exhaustive()
+        formatter.debug_struct("GuestPolicy").field("name", self.name()).finish_non_exhaustive()
     }
 }

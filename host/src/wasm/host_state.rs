@@ -12,15 +12,23 @@ use http::HeaderName;
 use wasmtime::{Error, Result, component::ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
-use super::{budget::Budget, limits::GuestLimits, log::GuestLog, shared_state::SharedState, wasi};
+use super::{
+    budget::{Budget, WALL_CAP_TICKS},
+    limits::GuestLimits,
+    log::GuestLog,
+    shared_state::SharedState,
+    terms::Terms,
+    transcript::{Telling, Transcript},
+    wasi,
+};
 use crate::{
     clock::Clock,
     policy::{Caller, Exchange, Hook},
     ports::{catalogue::Catalogue, limits::LimitSet},
 };
 
-/// Imports that one hook may call, all together. A policy that asks more is looping.
-const HOST_CALLS_A_HOOK: u32 = 10_000;
+/// Imports that it may call while it starts and is configured.
+const HOST_CALLS_TO_START: u32 = 10_000;
 
 /// Bytes of a body that the host reads for one hook, beside four times the body. What the host does costs the guest no
 /// budget until it returns, so it is counted.
@@ -31,14 +39,16 @@ const SCANNED_A_HOOK: usize = 4 << 20;
 pub(super) enum RuleBroken {
     #[error("it called `{import}`, which may not be called in {place}")]
     NotHere { import: &'static str, place: &'static str },
-    #[error("it made more than {HOST_CALLS_A_HOOK} calls to the host in one hook")]
-    TooManyCalls,
+    #[error("it made more than {most} calls to the host in one hook")]
+    TooManyCalls { most: u32 },
     #[error("it made the host read more than {SCANNED_A_HOOK} bytes, or the body four times, in one hook")]
     TooMuchRead,
     #[error("{0}")]
     BadArgument(String),
     #[error("the key table is too old to prove anybody")]
     StaleKeys,
+    #[error("it asked the host something else than in the same call before")]
+    OtherPath,
 }
 
 /// What all instances of one policy share.
@@ -54,6 +64,7 @@ pub(super) struct Shared {
     pub(super) default_limits: LimitSet,
     /// Tells this policy's random numbers from those of the others in the same call.
     pub(super) stream: u64,
+    pub(super) terms: Terms,
 }
 
 /// The time as a hook sees it: asked once, then the same until the hook ends.
@@ -76,8 +87,9 @@ impl HookTime {
         }
     }
 
-    fn forget(&self) {
-        self.unix_ms.store(0, Ordering::Relaxed);
+    /// The hook's moment; 0: that of the next question.
+    fn set(&self, unix_ms: u64) {
+        self.unix_ms.store(unix_ms, Ordering::Relaxed);
     }
 }
 
@@ -86,6 +98,7 @@ struct Turn {
     /// None while it is being configured.
     during: Option<(Hook, Arc<Exchange>)>,
     host_calls: u32,
+    most_host_calls: u32,
     scanned: usize,
     random_drawn: u64,
 }
@@ -95,6 +108,7 @@ pub(super) struct HostState {
     pub(super) shared: Arc<Shared>,
     pub(super) limits: GuestLimits,
     pub(super) budget: Budget,
+    pub(super) telling: Telling,
     time: Arc<HookTime>,
     turn: Turn,
     table: ResourceTable,
@@ -102,17 +116,20 @@ pub(super) struct HostState {
 }
 
 impl HostState {
-    pub(super) fn new(shared: Arc<Shared>, memory_bytes: usize, budget: Budget) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, budget: Budget) -> Self {
         let time = Arc::new(HookTime { clock: shared.clock.clone(), unix_ms: AtomicU64::new(0) });
         let mut table = ResourceTable::new();
         table.set_max_capacity(256);
         let wasi = wasi::context(&shared, &time);
+        let turn =
+            Turn { during: None, host_calls: 0, most_host_calls: HOST_CALLS_TO_START, scanned: 0, random_drawn: 0 };
         Self {
+            limits: GuestLimits::new(shared.terms.memory_bytes),
             shared,
-            limits: GuestLimits::new(memory_bytes),
             budget,
+            telling: Telling::Live,
             time,
-            turn: Turn { during: None, host_calls: 0, scanned: 0, random_drawn: 0 },
+            turn,
             table,
             wasi,
         }
@@ -120,14 +137,37 @@ impl HostState {
 
     /// A hook begins, or, without an exchange, the configuration.
     pub(super) fn begin(&mut self, during: Option<(Hook, Arc<Exchange>)>) {
-        self.turn = Turn { during, host_calls: 0, scanned: 0, random_drawn: 0 };
-        self.time.forget();
+        let mut most_host_calls = HOST_CALLS_TO_START;
+        if let Some((hook, _)) = &during {
+            let allowance = self.shared.terms.hook(*hook);
+            most_host_calls = allowance.host_calls;
+            self.budget.set(allowance.cpu, WALL_CAP_TICKS);
+        }
+        self.turn = Turn { during, host_calls: 0, most_host_calls, scanned: 0, random_drawn: 0 };
+        self.time.set(match &self.telling {
+            Telling::Again(transcript) => transcript.unix_ms,
+            _ => 0,
+        });
         self.budget.restart();
     }
 
     /// The hook is over: the request is let go.
     pub(super) fn end(&mut self) {
         self.turn.during = None;
+    }
+
+    /// What the host says in the next call is kept.
+    pub(super) fn keep_telling(&mut self) {
+        self.telling = Telling::Kept(Transcript::default());
+    }
+
+    /// What it said, if all of it was kept, and when.
+    pub(super) fn transcript(&mut self) -> Option<Transcript> {
+        let unix_ms = self.time.unix_ms.load(Ordering::Relaxed);
+        self.telling.take().map(|mut transcript| {
+            transcript.unix_ms = unix_ms;
+            transcript
+        })
     }
 
     pub(super) fn time(&self) -> &HookTime {
@@ -137,8 +177,8 @@ impl HostState {
     /// Counts one call to the host.
     pub(super) fn count_call(&mut self) -> Result<()> {
         self.turn.host_calls += 1;
-        if self.turn.host_calls > HOST_CALLS_A_HOOK {
-            return Err(Error::new(RuleBroken::TooManyCalls));
+        if self.turn.host_calls > self.turn.most_host_calls {
+            return Err(Error::new(RuleBroken::TooManyCalls { most: self.turn.most_host_calls }));
         }
         Ok(())
     }

@@ -3,16 +3,15 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    time::Duration,
 };
 
 use wasmtime::{Error, Result, Store, Trap, component::InstancePre};
 
 use super::{
     bindings::hooks::{admit, authenticate, lifecycle, route, settle},
-    budget::WALL_CAP_TICKS,
     host_state::{HostState, RuleBroken},
     limits::OverLimit,
+    log::one_line,
 };
 use crate::policy::{Exchange, FaultKind, Hook};
 
@@ -22,7 +21,8 @@ const HOST_CALL_BYTES: usize = 256 << 10;
 /// Where a component exports its hooks; found once, when it is loaded.
 #[derive(Clone)]
 pub(super) struct Exports {
-    lifecycle: lifecycle::GuestIndices,
+    /// None: it takes no settings.
+    lifecycle: Option<lifecycle::GuestIndices>,
     authenticate: Option<authenticate::GuestIndices>,
     admit: Option<admit::GuestIndices>,
     route: Option<route::GuestIndices>,
@@ -31,14 +31,19 @@ pub(super) struct Exports {
 
 impl Exports {
     /// Finds the hooks of a component. A policy without one is the caller's to refuse.
-    pub(super) fn find(pre: &InstancePre<HostState>) -> Result<Self> {
-        Ok(Self {
-            lifecycle: lifecycle::GuestIndices::new(pre)?,
+    pub(super) fn find(pre: &InstancePre<HostState>) -> Self {
+        Self {
+            lifecycle: lifecycle::GuestIndices::new(pre).ok(),
             authenticate: authenticate::GuestIndices::new(pre).ok(),
             admit: admit::GuestIndices::new(pre).ok(),
             route: route::GuestIndices::new(pre).ok(),
             settle: settle::GuestIndices::new(pre).ok(),
-        })
+        }
+    }
+
+    /// Whether it takes settings.
+    pub(super) fn is_configurable(&self) -> bool {
+        self.lifecycle.is_some()
     }
 
     pub(super) fn has(&self, hook: Hook) -> bool {
@@ -85,7 +90,6 @@ impl Instance {
         pre: &InstancePre<HostState>,
         exports: &Exports,
         state: HostState,
-        settings: &str,
     ) -> std::result::Result<Self, BirthError> {
         let born_ms = state.shared.clock.monotonic_ms();
         let mut store = Store::new(pre.engine(), state);
@@ -96,15 +100,18 @@ impl Instance {
         store.set_epoch_deadline(1);
         store.data_mut().begin(None);
         let instance = pre.instantiate(&mut store).map_err(BirthError::Start)?;
-        let lifecycle = exports.lifecycle.load(&mut store, &instance).map_err(BirthError::Start)?;
+        let lifecycle = load(exports.lifecycle.as_ref(), |found| found.load(&mut store, &instance))?;
         let hooks = Hooks {
             authenticate: load(exports.authenticate.as_ref(), |found| found.load(&mut store, &instance))?,
             admit: load(exports.admit.as_ref(), |found| found.load(&mut store, &instance))?,
             route: load(exports.route.as_ref(), |found| found.load(&mut store, &instance))?,
             settle: load(exports.settle.as_ref(), |found| found.load(&mut store, &instance))?,
         };
-        let configured = lifecycle.call_configure(&mut store, settings).map_err(BirthError::Configure)?;
-        configured.map_err(BirthError::Refused)?;
+        if let Some(lifecycle) = lifecycle {
+            let shared = Arc::clone(&store.data().shared);
+            let configured = lifecycle.call_configure(&mut store, &shared.terms.settings).map_err(BirthError::Configure)?;
+            configured.map_err(|text| BirthError::Refused(one_line(&text)))?;
+        }
         store.data_mut().end();
         let memory_at_birth = store.data().limits.grown_to();
         Ok(Self { store, hooks, calls: 0, born_ms, memory_at_birth })
@@ -126,9 +133,9 @@ impl Instance {
         answer.unwrap_or_else(|_| Err(Error::msg("the host panicked while it served the policy")))
     }
 
-    /// Sets the CPU time of its later calls.
-    pub(super) fn set_budget(&mut self, cpu: Duration) {
-        self.store.data_mut().budget.set(cpu, WALL_CAP_TICKS);
+    /// Its host side.
+    pub(super) fn state(&mut self) -> &mut HostState {
+        self.store.data_mut()
     }
 
     pub(super) fn calls(&self) -> u32 {
@@ -158,7 +165,8 @@ pub(super) fn classify(error: &Error) -> FaultKind {
         Some(RuleBroken::StaleKeys) => return FaultKind::StaleKeys,
         Some(
             RuleBroken::NotHere { .. }
-            | RuleBroken::TooManyCalls
+            | RuleBroken::TooManyCalls { .. }
+            | RuleBroken::OtherPath
             | RuleBroken::TooMuchRead
             | RuleBroken::BadArgument(_),
         ) => {

@@ -1,11 +1,9 @@
 //! What policies write: bounded lines at a bounded rate, to the gate's log.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use super::tally::Tally;
 use crate::clock::Clock;
-
-/// Lines that one policy may write in a second; the rest is counted and said once.
-const LINES_A_SECOND: u32 = 100;
 
 /// Longest line, in bytes; what is over is cut.
 const LINE_BYTES: usize = 1024;
@@ -23,6 +21,8 @@ pub(super) enum Level {
 #[derive(Debug)]
 pub(super) struct GuestLog {
     clock: Clock,
+    lines_a_second: u32,
+    tally: Arc<Tally>,
     this_second: Mutex<Second>,
 }
 
@@ -34,8 +34,9 @@ struct Second {
 }
 
 impl GuestLog {
-    pub(super) fn new(clock: Clock) -> Self {
-        Self { clock, this_second: Mutex::default() }
+    /// A log that takes so many lines in a second; the rest is counted, and said once.
+    pub(super) fn new(clock: Clock, lines_a_second: u32, tally: Arc<Tally>) -> Self {
+        Self { clock, lines_a_second, tally, this_second: Mutex::default() }
     }
 
     /// Writes one line, whose credential was blanked by the caller.
@@ -61,8 +62,9 @@ impl GuestLog {
             second.at = at;
             second.lines = 0;
         }
-        if second.lines >= LINES_A_SECOND {
+        if second.lines >= self.lines_a_second {
             second.dropped += 1;
+            self.tally.log_line_dropped();
             return None;
         }
         second.lines += 1;
@@ -71,7 +73,7 @@ impl GuestLog {
 }
 
 /// The text on one line, cut to size: a policy must not be able to forge a second log line.
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     let end = text.floor_char_boundary(LINE_BYTES);
     text.get(..end).unwrap_or(text).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
@@ -85,11 +87,12 @@ mod tests {
     #[test]
     fn a_policy_writes_a_hundred_lines_a_second_and_learns_what_was_dropped() {
         let (clock, hand) = Clock::manual(0);
-        let log = GuestLog::new(clock);
+        let log = GuestLog::new(clock, 100, Arc::default());
         assert_eq!((0..150).filter(|_| log.admit().is_some()).count(), 100);
         hand.advance(Duration::from_secs(1));
         assert_eq!(log.admit(), Some(50));
         assert_eq!(log.admit(), Some(0));
+        assert_eq!(log.tally.log_lines_dropped(), 50);
     }
 
     #[test]

@@ -17,9 +17,14 @@ mod instance;
 mod janitor;
 mod limits;
 mod log;
+mod nursery;
 mod pace;
 mod pool;
 mod shared_state;
+mod tally;
+mod terms;
+mod transcript;
+mod warm;
 mod wasi;
 
 use std::{
@@ -33,23 +38,27 @@ use http::HeaderName;
 use wasmtime::component::Linker;
 
 pub use built_in::{BUILT_IN, BuiltIn};
-pub use component::{Inspection, LoadError, MAX_COMPONENT_BYTES};
-pub use guest_policy::GuestPolicy;
+pub use component::{Compiled, Inspection, LoadError, MAX_COMPONENT_BYTES};
+pub use guest_policy::{GuestPolicy, Started};
+pub use tally::Tally;
+pub use terms::{Allowance, NO_SETTINGS, Retirement, Terms};
 
 use self::{
     engine::TickingEngine,
-    guest_policy::{Allowance, Parts},
+    guest_policy::Parts,
     host_state::{HostState, Shared},
     janitor::Janitor,
     log::GuestLog,
-    shared_state::States,
+    nursery::Nursery,
+    shared_state::{SharedState, States},
+    tally::Tallies,
 };
 use crate::{
     clock::Clock,
     ports::{catalogue::Catalogue, limits::LimitSet},
 };
 
-/// How policies run. The same for all policies of a process.
+/// How policies run that have no terms of their own.
 #[derive(Clone, Debug)]
 pub struct RuntimeConfig {
     /// CPU time of one hook.
@@ -62,6 +71,8 @@ pub struct RuntimeConfig {
     pub default_limits: LimitSet,
     /// Instances of each policy that stand ready: one for each worker thread.
     pub ready_instances: usize,
+    /// One decision in so many is made a second time on a fresh instance; 0: none.
+    pub recheck_every: u32,
     /// Where compiled code is kept; a folder that nobody else can write to.
     pub cache: Option<PathBuf>,
 }
@@ -70,12 +81,15 @@ pub struct RuntimeConfig {
 #[derive(Debug)]
 pub struct Runtime {
     linker: LinkerBox,
-    allowance: Allowance,
+    terms: Terms,
+    ready_instances: usize,
+    recheck_every: u32,
     clock: Clock,
     catalogue: Arc<dyn Catalogue>,
     masked_headers: Arc<[HeaderName]>,
     default_limits: LimitSet,
     states: States,
+    tallies: Tallies,
     janitor: Janitor,
     engine: Arc<TickingEngine>,
 }
@@ -107,52 +121,92 @@ impl Runtime {
         wasi::add_to_linker(&mut linker).map_err(failed)?;
         Ok(Self {
             linker: LinkerBox(linker),
-            allowance: Allowance {
-                memory_bytes: config.memory_bytes,
-                cpu: config.cpu_budget,
-                ready: config.ready_instances,
-            },
+            terms: Terms::of_gate(&config),
+            ready_instances: config.ready_instances,
+            recheck_every: config.recheck_every,
             clock,
             catalogue,
             masked_headers: config.masked_headers.into(),
             default_limits: config.default_limits,
             states: States::default(),
+            tallies: Tallies::default(),
             janitor: Janitor::start().map_err(|error| RuntimeError(error.to_string()))?,
             engine,
         })
     }
 
-    /// Compiles, checks, starts and configures a policy. Takes long: never on a request's path.
+    /// Compiles, checks, starts, configures and warms a policy up. Takes long: never on a request's path.
     ///
     /// # Errors
     /// What is wrong with the component or its settings, and what to do.
     pub fn load(&self, name: &Arc<str>, bytes: &[u8], settings: &str) -> Result<GuestPolicy, LoadError> {
-        // A compiler that panics over an odd file must cost that file, and nothing else.
-        let loaded = catch_unwind(AssertUnwindSafe(|| self.load_unguarded(name, bytes, settings)));
-        loaded.unwrap_or_else(|_| Err(LoadError::Start("the compiler panicked over it".to_owned())))
+        let terms = Terms { settings: settings.into(), ..self.terms.clone() };
+        self.start_policy(name, &self.compile(bytes)?, &terms)?.warm()
     }
 
-    fn load_unguarded(&self, name: &Arc<str>, bytes: &[u8], settings: &str) -> Result<GuestPolicy, LoadError> {
-        let checked = component::check(self.engine.engine(), &self.linker.0, bytes)?;
-        let shared = Arc::new(Shared {
+    /// Compiles a component, or finds its code in the cache, and looks at what it imports and exports. Takes long.
+    ///
+    /// # Errors
+    /// What is wrong with the component, and what to do.
+    pub fn compile(&self, bytes: &[u8]) -> Result<Compiled, LoadError> {
+        unpanicked(|| component::check(self.engine.engine(), &self.linker.0, bytes))
+    }
+
+    /// How often compiled code was found in the cache.
+    pub fn cache_hits(&self) -> usize {
+        self.engine.cache_hits()
+    }
+
+    /// Starts a policy on these terms and configures it: nothing is compiled.
+    ///
+    /// # Errors
+    /// What is wrong with its settings, and what to do.
+    pub fn start_policy(&self, name: &Arc<str>, compiled: &Compiled, terms: &Terms) -> Result<Started, LoadError> {
+        if *terms.settings != *NO_SETTINGS && !compiled.exports.is_configurable() {
+            return Err(LoadError::NoSettings);
+        }
+        let tally = self.tallies.of(name);
+        let (state, scratch) = (self.states.of(name), Arc::<SharedState>::default());
+        let silent = Terms { log_lines: 0, ..terms.clone() };
+        let (uncounted, compiled) = (Arc::default(), compiled.clone());
+        let nursery = Nursery::new(
+            self.shared(name, terms, Arc::clone(&state), &tally),
+            self.shared(name, &silent, state, &uncounted),
+            compiled.pre,
+            compiled.exports,
+            Arc::clone(&self.engine),
+        );
+        let parts = Parts {
+            nursery,
+            inspection: compiled.inspection,
+            scratch: self.shared(name, &silent, scratch, &uncounted),
+            janitor: self.janitor.clone(),
+            tally,
+            ready: self.ready_instances,
+            recheck_every: self.recheck_every,
+        };
+        unpanicked(|| GuestPolicy::start(parts))
+    }
+
+    fn shared(&self, name: &Arc<str>, terms: &Terms, state: Arc<SharedState>, tally: &Arc<Tally>) -> Arc<Shared> {
+        Arc::new(Shared {
             name: Arc::clone(name),
             clock: self.clock.clone(),
             catalogue: Arc::clone(&self.catalogue),
-            state: self.states.of(name),
-            log: GuestLog::new(self.clock.clone()),
+            state,
+            log: GuestLog::new(self.clock.clone(), terms.log_lines, Arc::clone(tally)),
             masked_headers: Arc::clone(&self.masked_headers),
             default_limits: self.default_limits.clone(),
             stream: stream_of(name),
-        });
-        GuestPolicy::start(Parts {
-            shared,
-            checked,
-            settings: settings.into(),
-            allowance: self.allowance.clone(),
-            janitor: self.janitor.clone(),
-            ticker: Arc::clone(&self.engine),
+            terms: terms.clone(),
         })
     }
+}
+
+/// A compiler that panics over an odd file must cost that file, and nothing else.
+fn unpanicked<T>(work: impl FnOnce() -> Result<T, LoadError>) -> Result<T, LoadError> {
+    let done = catch_unwind(AssertUnwindSafe(work));
+    done.unwrap_or_else(|_| Err(LoadError::NotCompiled("the gate panicked over it".to_owned())))
 }
 
 /// A number for a policy's name (FNV-1a, RFC 9923), spread over all bits; the same everywhere.

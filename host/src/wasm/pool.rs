@@ -11,17 +11,12 @@ use std::{
     },
 };
 
-use super::instance::Instance;
+use super::{instance::Instance, tally::Retired, terms::Retirement};
 
 /// Shelves of a pool; with more threads than this, some share one.
 const SHELVES: usize = 64;
 /// Instances kept on a shelf: a thread needs one, those that share a shelf a few.
 const KEPT: usize = 4;
-
-/// An instance is replaced after this many calls, this long, or this much growth: what a guest leaks must not stay.
-const RETIRES_AFTER_CALLS: u32 = 100_000;
-const RETIRES_AFTER_MS: u64 = 3_600_000;
-const RETIRES_AFTER_GROWTH: usize = 4 << 20;
 
 thread_local! {
     static SHELF: Cell<Option<usize>> = const { Cell::new(None) };
@@ -56,14 +51,8 @@ impl Pool {
         self.stock.lock().unwrap_or_else(PoisonError::into_inner).push(instance);
     }
 
-    /// Keeps an instance for later; gives back one that has served its time or finds no room.
-    pub(super) fn keep(&self, instance: Instance, now_ms: u64) -> Option<Instance> {
-        let is_old = instance.calls() >= RETIRES_AFTER_CALLS
-            || now_ms.saturating_sub(instance.born_ms()) >= RETIRES_AFTER_MS
-            || instance.growth() >= RETIRES_AFTER_GROWTH;
-        if is_old {
-            return Some(instance);
-        }
+    /// Keeps an instance for later; gives back one that finds no room.
+    pub(super) fn keep(&self, instance: Instance) -> Option<Instance> {
         let Some(shelf) = self.shelf() else { return Some(instance) };
         let mut shelf = shelf.lock().unwrap_or_else(PoisonError::into_inner);
         if shelf.len() >= KEPT {
@@ -71,6 +60,12 @@ impl Pool {
         }
         shelf.push(instance);
         None
+    }
+
+    /// Gives back all that is free.
+    pub(super) fn empty(&self) -> Vec<Instance> {
+        let shelves = self.shelves.iter().chain([&self.stock]);
+        shelves.flat_map(|shelf| std::mem::take(&mut *shelf.lock().unwrap_or_else(PoisonError::into_inner))).collect()
     }
 
     fn shelf(&self) -> Option<&Shelf> {
@@ -83,5 +78,16 @@ impl Pool {
             }
         });
         self.shelves.get(at)
+    }
+}
+
+/// Why this instance has served its time, if it has.
+pub(super) fn retires(instance: &Instance, at: &Retirement, now_ms: u64) -> Option<Retired> {
+    if instance.calls() >= at.calls {
+        Some(Retired::Calls)
+    } else if instance.growth() >= at.growth {
+        Some(Retired::Growth)
+    } else {
+        (now_ms.saturating_sub(instance.born_ms()) >= at.age_ms).then_some(Retired::Age)
     }
 }

@@ -247,7 +247,7 @@ async fn is_a_fault(asking: &Asking, hook: &str, question: &str) {
 #[tokio::test]
 async fn a_loop_is_cut_when_its_budget_is_spent() {
     let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
-    let gate = TestProxy::builder().backend(&server).policy("loop", &guest::router(ENDLESS_LOOP)).start().await;
+    let gate = TestProxy::builder().backend(&server).policy("loop", &guest::router(&only_for(1, 3, ENDLESS_LOOP))).start().await;
     let mut spent = Vec::new();
     for _ in 0..5 {
         // The gate runs on this thread.
@@ -298,8 +298,8 @@ async fn a_busy_machine_cuts_no_policy_that_stays_within_its_budget() {
 async fn a_busy_machine_cuts_every_loop() {
     const CALLS: u8 = 50;
     let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
-    let builder = TestProxy::builder().backend(&server).policy("loop", &guest::router(ENDLESS_LOOP));
-    let gate = builder.start().await;
+    let builder = TestProxy::builder().backend(&server).policy("loop", &guest::router(&only_for(1, 3, ENDLESS_LOOP)));
+    let gate = builder.set("policies.breaker.faults = 0").start().await;
     let busy = BusyMachine::start();
     for call in 0..CALLS {
         let answer = chat_with_cap(&gate, 1).await;
@@ -385,7 +385,7 @@ async fn a_fault_leaves_nothing_for_the_next_call() {
 #[tokio::test]
 async fn a_looping_policy_that_is_replaced_is_forgotten() {
     let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
-    let gate = TestProxy::builder().backend(&server).policy("mended", &guest::router(ENDLESS_LOOP)).start().await;
+    let gate = TestProxy::builder().backend(&server).policy("mended", &guest::router(&only_for(1, 3, ENDLESS_LOOP))).start().await;
     assert_eq!(chat_with_cap(&gate, 1).await.status, 503);
     gate.put_policy("mended", &picking(0));
     crate::support::until("the mended policy", async || chat_with_cap(&gate, 1).await.status == 200).await;

@@ -184,7 +184,7 @@ async fn a_broken_file_changes_nothing_and_the_log_says_why() {
         (&native, "it is precompiled (.cwasm)"),
         (&unknown_import, "it imports `made:up/thing@1.0.0`, which the gate doesn't link"),
         (&files, "it imports `wasi:filesystem/types@0.2.6`, which the gate doesn't link"),
-        (&nothing, "it doesn't fit the interface"),
+        (&nothing, "it exports no hook"),
     ] {
         bench.gate.put_policy("often-broken", bytes);
         log.says(&["policy 'often-broken' is not used", reason, "the version before it goes on serving"]).await;

@@ -1,14 +1,14 @@
 //! Chains: the policies of each hook in order, and how their decisions fold to one verdict.
 //!
 //! `authenticate` and `route`: the first that doesn't abstain decides. `admit`: all charges add up, and any rejection ends
-//! it. A fault ends each of these chains: it fails closed. `settle` decides nothing: all are told. Immutable: a call uses one set from its first hook to its last.
+//! it. A fault ends each of these chains: it fails closed, save at `route` where an operator lets it count as no opinion. `settle` decides nothing: all are told. Immutable: a call uses one set from its first hook to its last.
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use smallvec::{SmallVec, smallvec};
 
 use super::{
-    AdmitDecision, AuthenticateDecision, Backend, Call, Charge, Exchange, Fault, FaultKind, Head, Hook, Outcome,
+    AdmitDecision, AuthenticateDecision, Backend, Call, Charge, Exchange, Fault, FaultKind, Guard, Head, Hook, Outcome,
     Policy, Presented, Principal, Rejection, RouteDecision,
 };
 use crate::clock::Clock;
@@ -55,11 +55,32 @@ pub enum RouteVerdict {
     Undecided,
 }
 
+/// One policy of a chain, and what guards the callers from its faults.
+#[derive(Clone, Debug)]
+pub struct Link {
+    policy: Arc<dyn Policy>,
+    guard: Option<Arc<Guard>>,
+}
+
+impl Link {
+    /// A policy that is asked as long as its guard lets it.
+    pub fn guarded(policy: Arc<dyn Policy>, guard: Arc<Guard>) -> Self {
+        Self { policy, guard: Some(guard) }
+    }
+}
+
+impl From<Arc<dyn Policy>> for Link {
+    /// A policy that is always asked.
+    fn from(policy: Arc<dyn Policy>) -> Self {
+        Self { policy, guard: None }
+    }
+}
+
 /// One immutable set of policies: a generation.
 #[derive(Debug)]
 pub struct Chains {
     generation: u64,
-    policies: Vec<Arc<dyn Policy>>,
+    links: Vec<Link>,
     settles: bool,
     clock: Clock,
     observer: Arc<dyn Observer>,
@@ -67,9 +88,9 @@ pub struct Chains {
 
 impl Chains {
     /// A set in which policies are asked in this order.
-    pub fn new(generation: u64, policies: Vec<Arc<dyn Policy>>, clock: Clock, observer: Arc<dyn Observer>) -> Self {
-        let settles = policies.iter().any(|policy| policy.decides(Hook::Settle));
-        Self { generation, policies, settles, clock, observer }
+    pub fn new(generation: u64, links: Vec<Link>, clock: Clock, observer: Arc<dyn Observer>) -> Self {
+        let settles = links.iter().any(|link| link.policy.decides(Hook::Settle));
+        Self { generation, links, settles, clock, observer }
     }
 
     /// The set's number; a later set has a higher one.
@@ -78,8 +99,8 @@ impl Chains {
     }
 
     /// The policies in order.
-    pub fn policies(&self) -> &[Arc<dyn Policy>] {
-        &self.policies
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<dyn Policy>> {
+        self.links.iter().map(|link| &link.policy)
     }
 
     /// Asks who calls.
@@ -92,11 +113,11 @@ impl Chains {
         head: &Head,
         presented: Option<&Presented>,
     ) -> Result<AuthenticateVerdict, Fault> {
-        for policy in self.at(Hook::Authenticate) {
-            match self.ask(policy, Hook::Authenticate, |policy| policy.authenticate(exchange, head, presented))? {
+        for link in self.at(Hook::Authenticate) {
+            match self.ask(link, Hook::Authenticate, |policy| policy.authenticate(exchange, head, presented))? {
                 AuthenticateDecision::Abstain => {}
                 AuthenticateDecision::Allow { subject } => {
-                    return Ok(AuthenticateVerdict::Allow { subject, policy: Arc::clone(policy.name()) });
+                    return Ok(AuthenticateVerdict::Allow { subject, policy: Arc::clone(link.policy.name()) });
                 }
                 AuthenticateDecision::Reject(rejection) => return Ok(AuthenticateVerdict::Reject(rejection)),
             }
@@ -110,11 +131,11 @@ impl Chains {
     /// The fault of the first policy that failed.
     pub fn admit(&self, exchange: &Arc<Exchange>, call: &Call, principal: &Principal) -> Result<AdmitVerdict, Fault> {
         let mut charges = Vec::new();
-        for policy in self.at(Hook::Admit) {
-            match self.ask(policy, Hook::Admit, |policy| policy.admit(exchange, call, principal))? {
+        for link in self.at(Hook::Admit) {
+            match self.ask(link, Hook::Admit, |policy| policy.admit(exchange, call, principal))? {
                 AdmitDecision::Abstain => {}
                 AdmitDecision::Admit(more) => {
-                    charges.extend(more.into_iter().map(|charge| (Arc::clone(policy.name()), charge)));
+                    charges.extend(more.into_iter().map(|charge| (Arc::clone(link.policy.name()), charge)));
                 }
                 AdmitDecision::Reject(rejection) => return Ok(AdmitVerdict::Reject(rejection)),
             }
@@ -133,14 +154,20 @@ impl Chains {
         principal: &Principal,
         backends: &[Backend],
     ) -> Result<RouteVerdict, Fault> {
-        for policy in self.at(Hook::Route) {
-            let ranked =
-                self.ask(policy, Hook::Route, |policy| match policy.route(exchange, call, principal, backends)? {
-                    RouteDecision::Abstain => Ok(RouteVerdict::Undecided),
-                    RouteDecision::Reject(rejection) => Ok(RouteVerdict::Reject(rejection)),
-                    RouteDecision::Pick(id) => offered(policy, vec![id], backends),
-                    RouteDecision::Ranked(ids) => offered(policy, ids, backends),
-                })?;
+        for link in self.at(Hook::Route) {
+            let answer = self.ask(link, Hook::Route, |policy| match policy.route(exchange, call, principal, backends)? {
+                RouteDecision::Abstain => Ok(RouteVerdict::Undecided),
+                RouteDecision::Reject(rejection) => Ok(RouteVerdict::Reject(rejection)),
+                RouteDecision::Pick(id) => offered(policy, vec![id], backends),
+                RouteDecision::Ranked(ids) => offered(policy, ids, backends),
+            });
+            let ranked = match answer {
+                Err(fault) if link.guard.as_ref().is_some_and(|guard| guard.abstains_at(Hook::Route)) => {
+                    without(exchange, &fault);
+                    continue;
+                }
+                answer => answer?,
+            };
             if !matches!(ranked, RouteVerdict::Undecided) {
                 return Ok(ranked);
             }
@@ -157,25 +184,36 @@ impl Chains {
     pub fn settle(&self, exchange: &Arc<Exchange>, call: &Call, outcome: &Outcome) -> Vec<Fault> {
         let told = self
             .at(Hook::Settle)
-            .map(|policy| self.ask(policy, Hook::Settle, |policy| policy.settle(exchange, call, outcome)));
+            .map(|link| self.ask(link, Hook::Settle, |policy| policy.settle(exchange, call, outcome)));
         told.filter_map(Result::err).collect()
     }
 
-    fn at(&self, hook: Hook) -> impl Iterator<Item = &Arc<dyn Policy>> {
-        self.policies.iter().filter(move |policy| policy.decides(hook))
+    fn at(&self, hook: Hook) -> impl Iterator<Item = &Link> {
+        self.links.iter().filter(move |link| link.policy.decides(hook))
     }
 
     fn ask<T>(
         &self,
-        policy: &Arc<dyn Policy>,
+        link: &Link,
         hook: Hook,
         question: impl FnOnce(&dyn Policy) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
+        let policy = link.policy.as_ref();
         let start = self.clock.monotonic();
-        let answer = question(policy.as_ref());
+        let answer = match &link.guard {
+            Some(guard) => guard.ask(hook, || question(policy)),
+            None => question(policy),
+        };
         let took = self.clock.monotonic().saturating_sub(start);
         self.observer.asked(policy.name(), hook, took, answer.as_ref().err().map(|fault| fault.kind));
         answer
+    }
+}
+
+/// A call goes on without a policy that failed. One that isn't asked was told of when that began.
+fn without(exchange: &Exchange, fault: &Fault) {
+    if fault.kind != FaultKind::Open {
+        tracing::warn!(request_id = exchange.request_id(), %fault, "the call goes on without a policy's opinion");
     }
 }
 

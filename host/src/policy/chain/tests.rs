@@ -79,8 +79,8 @@ impl Observer for Unheard {
 }
 
 fn chains(policies: Vec<Scripted>) -> Chains {
-    let policies = policies.into_iter().map(|policy| Arc::new(policy) as Arc<dyn Policy>).collect();
-    Chains::new(1, policies, Clock::system(), Arc::new(Unheard))
+    let links = policies.into_iter().map(|policy| Link::from(Arc::new(policy) as Arc<dyn Policy>)).collect();
+    Chains::new(1, links, Clock::system(), Arc::new(Unheard))
 }
 
 fn exchange() -> Arc<Exchange> {

@@ -1,11 +1,15 @@
 //! `state`: small values that a policy's instances share.
 
-use wasmtime::Result;
+use wasmtime::{Error, Result};
 
 use super::bad_argument;
 use crate::{
     policy::Hook,
-    wasm::{bindings::asked::state::Host, host_state::HostState},
+    wasm::{
+        bindings::asked::state::Host,
+        host_state::{HostState, RuleBroken},
+        transcript::Told,
+    },
 };
 
 const MAX_KEY_BYTES: usize = 256;
@@ -34,12 +38,19 @@ impl HostState {
 impl Host for HostState {
     fn add(&mut self, key: String, delta: i64, ttl_ms: u32) -> Result<i64> {
         let now_ms = self.state_time("state.add", &key)?;
-        Ok(self.shared.state.add(&key, delta, ttl_ms, now_ms))
+        let add = |state: &Self| Told::Number(state.shared.state.add(&key, delta, ttl_ms, now_ms));
+        match self.told("state.add", key.as_bytes(), add)? {
+            Told::Number(value) => Ok(value),
+            _ => Err(Error::new(RuleBroken::OtherPath)),
+        }
     }
 
     fn get(&mut self, key: String) -> Result<Option<Vec<u8>>> {
         let now_ms = self.state_time("state.get", &key)?;
-        Ok(self.shared.state.value(&key, now_ms))
+        match self.told("state.get", key.as_bytes(), |state| Told::Bytes(state.shared.state.value(&key, now_ms)))? {
+            Told::Bytes(value) => Ok(value),
+            _ => Err(Error::new(RuleBroken::OtherPath)),
+        }
     }
 
     fn put(&mut self, key: String, value: Vec<u8>, ttl_ms: u32) -> Result<()> {
@@ -49,7 +60,11 @@ impl Host for HostState {
             return Err(bad_argument(format!("a state value has at most {MAX_VALUE_BYTES} bytes, this one {bytes}")));
         }
         self.without_credential(&value)?;
-        self.shared.state.put(&key, value, ttl_ms, now_ms);
+        let put = |state: &Self| {
+            state.shared.state.put(&key, value, ttl_ms, now_ms);
+            Told::Nothing
+        };
+        self.told("state.put", key.as_bytes(), put)?;
         Ok(())
     }
 }

@@ -1,0 +1,222 @@
+//! From files to a version that can be asked, step by step: each has a name, and a failure says at which it stopped.
+//!
+//! Takes long, and never happens on a request's path. Nothing here changes what is in force.
+
+use std::{path::PathBuf, sync::Arc, thread};
+
+use tokio::sync::Notify;
+
+use super::{
+    book::Book,
+    slot::{Key, Loaded, Slot},
+};
+use crate::{
+    app::folder::{self, Digest},
+    clock::Clock,
+    config::{self, OnFault, PolicyFile},
+    policy::{BreakerRules, Guard, GuardTerms, Hook},
+    ports::control::{LoadStep, PolicySource},
+    wasm::{BUILT_IN, Compiled, LoadError, Runtime, Terms},
+};
+
+/// Why a version doesn't come into force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failed {
+    pub(super) step: LoadStep,
+    pub(super) reason: String,
+}
+
+impl Failed {
+    pub(super) fn at(step: LoadStep, reason: impl Into<String>) -> Self {
+        Self { step, reason: reason.into() }
+    }
+}
+
+impl From<LoadError> for Failed {
+    fn from(error: LoadError) -> Self {
+        Self { step: error.step(), reason: error.to_string() }
+    }
+}
+
+/// The component of a version to be.
+#[derive(Debug)]
+pub(super) enum Code {
+    BuiltIn(Digest),
+    File(folder::Content),
+}
+
+impl Code {
+    pub(super) fn digest(&self) -> Digest {
+        match self {
+            Self::BuiltIn(digest) => *digest,
+            Self::File(content) => content.digest,
+        }
+    }
+}
+
+/// A version to be, as its files have it.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) code: Code,
+    /// Its `.toml`: where it lies, its text and the hash of that.
+    pub(super) terms: Option<(PathBuf, String, Digest)>,
+}
+
+impl Wanted {
+    pub(super) fn key(&self) -> Key {
+        Key { component: self.code.digest(), terms: self.terms.as_ref().map(|(_, _, digest)| *digest) }
+    }
+}
+
+/// A policy inside the binary.
+#[derive(Debug)]
+pub(super) struct BuiltInCode {
+    pub(super) name: &'static str,
+    pub(super) digest: Digest,
+    pub(super) compiled: Compiled,
+}
+
+/// Makes versions.
+#[derive(Debug)]
+pub(super) struct Loader {
+    runtime: Runtime,
+    gate: config::Policies,
+    clock: Clock,
+    book: Arc<Book>,
+    changed: Arc<Notify>,
+    built_in: Vec<BuiltInCode>,
+}
+
+impl Loader {
+    /// Compiles the built-in policies, all at once: nothing is in the cache the first time.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub(super) fn new(
+        runtime: Runtime,
+        gate: config::Policies,
+        clock: Clock,
+        book: Arc<Book>,
+        changed: Arc<Notify>,
+    ) -> Result<Self, Vec<String>> {
+        let compiled: Vec<Result<Compiled, LoadError>> = thread::scope(|scope| {
+            let compiling = BUILT_IN.map(|built_in| scope.spawn(|| runtime.compile(built_in.bytes)));
+            let gone = |_| Err(LoadError::Start("its loader panicked".to_owned()));
+            compiling.into_iter().map(|thread| thread.join().unwrap_or_else(gone)).collect()
+        });
+        let mut built_in = Vec::new();
+        for (compiled, code) in compiled.into_iter().zip(BUILT_IN) {
+            let compiled = compiled.map_err(|error| vec![format!("built-in policy '{}': {error}", code.name)])?;
+            built_in.push(BuiltInCode { name: code.name, digest: folder::digest(code.bytes), compiled });
+        }
+        Ok(Self { runtime, gate, clock, book, changed, built_in })
+    }
+
+    /// The policies inside the binary, in the order in which they are asked.
+    pub(super) fn built_in(&self) -> &[BuiltInCode] {
+        &self.built_in
+    }
+
+    /// The built-in policy of this name.
+    pub(super) fn built_in_code(&self, name: &str) -> Option<Code> {
+        self.built_in.iter().find(|built_in| built_in.name == name).map(|built_in| Code::BuiltIn(built_in.digest))
+    }
+
+    /// Makes a version for the set `generation`.
+    ///
+    /// # Errors
+    /// At which step it stopped, and why.
+    pub(super) fn load(
+        &self,
+        name: &str,
+        wanted: &Wanted,
+        known: Option<&Slot>,
+        generation: u64,
+    ) -> Result<Loaded, Failed> {
+        let file = self.terms(name, wanted)?;
+        let (source, identity) = match &wanted.code {
+            Code::BuiltIn(_) => (PolicySource::BuiltIn, None),
+            Code::File(content) => (PolicySource::File, Some(content.identity)),
+        };
+        let hits = self.runtime.cache_hits();
+        let (compiled, code_is) = match self.compiled(name, &wanted.code, known) {
+            Some(compiled) => (compiled, "known"),
+            None => match &wanted.code {
+                Code::File(content) => (self.runtime.compile(&content.bytes)?, "compiled"),
+                Code::BuiltIn(_) => return Err(Failed::at(LoadStep::File, "there is no built-in policy of this name")),
+            },
+        };
+        let code_is = if self.runtime.cache_hits() > hits { "cached" } else { code_is };
+        self.refuse_less_than_built_in(name, &compiled)?;
+        let shared_name: Arc<str> = name.into();
+        let started = self.runtime.start_policy(&shared_name, &compiled, &Terms::from(&file))?;
+        // Here its cases are decided, by `started.policy()`, and what fails is `Failed::at(LoadStep::Cases, …)`.
+        let policy = Arc::new(started.warm()?);
+        let hooks: Vec<&str> = policy.inspection().hooks.iter().map(|hook| hook.as_str()).collect();
+        let version = folder::version(&wanted.code.digest());
+        tracing::info!(
+            policy = name, hooks = hooks.join(","), version, code = code_is, generation, "the policy is loaded"
+        );
+        let guard = Guard::new(shared_name, self.clock.clone(), self.guard_terms(name, &file));
+        Ok(Loaded {
+            key: wanted.key(),
+            source,
+            identity,
+            compiled,
+            file,
+            policy,
+            guard: Arc::new(guard),
+            generation,
+            since_ms: self.clock.unix_ms(),
+        })
+    }
+
+    fn terms(&self, name: &str, wanted: &Wanted) -> Result<PolicyFile, Failed> {
+        let Some((path, text, _)) = &wanted.terms else { return Ok(PolicyFile::defaults(&self.gate)) };
+        let label = path.display().to_string();
+        let file = PolicyFile::parse(text, &label, &self.gate).map_err(|problems| {
+            let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            Failed::at(LoadStep::Terms, lines.join("; and "))
+        })?;
+        if file.order.is_some() && self.built_in_code(name).is_some() {
+            let text = format!(
+                "order ({label}): is for policies that join; this one is asked in the place of the built-in policy of its \
+                 name: leave it out"
+            );
+            return Err(Failed::at(LoadStep::Terms, text));
+        }
+        Ok(file)
+    }
+
+    fn compiled(&self, name: &str, code: &Code, known: Option<&Slot>) -> Option<Compiled> {
+        let digest = code.digest();
+        let built_in = self.built_in.iter().find(|built_in| built_in.name == name && built_in.digest == digest);
+        let compiled = built_in.map(|built_in| &built_in.compiled);
+        compiled.or_else(|| known.and_then(|slot| slot.compiled(&digest))).cloned()
+    }
+
+    /// One that takes a built-in's place must decide all that the built-in decides: what nobody decides would pass.
+    fn refuse_less_than_built_in(&self, name: &str, compiled: &Compiled) -> Result<(), Failed> {
+        let Some(built_in) = self.built_in.iter().find(|built_in| built_in.name == name) else { return Ok(()) };
+        let found = &compiled.inspection().hooks;
+        let missing: Option<&Hook> =
+            built_in.compiled.inspection().hooks.iter().find(|hook| !found.contains(hook));
+        missing.map_or(Ok(()), |hook| {
+            let hook = hook.as_str();
+            let text = format!("it takes the place of a built-in policy, and must export the hook `{hook}`");
+            Err(Failed::at(LoadStep::Hooks, text))
+        })
+    }
+
+    fn guard_terms(&self, name: &str, file: &PolicyFile) -> GuardTerms {
+        let config::BreakerRules { faults, window, percent, pause, max_pause, quarantine_after } = self.gate.breaker;
+        let [_, _, route, _] = file.hooks;
+        let changed = Arc::clone(&self.changed);
+        GuardTerms {
+            rules: BreakerRules { faults, window, percent, pause, max_pause, quarantine_after },
+            abstains_at_route: route.on_fault == OnFault::Abstain,
+            openings: self.book.openings(name),
+            on_change: Arc::new(move || changed.notify_one()),
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! The policies in force: the built-in ones, and those of the folder, which replace or join them.
+
+mod book;
+mod listing;
+mod loader;
+mod slot;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::{Display, Formatter, Result as FmtResult},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+
+use self::{
+    book::Book,
+    loader::{Code, Failed, Loader, Wanted},
+    slot::{Key, Slot},
+};
+use super::folder::{self, PolicyFiles, Unusable};
+use crate::{
+    clock::{Clock, moment},
+    config::{self, PolicyFile},
+    policy::{Chains, Observer},
+    ports::control::{FailedLoad, LoadStep, PolicySource},
+    usage::metrics::Metrics,
+    wasm::Runtime,
+};
+
+/// Policies that can't be used.
+#[derive(Debug)]
+pub struct PolicyProblems(Vec<String>);
+
+impl PolicyProblems {
+    /// Each of them, and why.
+    pub fn list(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl Display for PolicyProblems {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> FmtResult {
+        write!(formatter, "{}", self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for PolicyProblems {}
+
+/// What is wrong with a policy's files.
+#[derive(Debug)]
+struct Complaint {
+    text: String,
+    /// The version that it is about: it isn't tried again before something changes.
+    about: Option<Key>,
+}
+
+/// Files that were read already in this look, by device and number, and the policy that has them.
+type Seen = HashMap<(u64, u64), String>;
+
+/// All policies, and the set that calls use.
+#[derive(Debug)]
+pub struct Policies {
+    loader: Loader,
+    clock: Clock,
+    observer: Arc<dyn Observer>,
+    chains: Arc<ArcSwap<Chains>>,
+    folder: Option<PathBuf>,
+    slots: BTreeMap<String, Slot>,
+    /// By policy; that of the folder itself has no name.
+    complaints: BTreeMap<String, Complaint>,
+    /// The last version of each policy that didn't come into force.
+    failures: BTreeMap<String, FailedLoad>,
+    book: Arc<Book>,
+    /// Told when a breaker changed.
+    changed: Arc<Notify>,
+    generation: u64,
+}
+
+impl Policies {
+    /// Loads the built-in policies and the folder's. A policy that doesn't load stops the start: to serve without it
+    /// could let pass what it is there to refuse.
+    ///
+    /// # Errors
+    /// Every policy that doesn't load, and why.
+    pub fn load(
+        runtime: Runtime,
+        config: &config::Policies,
+        clock: &Clock,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, PolicyProblems> {
+        let (book, changed) = (Arc::<Book>::default(), Arc::<Notify>::default());
+        let loader = Loader::new(runtime, config.clone(), clock.clone(), Arc::clone(&book), Arc::clone(&changed))
+            .map_err(PolicyProblems)?;
+        let observer: Arc<dyn Observer> = Arc::<Metrics>::clone(metrics);
+        let empty = Chains::new(0, Vec::new(), clock.clone(), Arc::clone(&observer));
+        let mut policies = Self {
+            loader,
+            clock: clock.clone(),
+            observer,
+            chains: Arc::new(ArcSwap::from_pointee(empty)),
+            folder: config.folder.clone(),
+            slots: BTreeMap::new(),
+            complaints: BTreeMap::new(),
+            failures: BTreeMap::new(),
+            book,
+            changed,
+            generation: 0,
+        };
+        policies.reconcile();
+        if !policies.complaints.is_empty() {
+            return Err(PolicyProblems(policies.complaints.into_values().map(|complaint| complaint.text).collect()));
+        }
+        policies.swap();
+        let book = Arc::clone(&policies.book);
+        metrics.policies_from(move || book.numbers());
+        Ok(policies)
+    }
+
+    /// The set in force; swapped as a whole.
+    pub fn chains(&self) -> Arc<ArcSwap<Chains>> {
+        Arc::clone(&self.chains)
+    }
+
+    /// The folder that is watched.
+    pub(super) fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
+    /// Told when a breaker changed, and [`follow`](Self::follow) has something to do.
+    pub(super) fn changed(&self) -> Arc<Notify> {
+        Arc::clone(&self.changed)
+    }
+
+    /// Compares the folder with what is in force, loads what is new, steps back from what keeps failing, and swaps if anything
+    /// changed. What doesn't load changes nothing, and says why, once. `is_asked`: what didn't load is tried again as well.
+    pub(super) fn follow(&mut self, is_asked: bool) {
+        if is_asked {
+            self.complaints.values_mut().for_each(|complaint| complaint.about = None);
+        }
+        let is_back = self.step_back();
+        if self.reconcile() || is_back {
+            self.swap();
+        }
+    }
+
+    /// Every policy that keeps failing goes back to its version before.
+    fn step_back(&mut self) -> bool {
+        let mut changed = false;
+        for (name, slot) in &mut self.slots {
+            if slot.step_back() {
+                changed = true;
+                slot.serving.generation = self.generation + 1;
+                slot.serving.since_ms = self.clock.unix_ms();
+                self.book.stepped_back(name);
+                let version = folder::version(&slot.serving.key.component);
+                tracing::error!(policy = name, version, "the policy keeps failing: the version before it serves again");
+            }
+        }
+        changed
+    }
+
+    fn reconcile(&mut self) -> bool {
+        let mut files = match self.folder.as_deref().map(folder::scan).transpose() {
+            Ok(files) => files.unwrap_or_default(),
+            Err(text) => {
+                self.complain(String::new(), Complaint { text, about: None });
+                return false;
+            }
+        };
+        self.complaints.remove("");
+        // Every name that there is, or was, or is built in.
+        let built_in = self.loader.built_in().iter().map(|built_in| built_in.name.to_owned());
+        for name in built_in.chain(self.slots.keys().cloned()).collect::<Vec<_>>() {
+            files.entry(name).or_default();
+        }
+        self.complaints.retain(|name, _| files.contains_key(name));
+        self.failures.retain(|name, _| files.contains_key(name));
+        let (mut changed, mut seen) = (false, self.seen(&files));
+        for (name, files) in &files {
+            changed |= self.take(name, files, &mut seen);
+        }
+        changed
+    }
+
+    /// The files that are in force and still there: who has one already keeps it.
+    fn seen(&self, files: &BTreeMap<String, PolicyFiles>) -> Seen {
+        let is_there = |name: &&String| files.get(*name).is_some_and(|files| files.component.is_some());
+        let known = self.slots.iter().filter(|(name, _)| is_there(name));
+        known.filter_map(|(name, slot)| Some((slot.serving.identity?, name.clone()))).collect()
+    }
+
+    /// Takes what the files of one name say; true when that changes what is in force.
+    fn take(&mut self, name: &str, files: &PolicyFiles, seen: &mut Seen) -> bool {
+        if files.component.is_none() && self.slots.get(name).is_some_and(|slot| slot.serving.source == PolicySource::File) {
+            let is_built_in = self.loader.built_in_code(name).is_some();
+            match self.file_is_gone(name, is_built_in) {
+                Gone::Kept => return false,
+                Gone::Dropped => return true,
+                Gone::BuiltIn => {}
+            }
+        }
+        let wanted = match self.wanted(name, files, seen) {
+            Ok(wanted) => wanted,
+            Err(None) => return false,
+            Err(Some(failed)) => {
+                self.fails(name, &failed, None);
+                return false;
+            }
+        };
+        let key = wanted.key();
+        if let Some(slot) = self.slots.get(name) {
+            if slot.serving.key == key {
+                self.complaints.remove(name);
+                return false;
+            }
+            if slot.given_up == Some(key) {
+                let text = format!(
+                    "policy '{name}' is not used: it kept failing; the version before it serves until the file changes"
+                );
+                self.complain(name.to_owned(), Complaint { text, about: Some(key) });
+                return false;
+            }
+        }
+        if self.complaints.get(name).is_some_and(|complaint| complaint.about == Some(key)) {
+            return false;
+        }
+        self.bring(name, &wanted)
+    }
+
+    /// Loads a version and puts it in its place, to be in force with the next set.
+    fn bring(&mut self, name: &str, wanted: &Wanted) -> bool {
+        let loaded = match self.loader.load(name, wanted, self.slots.get(name), self.generation + 1) {
+            Ok(loaded) => loaded,
+            Err(failed) => {
+                self.fails(name, &failed, Some(wanted.key()));
+                return false;
+            }
+        };
+        self.complaints.remove(name);
+        self.book.passed(name);
+        match self.slots.get_mut(name) {
+            Some(slot) => slot.replace(loaded, self.generation),
+            None => {
+                self.slots.insert(name.to_owned(), Slot::new(loaded));
+            }
+        }
+        true
+    }
+
+    /// What the files of one name ask for; none in the error: nothing can be said now.
+    fn wanted(&self, name: &str, files: &PolicyFiles, seen: &mut Seen) -> Result<Wanted, Option<Failed>> {
+        let refused = |unusable| match unusable {
+            Unusable::Unstable => None,
+            Unusable::Refused(reason) => Some(Failed::at(LoadStep::File, reason)),
+        };
+        files.check(name).map_err(refused)?;
+        let code = match &files.component {
+            Some(path) => Code::File(folder::component(path).map_err(refused)?),
+            None => self.loader.built_in_code(name).ok_or_else(|| {
+                let text = format!(
+                    "{name}.toml has no {name}.wasm beside it, and no built-in policy has this name: put the component \
+                     there, or remove the file"
+                );
+                Some(Failed::at(LoadStep::File, text))
+            })?,
+        };
+        if let Code::File(content) = &code {
+            let first = seen.entry(content.identity).or_insert_with(|| name.to_owned());
+            if first != name {
+                let text = format!("it is the same file as that of policy '{first}': remove one name, or copy the file");
+                return Err(Some(Failed::at(LoadStep::File, text)));
+            }
+        }
+        let terms = match &files.terms {
+            Some(path) => {
+                let (text, digest) = folder::terms(path).map_err(refused)?;
+                Some((path.clone(), text, digest))
+            }
+            None => None,
+        };
+        Ok(Wanted { code, terms })
+    }
+
+    /// The file of a policy that serves is gone.
+    fn file_is_gone(&mut self, name: &str, is_built_in: bool) -> Gone {
+        let Some(slot) = self.slots.get(name) else { return Gone::BuiltIn };
+        if slot.serving.is_kept() {
+            let text = match slot.serving.file.on_remove {
+                Some(_) => format!("the file of policy '{name}' is gone; it is kept, so it serves on until the gate is restarted"),
+                None => format!(
+                    "the file of policy '{name}' is gone; it authenticates, so it serves on until the gate is restarted"
+                ),
+            };
+            self.complain(name.to_owned(), Complaint { text, about: None });
+            return Gone::Kept;
+        }
+        if is_built_in {
+            tracing::info!(policy = name, "the policy's file is gone: the built-in policy of its name comes back");
+            return Gone::BuiltIn;
+        }
+        tracing::info!(policy = name, "the policy's file is gone: it is no longer asked");
+        self.slots.remove(name);
+        self.complaints.remove(name);
+        Gone::Dropped
+    }
+
+    fn fails(&mut self, name: &str, failed: &Failed, about: Option<Key>) {
+        let serving = match self.slots.get(name).map(|slot| slot.serving.source) {
+            Some(PolicySource::File) => "; the version before it goes on serving",
+            Some(PolicySource::BuiltIn) => "; the built-in policy goes on serving",
+            None => "",
+        };
+        let text = format!("policy '{name}' is not used: {}{serving}", failed.reason);
+        let is_news = self.complaints.get(name).is_none_or(|known| known.text != text);
+        if is_news {
+            self.book.failed(name, failed.step);
+            let at = moment(self.clock.unix_ms());
+            let failure = FailedLoad { step: failed.step, reason: failed.reason.clone(), at };
+            tracing::error!(policy = name, step = failed.step.as_str(), problem = text, "a policy is not as it should be");
+            self.failures.insert(name.to_owned(), failure);
+        }
+        self.complaints.insert(name.to_owned(), Complaint { text, about });
+    }
+
+    fn complain(&mut self, name: String, complaint: Complaint) {
+        if self.complaints.get(&name).is_none_or(|known| known.text != complaint.text) {
+            tracing::error!(problem = complaint.text, "a policy is not as it should be");
+        }
+        self.complaints.insert(name, complaint);
+    }
+
+    /// Puts a new set in force.
+    fn swap(&mut self) {
+        let links = self.order().map(|slot| slot.serving.link()).collect();
+        self.generation += 1;
+        let chains = Chains::new(self.generation, links, self.clock.clone(), Arc::clone(&self.observer));
+        self.chains.store(Arc::new(chains));
+        self.book.serving(self.order().map(|slot| &slot.serving));
+    }
+
+    /// The folder's own policies by their order and name, then the built-in ones or what replaces them.
+    fn order(&self) -> impl Iterator<Item = &Slot> {
+        let is_built_in = |name: &str| self.loader.built_in_code(name).is_some();
+        let mut joining: Vec<(&String, &Slot)> = self.slots.iter().filter(|(name, _)| !is_built_in(name)).collect();
+        joining.sort_by_key(|(_, slot)| slot.serving.file.order.unwrap_or(PolicyFile::ORDER));
+        let rest = self.loader.built_in().iter().filter_map(|built_in| self.slots.get(built_in.name));
+        joining.into_iter().map(|(_, slot)| slot).chain(rest)
+    }
+}
+
+/// What becomes of a policy whose file is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gone {
+    Kept,
+    Dropped,
+    /// The built-in policy of its name takes its place.
+    BuiltIn,
+}

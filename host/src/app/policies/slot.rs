@@ -1,0 +1,97 @@
+//! Versions of a policy: the one that serves, and the one before it.
+
+use std::sync::Arc;
+
+use crate::{
+    app::folder::Digest,
+    config::{OnRemove, PolicyFile},
+    policy::{Guard, Hook, Link, Policy},
+    ports::control::PolicySource,
+    wasm::{Compiled, GuestPolicy},
+};
+
+/// What tells one version from another: the component, and its `.toml` if it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    pub(super) component: Digest,
+    pub(super) terms: Option<Digest>,
+}
+
+/// One version of a policy, ready to be asked.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) key: Key,
+    pub(super) source: PolicySource,
+    /// Which file it is, by device and number.
+    pub(super) identity: Option<(u64, u64)>,
+    pub(super) compiled: Compiled,
+    pub(super) file: PolicyFile,
+    pub(super) policy: Arc<GuestPolicy>,
+    pub(super) guard: Arc<Guard>,
+    /// The set with which it came into force, and when.
+    pub(super) generation: u64,
+    pub(super) since_ms: u64,
+}
+
+impl Loaded {
+    pub(super) fn link(&self) -> Link {
+        Link::guarded(Arc::clone(&self.policy) as Arc<dyn Policy>, Arc::clone(&self.guard))
+    }
+
+    /// Whether it serves on when its file is gone. One that authenticates does unless it says otherwise: without it more
+    /// callers might pass.
+    pub(super) fn is_kept(&self) -> bool {
+        match self.file.on_remove {
+            Some(on_remove) => on_remove == OnRemove::Keep,
+            None => self.policy.decides(Hook::Authenticate),
+        }
+    }
+}
+
+/// One name among the policies.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) serving: Loaded,
+    /// What served before and never kept failing.
+    pub(super) before: Option<Loaded>,
+    /// The version that kept failing, where the one before it serves in its place.
+    pub(super) given_up: Option<Key>,
+}
+
+impl Slot {
+    pub(super) fn new(serving: Loaded) -> Self {
+        Self { serving, before: None, given_up: None }
+    }
+
+    /// Puts a new version in force. `generation` is that of the set in force: what was never in one is not worth keeping.
+    pub(super) fn replace(&mut self, next: Loaded, generation: u64) {
+        let old = std::mem::replace(&mut self.serving, next);
+        old.policy.rest();
+        // Whose file was removed is not to come back.
+        let is_removed = old.source == PolicySource::File && self.serving.source == PolicySource::BuiltIn;
+        if is_removed {
+            self.before = None;
+        } else if old.guard.lets_decide() && old.generation <= generation {
+            self.before = Some(old);
+        }
+        self.given_up = None;
+    }
+
+    /// Goes back to the version before, if there is one and the one that serves keeps failing.
+    pub(super) fn step_back(&mut self) -> bool {
+        if self.serving.guard.lets_decide() {
+            return false;
+        }
+        let Some(before) = self.before.take().filter(|before| before.guard.lets_decide()) else { return false };
+        self.given_up = Some(self.serving.key);
+        self.serving.policy.rest();
+        self.serving = before;
+        true
+    }
+
+    /// The code of this component, if a version here was made from it.
+    pub(super) fn compiled(&self, component: &Digest) -> Option<&Compiled> {
+        let versions = [Some(&self.serving), self.before.as_ref()];
+        versions.into_iter().flatten().find(|known| known.key.component == *component).map(|known| &known.compiled)
+    }
+}

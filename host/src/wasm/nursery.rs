@@ -1,0 +1,90 @@
+//! Where instances of one version of a policy come from.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use wasmtime::component::InstancePre;
+
+use super::{
+    budget::Budget,
+    engine::TickingEngine,
+    host_state::{HostState, Shared},
+    instance::{BirthError, Exports, Instance},
+};
+
+/// CPU time in which an instance starts and configures itself, and ticks in which that must be over. Mostly off the
+/// requests' path, where instances are made ahead; a request pays it only when one has to be replaced.
+const CPU_TO_START: Duration = Duration::from_millis(100);
+const TICKS_TO_START: u32 = 2_000;
+
+/// Makes instances that are started and configured.
+pub(super) struct Nursery {
+    pub(super) shared: Arc<Shared>,
+    /// The same with a log that takes nothing: for calls that are made a second time.
+    pub(super) silent: Arc<Shared>,
+    pub(super) pre: InstancePre<HostState>,
+    pub(super) exports: Exports,
+    spare: Mutex<Spare>,
+    /// Last: without its ticks a guest would have no budget, so they go on as long as there is anyone to ask.
+    pub(super) ticker: Arc<TickingEngine>,
+}
+
+/// An instance that was never asked anything.
+#[derive(Default)]
+enum Spare {
+    #[default]
+    None,
+    BeingMade,
+    There(Box<Instance>),
+}
+
+impl Nursery {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        silent: Arc<Shared>,
+        pre: InstancePre<HostState>,
+        exports: Exports,
+        ticker: Arc<TickingEngine>,
+    ) -> Self {
+        Self { shared, silent, pre, exports, spare: Mutex::default(), ticker }
+    }
+
+    pub(super) fn birth(&self) -> Result<Instance, BirthError> {
+        self.birth_of(&self.shared)
+    }
+
+    /// An instance of this policy that reaches another log or state.
+    pub(super) fn birth_of(&self, shared: &Arc<Shared>) -> Result<Instance, BirthError> {
+        let budget = Budget::new(CPU_TO_START, TICKS_TO_START, Arc::clone(self.ticker.pace()));
+        Instance::start(&self.pre, &self.exports, HostState::new(Arc::clone(shared), budget))
+    }
+
+    /// The spare instance, if one is there. `true`: somebody has to [raise](Self::raise) another.
+    pub(super) fn take_spare(&self) -> (Option<Instance>, bool) {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::replace(&mut *spare, Spare::BeingMade) {
+            Spare::None => (None, true),
+            Spare::BeingMade => (None, false),
+            Spare::There(instance) => (Some(*instance), true),
+        }
+    }
+
+    /// Nobody makes a spare instance: another call may ask for one.
+    pub(super) fn give_up_spare(&self) {
+        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Spare::None;
+    }
+
+    /// Makes the spare instance. Takes long: never on a request's path.
+    pub(super) fn raise(&self) {
+        let born = match self.birth_of(&self.silent) {
+            Ok(instance) => Spare::There(Box::new(instance)),
+            Err(error) => {
+                tracing::debug!(policy = &*self.shared.name, %error, "no instance could be made to look at it again");
+                Spare::None
+            }
+        };
+        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = born;
+    }
+}
