@@ -70,3 +70,39 @@ pub(super) fn bounds_fit(reader: &Reader, policies: &Policies) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::config::{Config, Sources};
+
+    fn load(sets: &[&str]) -> Result<Config, String> {
+        let sets = sets.iter().map(|set| (*set).to_owned()).collect();
+        let sources = Sources { sets, directory: Path::new("/nonexistent").to_owned(), ..Sources::default() };
+        Config::load(&sources).map_err(|errors| errors.to_string())
+    }
+
+    #[test]
+    fn the_most_a_policy_may_have_is_at_least_what_it_has_by_default() {
+        let policies = load(&["policies.cpu_budget=50ms", "policies.memory=512MiB"]).unwrap().policies;
+        assert_eq!((policies.max_cpu_budget, policies.max_memory), (policies.cpu_budget, policies.memory));
+        for (set, least) in [
+            ("policies.max_cpu_budget=1ms", "policies.cpu_budget"),
+            ("policies.max_memory=1MiB", "policies.memory"),
+            ("policies.breaker.max_pause=10ms", "policies.breaker.pause"),
+        ] {
+            let refused = load(&[set]).unwrap_err();
+            assert!(refused.contains(&format!("is less than {least}")), "{set}: {refused}");
+        }
+    }
+
+    #[test]
+    fn the_breaker_has_its_own_table() {
+        let sets = ["policies.breaker.faults=0", "policies.breaker.percent=100", "policies.recheck_every=0"];
+        let policies = load(&sets).unwrap().policies;
+        assert_eq!((policies.breaker.faults, policies.breaker.percent, policies.recheck_every), (0, 100, 0));
+        assert!(load(&["policies.breaker.percent=101"]).unwrap_err().contains("write a whole number from 1 to 100"));
+        assert!(load(&["policies.breaker.fault=1"]).unwrap_err().contains("did you mean `faults`?"));
+    }
+}

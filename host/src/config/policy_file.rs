@@ -156,7 +156,9 @@ fn on_fault(value: &Value, hook: &str) -> Checked<OnFault> {
     let on_fault = values::choice(ON_FAULT)(value)?;
     if on_fault == OnFault::Abstain && hook != "route" {
         let complaint = match hook {
-            "" => Complaint::new("\"abstain\" can't be said of all hooks: without an answer of `admit` nothing is charged"),
+            "" => Complaint::new(
+                "\"abstain\" can't be said of all hooks: without an answer of `admit` nothing is charged",
+            ),
             "settle" => Complaint::new("\"abstain\" changes nothing here: a fault of this hook refuses no call"),
             _ => Complaint::new("\"abstain\" would let pass what the policy is there to refuse"),
         };
@@ -167,7 +169,9 @@ fn on_fault(value: &Value, hook: &str) -> Checked<OnFault> {
 
 fn settings(value: &Value) -> Checked<String> {
     if value.as_dict().is_none() {
-        return Err(values::wrong_type("a table", value).with_hint("write [settings] and the policy's own keys below it"));
+        return Err(
+            values::wrong_type("a table", value).with_hint("write [settings] and the policy's own keys below it")
+        );
     }
     if !is_json(value, DEPTH_MAX) {
         let complaint = format!("holds a number that JSON hasn't, or is nested more than {DEPTH_MAX} deep");
@@ -240,7 +244,10 @@ mod tests {
             "[settings]\nx = inf",
             "settings (a.toml): holds a number that JSON hasn't, or is nested more than 32 deep",
         );
-        refused("reuse = \"pool\"", "reuse (a.toml): must be one of \"pooled\", \"per-call\"; did you mean \"pooled\"?");
+        refused(
+            "reuse = \"pool\"",
+            "reuse (a.toml): must be one of \"pooled\", \"per-call\"; did you mean \"pooled\"?",
+        );
         refused(
             "on_fault = \"abstain\"",
             "on_fault (a.toml): \"abstain\" can't be said of all hooks: without an answer of `admit` nothing is charged; \

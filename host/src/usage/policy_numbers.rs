@@ -65,9 +65,9 @@ impl Collector for PolicyMetrics {
         for (policy, is_stopped) in policies.iter().filter_map(|of| Some((of.policy.as_str(), of.is_stopped?))) {
             open.encode_family(&[("policy", policy)])?.encode_gauge(&i64::from(is_stopped))?;
         }
-        let failed = policies.iter().flat_map(|of| {
-            of.failed.iter().map(|(step, count)| (of.policy.as_str(), Some(*step), *count))
-        });
+        let failed = policies
+            .iter()
+            .flat_map(|of| of.failed.iter().map(|(step, count)| (of.policy.as_str(), Some(*step), *count)));
         let mut write = |name, help, label, samples| counters(&mut encoder, (name, help, label), samples);
         let help = "How often a policy was no longer asked because it kept failing";
         write("policy_breaker_openings", help, "", plain(|of| of.openings))?;

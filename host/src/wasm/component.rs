@@ -230,12 +230,7 @@ fn refuse_exports(engine: &Engine, component: &Component) -> Result<(), LoadErro
 }
 
 /// An interface that is there without its function would be asked by nobody, and miss what it is there to refuse.
-fn refuse_half(
-    engine: &Engine,
-    component: &Component,
-    found: &[Hook],
-    is_configurable: bool,
-) -> Result<(), LoadError> {
+fn refuse_half(engine: &Engine, component: &Component, found: &[Hook], is_configurable: bool) -> Result<(), LoadError> {
     for (name, _) in component.component_type().exports(engine) {
         let interface = name.split('@').next().and_then(|name| name.strip_prefix(PACKAGE)).unwrap_or_default();
         if Hook::ALL.iter().any(|hook| hook.as_str() == interface && !found.contains(hook)) {

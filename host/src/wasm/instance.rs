@@ -109,7 +109,8 @@ impl Instance {
         };
         if let Some(lifecycle) = lifecycle {
             let shared = Arc::clone(&store.data().shared);
-            let configured = lifecycle.call_configure(&mut store, &shared.terms.settings).map_err(BirthError::Configure)?;
+            let configured =
+                lifecycle.call_configure(&mut store, &shared.terms.settings).map_err(BirthError::Configure)?;
             configured.map_err(|text| BirthError::Refused(one_line(&text)))?;
         }
         store.data_mut().end();

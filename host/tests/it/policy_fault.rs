@@ -247,7 +247,11 @@ async fn is_a_fault(asking: &Asking, hook: &str, question: &str) {
 #[tokio::test]
 async fn a_loop_is_cut_when_its_budget_is_spent() {
     let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
-    let gate = TestProxy::builder().backend(&server).policy("loop", &guest::router(&only_for(1, 3, ENDLESS_LOOP))).start().await;
+    let gate = TestProxy::builder()
+        .backend(&server)
+        .policy("loop", &guest::router(&only_for(1, 3, ENDLESS_LOOP)))
+        .start()
+        .await;
     let mut spent = Vec::new();
     for _ in 0..5 {
         // The gate runs on this thread.
@@ -385,7 +389,11 @@ async fn a_fault_leaves_nothing_for_the_next_call() {
 #[tokio::test]
 async fn a_looping_policy_that_is_replaced_is_forgotten() {
     let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
-    let gate = TestProxy::builder().backend(&server).policy("mended", &guest::router(&only_for(1, 3, ENDLESS_LOOP))).start().await;
+    let gate = TestProxy::builder()
+        .backend(&server)
+        .policy("mended", &guest::router(&only_for(1, 3, ENDLESS_LOOP)))
+        .start()
+        .await;
     assert_eq!(chat_with_cap(&gate, 1).await.status, 503);
     gate.put_policy("mended", &picking(0));
     crate::support::until("the mended policy", async || chat_with_cap(&gate, 1).await.status == 200).await;

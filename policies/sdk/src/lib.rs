@@ -50,12 +50,12 @@ pub mod settle {
 
 /// A policy that knows callers. Export it with [`export_authenticate!`].
 pub trait Authenticate {
-    /// Takes the settings (JSON text, `{}` when there are none), once per instance.
+    /// Takes the settings (JSON text, `{}` when there are none), once per instance. By default there may be none.
     ///
     /// # Errors
     /// A text that says what is wrong with them; the old version then goes on serving.
-    fn configure(_settings: &str) -> Result<(), String> {
-        Ok(())
+    fn configure(settings: &str) -> Result<(), String> {
+        no_settings(settings)
     }
     /// Once per call, before the body is read.
     fn check(head: Head, presented: Option<Presented>) -> authenticate::Decision;
@@ -63,12 +63,12 @@ pub trait Authenticate {
 
 /// A policy that charges a call, or refuses it. Export it with [`export_admit!`].
 pub trait Admit {
-    /// Takes the settings (JSON text, `{}` when there are none), once per instance.
+    /// Takes the settings (JSON text, `{}` when there are none), once per instance. By default there may be none.
     ///
     /// # Errors
     /// A text that says what is wrong with them; the old version then goes on serving.
-    fn configure(_settings: &str) -> Result<(), String> {
-        Ok(())
+    fn configure(settings: &str) -> Result<(), String> {
+        no_settings(settings)
     }
     /// Once per call, after the body is read.
     fn decide(call: Call, principal: Principal) -> admit::Decision;
@@ -76,12 +76,12 @@ pub trait Admit {
 
 /// A policy that picks backends. Export it with [`export_route!`].
 pub trait Route {
-    /// Takes the settings (JSON text, `{}` when there are none), once per instance.
+    /// Takes the settings (JSON text, `{}` when there are none), once per instance. By default there may be none.
     ///
     /// # Errors
     /// A text that says what is wrong with them; the old version then goes on serving.
-    fn configure(_settings: &str) -> Result<(), String> {
-        Ok(())
+    fn configure(settings: &str) -> Result<(), String> {
+        no_settings(settings)
     }
     /// Once per call that goes to one backend; `backends` is never empty.
     fn choose(call: Call, principal: Principal, backends: Vec<Backend>) -> route::Decision;
@@ -89,15 +89,23 @@ pub trait Route {
 
 /// A policy that looks at what calls came to. Export it with [`export_settle!`].
 pub trait Settle {
-    /// Takes the settings (JSON text, `{}` when there are none), once per instance.
+    /// Takes the settings (JSON text, `{}` when there are none), once per instance. By default there may be none.
     ///
     /// # Errors
     /// A text that says what is wrong with them; the old version then goes on serving.
-    fn configure(_settings: &str) -> Result<(), String> {
-        Ok(())
+    fn configure(settings: &str) -> Result<(), String> {
+        no_settings(settings)
     }
     /// Once per admitted call, after its last byte.
     fn done(call: Call, principal: Principal, outcome: settle::Outcome);
+}
+
+/// What a policy without settings says of them: none may be given, because nothing would come of them.
+///
+/// # Errors
+/// When there are any.
+pub fn no_settings(settings: &str) -> Result<(), String> {
+    if settings.trim() == "{}" { Ok(()) } else { Err("the policy takes no settings".to_owned()) }
 }
 
 /// A rejection without `retry-after`.

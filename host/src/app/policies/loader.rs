@@ -155,7 +155,12 @@ impl Loader {
         let hooks: Vec<&str> = policy.inspection().hooks.iter().map(|hook| hook.as_str()).collect();
         let version = folder::version(&wanted.code.digest());
         tracing::info!(
-            policy = name, hooks = hooks.join(","), version, code = code_is, generation, "the policy is loaded"
+            policy = name,
+            hooks = hooks.join(","),
+            version,
+            code = code_is,
+            generation,
+            "the policy is loaded"
         );
         let guard = Guard::new(shared_name, self.clock.clone(), self.guard_terms(name, &file));
         Ok(Loaded {
@@ -199,8 +204,7 @@ impl Loader {
     fn refuse_less_than_built_in(&self, name: &str, compiled: &Compiled) -> Result<(), Failed> {
         let Some(built_in) = self.built_in.iter().find(|built_in| built_in.name == name) else { return Ok(()) };
         let found = &compiled.inspection().hooks;
-        let missing: Option<&Hook> =
-            built_in.compiled.inspection().hooks.iter().find(|hook| !found.contains(hook));
+        let missing: Option<&Hook> = built_in.compiled.inspection().hooks.iter().find(|hook| !found.contains(hook));
         missing.map_or(Ok(()), |hook| {
             let hook = hook.as_str();
             let text = format!("it takes the place of a built-in policy, and must export the hook `{hook}`");

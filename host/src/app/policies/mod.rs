@@ -194,7 +194,9 @@ impl Policies {
 
     /// Takes what the files of one name say; true when that changes what is in force.
     fn take(&mut self, name: &str, files: &PolicyFiles, seen: &mut Seen) -> bool {
-        if files.component.is_none() && self.slots.get(name).is_some_and(|slot| slot.serving.source == PolicySource::File) {
+        if files.component.is_none()
+            && self.slots.get(name).is_some_and(|slot| slot.serving.source == PolicySource::File)
+        {
             let is_built_in = self.loader.built_in_code(name).is_some();
             match self.file_is_gone(name, is_built_in) {
                 Gone::Kept => return false,
@@ -270,7 +272,8 @@ impl Policies {
         if let Code::File(content) = &code {
             let first = seen.entry(content.identity).or_insert_with(|| name.to_owned());
             if first != name {
-                let text = format!("it is the same file as that of policy '{first}': remove one name, or copy the file");
+                let text =
+                    format!("it is the same file as that of policy '{first}': remove one name, or copy the file");
                 return Err(Some(Failed::at(LoadStep::File, text)));
             }
         }
@@ -289,7 +292,9 @@ impl Policies {
         let Some(slot) = self.slots.get(name) else { return Gone::BuiltIn };
         if slot.serving.is_kept() {
             let text = match slot.serving.file.on_remove {
-                Some(_) => format!("the file of policy '{name}' is gone; it is kept, so it serves on until the gate is restarted"),
+                Some(_) => format!(
+                    "the file of policy '{name}' is gone; it is kept, so it serves on until the gate is restarted"
+                ),
                 None => format!(
                     "the file of policy '{name}' is gone; it authenticates, so it serves on until the gate is restarted"
                 ),
@@ -319,7 +324,12 @@ impl Policies {
             self.book.failed(name, failed.step);
             let at = moment(self.clock.unix_ms());
             let failure = FailedLoad { step: failed.step, reason: failed.reason.clone(), at };
-            tracing::error!(policy = name, step = failed.step.as_str(), problem = text, "a policy is not as it should be");
+            tracing::error!(
+                policy = name,
+                step = failed.step.as_str(),
+                problem = text,
+                "a policy is not as it should be"
+            );
             self.failures.insert(name.to_owned(), failure);
         }
         self.complaints.insert(name.to_owned(), Complaint { text, about });

@@ -155,12 +155,13 @@ impl Chains {
         backends: &[Backend],
     ) -> Result<RouteVerdict, Fault> {
         for link in self.at(Hook::Route) {
-            let answer = self.ask(link, Hook::Route, |policy| match policy.route(exchange, call, principal, backends)? {
-                RouteDecision::Abstain => Ok(RouteVerdict::Undecided),
-                RouteDecision::Reject(rejection) => Ok(RouteVerdict::Reject(rejection)),
-                RouteDecision::Pick(id) => offered(policy, vec![id], backends),
-                RouteDecision::Ranked(ids) => offered(policy, ids, backends),
-            });
+            let answer =
+                self.ask(link, Hook::Route, |policy| match policy.route(exchange, call, principal, backends)? {
+                    RouteDecision::Abstain => Ok(RouteVerdict::Undecided),
+                    RouteDecision::Reject(rejection) => Ok(RouteVerdict::Reject(rejection)),
+                    RouteDecision::Pick(id) => offered(policy, vec![id], backends),
+                    RouteDecision::Ranked(ids) => offered(policy, ids, backends),
+                });
             let ranked = match answer {
                 Err(fault) if link.guard.as_ref().is_some_and(|guard| guard.abstains_at(Hook::Route)) => {
                     without(exchange, &fault);

@@ -15,6 +15,24 @@ pub fn component(world: &str, wat: &str) -> Vec<u8> {
     ComponentEncoder::default().module(&module).unwrap().validate(true).encode().unwrap()
 }
 
+/// A router without `lifecycle`, that picks the first backend.
+pub(crate) fn without_lifecycle() -> Vec<u8> {
+    let mut resolve = Resolve::default();
+    resolve.push_path(root().join("wit")).unwrap();
+    let world = "package test:test; world bare { export tollgate:policy/route@0.1.0; }";
+    let package = resolve.push_str("bare.wit", world).unwrap();
+    let world = resolve.select_world(&[package], Some("bare")).unwrap();
+    let mut module = wat::parse_str(
+        r#"(module (memory (export "memory") 2)
+            (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 65536))
+            (func (export "tollgate:policy/route@0.1.0#choose")
+                (param i32 i32 i32 i32 i64 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) (i32.const 2048)))"#,
+    )
+    .unwrap();
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8, false).unwrap();
+    ComponentEncoder::default().module(&module).unwrap().validate(true).encode().unwrap()
+}
+
 /// A router whose `choose` does this. `body` leaves the address of the answer on the stack, or never comes to it.
 pub fn router(body: &str) -> Vec<u8> {
     let parameters = "i32 i32 i32 i32 i64 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32";
@@ -37,6 +55,29 @@ pub fn admitter(body: &str) -> Vec<u8> {
 pub(crate) fn picking(id: u32) -> Vec<u8> {
     let answer = "(i32.store8 (i32.const 2048) (i32.const 0)) (i32.store (i32.const 2052)";
     router(&format!("{answer} (i32.const {id})) (i32.const 2048)"))
+}
+
+/// A router that picks the backend that its settings name, `{"backend":0}` or 1, or else the first. It refuses any other.
+pub(crate) fn picking_by_settings() -> Vec<u8> {
+    // The digit before the closing brace; the text of the refusal, "0or1", lies at 3000.
+    let configure = "(if (i32.ne (local.get 1) (i32.const 2)) (then (i32.store (i32.const 1100) (i32.sub
+            (i32.load8_u (i32.sub (i32.add (local.get 0) (local.get 1)) (i32.const 2))) (i32.const 48)))))
+        (if (i32.gt_u (i32.load (i32.const 1100)) (i32.const 1)) (then
+            (i32.store (i32.const 3000) (i32.const 0x31726f30)) (i32.store8 (i32.const 1024) (i32.const 1))
+            (i32.store (i32.const 1028) (i32.const 3000)) (i32.store (i32.const 1032) (i32.const 4))))
+        (i32.const 1024)";
+    let hook = r#"(func (export "tollgate:policy/route@0.1.0#choose")
+        (param i32 i32 i32 i32 i64 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
+        (i32.store8 (i32.const 2048) (i32.const 0)) (i32.store (i32.const 2052) (i32.load (i32.const 1100)))
+        (i32.const 2048))"#;
+    component("router", &module_that("", configure, hook))
+}
+
+/// A router that traps at calls that want so many output tokens, and else picks this backend.
+pub(crate) fn picking_unless(id: u32, cap: u32) -> Vec<u8> {
+    let fails = format!("(if (i32.eq (local.get 7) (i32.const {cap})) (then (unreachable)))");
+    let answer = "(i32.store8 (i32.const 2048) (i32.const 0)) (i32.store (i32.const 2052)";
+    router(&format!("{fails} {answer} (i32.const {id})) (i32.const 2048)"))
 }
 
 /// WAT that answers a rejection (403), in a hook whose decision has `reject` at this place among its cases.

@@ -222,6 +222,20 @@ impl TestProxy {
     pub fn put_policy(&self, name: &str, component: &[u8]) {
         put_policy(&self.policies(), name, component);
     }
+
+    /// Puts a policy's `.toml` into the folder, whole.
+    pub(crate) fn put_policy_terms(&self, name: &str, toml: &str) {
+        let part = self.policies().join(format!(".{name}.part"));
+        std::fs::write(&part, toml).unwrap();
+        std::fs::rename(part, self.policies().join(format!("{name}.toml"))).unwrap();
+    }
+
+    /// What the gate says of one policy.
+    pub(crate) async fn policy_status(&self, name: &str) -> Value {
+        let list = self.api(Method::GET, "/api/v1/policies").await.json();
+        let policies = list["policies"].as_array().unwrap().clone();
+        policies.into_iter().find(|policy| policy["name"] == name).unwrap_or_default()
+    }
 }
 
 impl Builder {
@@ -300,6 +314,13 @@ impl Builder {
     pub fn policy(self, name: &str, component: &[u8]) -> Self {
         let builder = self.policy_folder();
         put_policy(&builder.folder.path().join("policies.d"), name, component);
+        builder
+    }
+
+    /// The `.toml` of a policy, there from the start.
+    pub(crate) fn policy_terms(self, name: &str, toml: &str) -> Self {
+        let builder = self.policy_folder();
+        std::fs::write(builder.folder.path().join("policies.d").join(format!("{name}.toml")), toml).unwrap();
         builder
     }
 

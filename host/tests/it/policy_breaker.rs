@@ -1,0 +1,116 @@
+//! A policy that keeps failing is no longer asked; its version before takes its place, or it is tried again after a while.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::{Answer, LlmServer, Log, TestProxy, guest, proxy::Builder, until};
+
+async fn chat(gate: &TestProxy, cap: u32) -> Answer {
+    gate.post("/v1/chat/completions", &json!({ "model": "llama3", "messages": [], "max_tokens": cap })).await
+}
+
+async fn servers() -> [LlmServer; 2] {
+    [LlmServer::start("gpu-1", &["llama3:latest"]).await, LlmServer::start("gpu-2", &["llama3:latest"]).await]
+}
+
+/// A gate whose breakers open after so many faults; 0: never.
+fn builder(servers: &[LlmServer], faults: u32) -> Builder {
+    let builder = servers.iter().fold(TestProxy::builder(), Builder::backend);
+    builder.set(&format!("policies.breaker.faults = {faults}")).set("limits.requests_per_minute = 1000000")
+}
+
+async fn open_faults(gate: &TestProxy, policy: &str) -> f64 {
+    gate.metric(&format!(r#"tollgate_policy_faults_total{{policy="{policy}",hook="route",kind="open"}}"#)).await
+}
+
+#[tokio::test]
+async fn a_policy_that_keeps_failing_is_left_alone_and_tried_again() {
+    let (log, servers) = (Log::listen(), servers().await);
+    let gate = builder(&servers, 3).policy("often-failing", &guest::picking_unless(1, 1)).start().await;
+    for _ in 0..3 {
+        assert_eq!(chat(&gate, 1).await.code(), "policy_fault");
+    }
+    assert_eq!(chat(&gate, 2).await.code(), "policy_fault", "what would go well isn't asked either");
+    assert!(open_faults(&gate, "often-failing").await > 0.5);
+    until("the list", async || gate.policy_status("often-failing").await["breaker"] == "open").await;
+    let open = r#"tollgate_policy_breaker_open{policy="often-failing"}"#;
+    gate.until_metric(open, 1.0).await;
+    assert_eq!(gate.admin("/readyz").await.status, 200, "the gate is as ready as before");
+
+    gate.advance(Duration::from_millis(1_000)).await;
+    assert_eq!(chat(&gate, 1).await.code(), "policy_fault");
+    assert_eq!(chat(&gate, 2).await.code(), "policy_fault", "the try failed");
+    gate.advance(Duration::from_millis(2_000)).await;
+    assert_eq!(chat(&gate, 2).await.backend(), Some("gpu-2"), "the try went well");
+    assert_eq!(chat(&gate, 2).await.backend(), Some("gpu-2"));
+    gate.until_metric(open, 0.0).await;
+    gate.until_metric(r#"tollgate_policy_breaker_openings_total{policy="often-failing"}"#, 2.0).await;
+    assert_eq!(log.lines_with(&["often-failing", "it isn't asked for a while"]).len(), 2, "once for each change");
+    log.says(&["often-failing", "it is asked as before"]).await;
+}
+
+#[tokio::test]
+async fn a_policy_that_fails_whenever_it_is_tried_is_quarantined_until_its_file_changes() {
+    let (log, servers) = (Log::listen(), servers().await);
+    let builder = builder(&servers, 3).set("policies.breaker.quarantine_after = 2");
+    let gate = builder.policy("hopeless", &guest::picking_unless(1, 1)).start().await;
+    for _ in 0..3 {
+        chat(&gate, 1).await;
+    }
+    gate.advance(Duration::from_secs(1)).await;
+    chat(&gate, 1).await;
+    log.says(&["hopeless", "it isn't asked any more"]).await;
+    until("the list", async || gate.policy_status("hopeless").await["breaker"] == "quarantined").await;
+    gate.advance(Duration::from_secs(3600)).await;
+    assert_eq!(chat(&gate, 2).await.code(), "policy_fault");
+    gate.put_policy("hopeless", &guest::picking(1));
+    until("the mended one", async || chat(&gate, 1).await.backend() == Some("gpu-2")).await;
+}
+
+#[tokio::test]
+async fn the_version_before_takes_the_place_of_one_that_keeps_failing() {
+    let (log, servers) = (Log::listen(), servers().await);
+    let gate = builder(&servers, 3).policy("worsened", &guest::picking(1)).start().await;
+    gate.put_policy("worsened", &guest::picking_unless(0, 1));
+    until("the new version", async || chat(&gate, 2).await.backend() == Some("gpu-1")).await;
+    for _ in 0..3 {
+        chat(&gate, 1).await;
+    }
+    until("the version before", async || chat(&gate, 1).await.backend() == Some("gpu-2")).await;
+    log.says(&["worsened", "the version before it serves again"]).await;
+    gate.until_metric(r#"tollgate_policy_steps_back_total{policy="worsened"}"#, 1.0).await;
+    let status = gate.policy_status("worsened").await;
+    assert_eq!((&status["state"], &status["breaker"]), (&json!("outdated"), &json!("closed")), "{status}");
+    assert!(status["complaint"].as_str().unwrap().contains("it kept failing"), "{status}");
+    gate.put_policy("worsened", &guest::padded(&guest::picking(0), 1));
+    until("the mended version", async || chat(&gate, 1).await.backend() == Some("gpu-1")).await;
+}
+
+#[tokio::test]
+async fn a_router_that_may_abstain_refuses_nobody() {
+    let (log, servers) = (Log::listen(), servers().await);
+    let builder = builder(&servers, 3).policy("may-abstain", &guest::picking_unless(1, 1));
+    let gate = builder.policy_terms("may-abstain", "hooks.route.on_fault = \"abstain\"").start().await;
+    for _ in 0..10 {
+        assert_eq!(chat(&gate, 1).await.status, 200);
+    }
+    log.says(&["the call goes on without a policy's opinion", "may-abstain"]).await;
+    assert_eq!(
+        log.lines_with(&["without a policy's opinion", "may-abstain"]).len(),
+        3,
+        "until it isn't asked any more"
+    );
+    assert!((open_faults(&gate, "may-abstain").await - 7.0).abs() < 0.5);
+}
+
+#[tokio::test]
+async fn with_the_breaker_off_every_call_is_a_fault_of_its_own() {
+    let servers = servers().await;
+    let gate = builder(&servers, 0).policy("always-asked", &guest::picking_unless(1, 1)).start().await;
+    for _ in 0..50 {
+        assert_eq!(chat(&gate, 1).await.code(), "policy_fault");
+    }
+    assert!(open_faults(&gate, "always-asked").await < 0.5);
+    assert_eq!(chat(&gate, 2).await.backend(), Some("gpu-2"));
+}

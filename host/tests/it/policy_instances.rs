@@ -1,0 +1,123 @@
+//! Instances of a policy: how long they live, and that a decision doesn't hang on what earlier calls left in them.
+
+use std::{cell::RefCell, time::Duration};
+
+use serde_json::json;
+
+use crate::support::{Answer, LlmServer, Log, TestProxy, guest, guest::rejection, proxy::Builder, until};
+
+/// A router that says in its code how many calls this instance has had.
+fn counter() -> Vec<u8> {
+    let says = rejection(2, b"call_0", b"no");
+    let (stores, address) = says.rsplit_once("(i32.const 2048)").unwrap();
+    let count = "(global.set $calls (i32.add (global.get $calls) (i32.const 1)))";
+    let digit = "(i32.store8 (i32.const 3005) (i32.add (i32.const 48) (global.get $calls)))";
+    guest::router(&format!("{count} {stores} {digit} (i32.const 2048) {address}"))
+}
+
+async fn bench(more: impl FnOnce(Builder) -> Builder) -> (LlmServer, TestProxy) {
+    let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
+    let builder = TestProxy::builder().backend(&server).set("server.threads = 1");
+    let gate = more(builder.set("limits.requests_per_minute = 1000000")).start().await;
+    (server, gate)
+}
+
+async fn chat(gate: &TestProxy) -> Answer {
+    gate.post("/v1/chat/completions", &json!({ "model": "llama3", "messages": [] })).await
+}
+
+async fn codes(gate: &TestProxy, calls: usize) -> Vec<String> {
+    let mut codes = Vec::new();
+    for _ in 0..calls {
+        codes.push(chat(gate).await.code());
+    }
+    codes
+}
+
+#[tokio::test]
+async fn an_instance_serves_as_many_calls_as_its_policy_says() {
+    let (_server, gate) =
+        bench(|builder| builder.policy("counting", &counter()).policy_terms("counting", "max_calls = 2")).await;
+    assert_eq!(codes(&gate, 5).await, ["call_1", "call_2", "call_1", "call_2", "call_1"]);
+    gate.until_metric(r#"tollgate_policy_instances_retired_total{policy="counting",reason="calls"}"#, 2.0).await;
+}
+
+#[tokio::test]
+async fn an_instance_is_replaced_at_its_age_and_when_it_grows() {
+    let (_server, gate) =
+        bench(|builder| builder.policy("ageing", &counter()).policy_terms("ageing", "max_age = \"10s\"")).await;
+    assert_eq!(codes(&gate, 2).await, ["call_1", "call_2"]);
+    gate.advance(Duration::from_secs(10)).await;
+    assert_eq!(codes(&gate, 2).await, ["call_3", "call_1"]);
+    gate.until_metric(r#"tollgate_policy_instances_retired_total{policy="ageing",reason="age"}"#, 1.0).await;
+
+    let grows = "(drop (memory.grow (i32.const 2))) (i32.store8 (i32.const 2048) (i32.const 3)) (i32.const 2048)";
+    let growing = guest::router(grows);
+    let (_server, gate) =
+        bench(|builder| builder.policy("growing", &growing).policy_terms("growing", "max_growth = \"256KiB\"")).await;
+    for _ in 0..4 {
+        assert_eq!(chat(&gate).await.status, 200);
+    }
+    gate.until_metric(r#"tollgate_policy_instances_retired_total{policy="growing",reason="growth"}"#, 2.0).await;
+}
+
+#[tokio::test]
+async fn an_instance_for_each_call_remembers_nothing() {
+    let (_server, gate) =
+        bench(|builder| builder.policy("hermetic", &counter()).policy_terms("hermetic", "reuse = \"per-call\"")).await;
+    assert_eq!(codes(&gate, 3).await, ["call_1", "call_1", "call_1"]);
+}
+
+fn rechecks(policy: &str, outcome: &str) -> String {
+    format!(r#"tollgate_policy_rechecks_total{{policy="{policy}",outcome="{outcome}"}}"#)
+}
+
+#[tokio::test]
+async fn a_policy_that_decides_by_its_memory_is_found_out_once() {
+    let log = Log::listen();
+    let (_server, gate) =
+        bench(|builder| builder.set("policies.recheck_every = 2").policy("secretive", &counter())).await;
+    until("a difference", async || {
+        chat(&gate).await;
+        gate.metric(&rechecks("secretive", "different")).await > 1.5
+    })
+    .await;
+    assert_eq!(log.lines_with(&["a fresh instance of the policy decides otherwise", "secretive"]).len(), 1);
+    assert!(gate.metric(&rechecks("secretive", "same")).await < 0.5);
+}
+
+#[tokio::test]
+async fn a_policy_that_keeps_its_state_with_the_gate_decides_the_same_again() {
+    let second = LlmServer::start("gpu-2", &["llama3:latest"]).await;
+    let (_server, gate) = bench(|builder| builder.backend(&second).set("policies.recheck_every = 2")).await;
+    let turns = RefCell::new(Vec::new());
+    until("decisions made again", async || {
+        let backend = chat(&gate).await.backend().unwrap().to_owned();
+        turns.borrow_mut().push(backend);
+        gate.metric(&rechecks("round-robin", "same")).await > 3.5
+    })
+    .await;
+    assert!(gate.metric(&rechecks("round-robin", "different")).await < 0.5);
+    assert!(
+        turns.borrow().chunks_exact(2).all(|pair| pair[0] != pair[1]),
+        "what is made again counts no turn: {turns:?}"
+    );
+    for policy in ["api-key", "rate-limit"] {
+        assert!(gate.metric(&rechecks(policy, "different")).await < 0.5, "{policy}");
+    }
+}
+
+#[tokio::test]
+async fn lines_that_the_log_does_not_take_are_counted() {
+    let hook = r#"(func (export "tollgate:policy/route@0.1.0#choose")
+        (param i32 i32 i32 i32 i64 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
+        (call $log (i32.const 1) (i32.const 3000) (i32.const 3)) (call $log (i32.const 1) (i32.const 3000) (i32.const 3))
+        (i32.store8 (i32.const 2048) (i32.const 3)) (i32.const 2048))"#;
+    let imports = r#"(import "tollgate:policy/env@0.1.0" "log" (func $log (param i32 i32 i32)))"#;
+    let talker = guest::component("router", &guest::module_that(imports, "(i32.const 1024)", hook));
+    let (_server, gate) =
+        bench(|builder| builder.policy("talker", &talker).policy_terms("talker", "log_lines = 1")).await;
+    chat(&gate).await;
+    chat(&gate).await;
+    gate.until_metric(r#"tollgate_policy_log_lines_dropped_total{policy="talker"}"#, 3.0).await;
+}
