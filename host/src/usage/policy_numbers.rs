@@ -11,6 +11,9 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter},
 };
 
+/// Three counters by the word that stands for each.
+pub type ThreeCounts = [(&'static str, u64); 3];
+
 /// One policy's numbers at one moment; none: it isn't in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PolicyNumbers {
@@ -29,9 +32,9 @@ pub struct PolicyNumbers {
     /// Lines that the log didn't take.
     pub log_lines_dropped: u64,
     /// Instances that were replaced, by reason.
-    pub retired: Option<[(&'static str, u64); 3]>,
+    pub retired: Option<ThreeCounts>,
     /// Decisions that were made a second time, by what came out.
-    pub rechecked: Option<[(&'static str, u64); 3]>,
+    pub rechecked: Option<ThreeCounts>,
 }
 
 type Source = Box<dyn Fn() -> Vec<PolicyNumbers> + Send + Sync>;
@@ -56,7 +59,7 @@ impl Collector for PolicyMetrics {
         let plain = |value: fn(&PolicyNumbers) -> u64| -> Samples<'_> {
             policies.iter().map(|of| (of.policy.as_str(), None, value(of))).collect()
         };
-        let by = |values: fn(&PolicyNumbers) -> Option<[(&'static str, u64); 3]>| -> Samples<'_> {
+        let by = |values: fn(&PolicyNumbers) -> Option<ThreeCounts>| -> Samples<'_> {
             let each = policies.iter().filter_map(|of| Some((of.policy.as_str(), values(of)?)));
             each.flat_map(|(policy, values)| values.map(|(word, value)| (policy, Some(word), value))).collect()
         };

@@ -132,7 +132,7 @@ impl GuestPolicy {
         exchange: &Arc<Exchange>,
         question: impl Fn(&Hooks, &mut Store<HostState>) -> WasmResult<Option<A>>,
         convert: impl Fn(A) -> Result<D, Wrong>,
-        abstain: D,
+        abstain: &D,
     ) -> Result<D, Fault> {
         let fault = |kind, detail| Fault { policy: Arc::clone(self.name()), hook, kind, detail };
         let mut instance = match self.pool.take() {
@@ -239,7 +239,7 @@ impl Policy for GuestPolicy {
                 guest.call_check(store, convert::head(head), presented.map(convert::presented)).map(Some)
             },
             |decision| convert::authenticated(decision, |text| exchange.blanked(text)),
-            AuthenticateDecision::Abstain,
+            &AuthenticateDecision::Abstain,
         )
     }
 
@@ -252,7 +252,7 @@ impl Policy for GuestPolicy {
                 guest.call_decide(store, convert::call(call), convert::principal(principal)).map(Some)
             },
             |decision| convert::admitted(decision, |text| exchange.blanked(text)),
-            AdmitDecision::Abstain,
+            &AdmitDecision::Abstain,
         )
     }
 
@@ -272,7 +272,7 @@ impl Policy for GuestPolicy {
                 guest.call_choose(store, convert::call(call), convert::principal(principal), &backends).map(Some)
             },
             |decision| convert::routed(decision, |text| exchange.blanked(text)),
-            RouteDecision::Abstain,
+            &RouteDecision::Abstain,
         )
     }
 
@@ -288,7 +288,7 @@ impl Policy for GuestPolicy {
                 guest.call_done(store, convert::call(call), principal, convert::outcome(outcome)).map(Some)
             },
             Ok,
-            (),
+            &(),
         )
     }
 }
