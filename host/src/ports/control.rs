@@ -96,21 +96,6 @@ pub enum LoadStep {
 }
 
 impl LoadStep {
-    /// All of them.
-    pub const ALL: [Self; 11] = [
-        Self::File,
-        Self::Terms,
-        Self::Format,
-        Self::Compile,
-        Self::Imports,
-        Self::Version,
-        Self::Hooks,
-        Self::Configure,
-        Self::Cases,
-        Self::Warm,
-        Self::Swap,
-    ];
-
     /// The word for it in logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {

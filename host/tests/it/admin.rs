@@ -372,9 +372,9 @@ async fn a_folder_that_cannot_be_used_is_told_as_well() {
     fs::set_permissions(gate.policies(), fs::Permissions::from_mode(0o777)).unwrap();
     let refused = gate.api(Method::POST, "/api/v1/policies/reload").await;
     assert_problem(&refused, 422, "policies_refused", &[]);
-    assert!(refused.json()["complaints"][0]["complaint"].as_str().unwrap().contains("chmod o-w"), "{refused:?}");
+    assert!(refused.json()["complaints"][0]["complaint"].as_str().unwrap().contains("chmod go-w"), "{refused:?}");
     let list = gate.api(Method::GET, "/api/v1/policies").await.json();
-    assert!(list["complaint"].as_str().unwrap().contains("chmod o-w"), "{list}");
+    assert!(list["complaint"].as_str().unwrap().contains("chmod go-w"), "{list}");
     assert_eq!(policy(&list, "steady")["state"], json!("in-force"));
 }
 

@@ -166,3 +166,21 @@ async fn a_policy_that_is_slow_when_warm_is_refused_with_the_figure() {
     assert!(bench.goes_to("gpu-2").await);
     until("its step", async || bench.gate.policy_status("slow-one").await["last_failure"]["step"] == "warm").await;
 }
+
+/// A policy of the gallery, whose settings are a record of its own.
+#[tokio::test]
+async fn office_hours_are_those_of_the_file() {
+    let log = Log::listen();
+    let bench = Bench::start(|builder| {
+        let builder = builder.policy("office-hours", &guest::gallery("office-hours"));
+        // It is Wednesday, 12:00 in UTC.
+        builder.policy_terms("office-hours", "[settings]\nzone = \"Europe/Berlin\"\nfrom = 15\nto = 16")
+    })
+    .await;
+    assert_eq!(bench.chat().await.code(), "outside_office_hours");
+    bench.gate.put_policy_terms("office-hours", "[settings]\nform = 8");
+    log.says(&["policy 'office-hours' is not used", "it refuses its settings: unknown field `form`"]).await;
+    assert_eq!(bench.chat().await.code(), "outside_office_hours");
+    bench.gate.put_policy_terms("office-hours", "[settings]\nzone = \"Europe/Berlin\"\nfrom = 14\nto = 15");
+    until("the other hours", async || bench.chat().await.status == 200).await;
+}

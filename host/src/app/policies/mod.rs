@@ -243,6 +243,7 @@ impl Policies {
         };
         self.complaints.remove(name);
         self.book.passed(name);
+        tracing::debug!(policy = name, step = LoadStep::Swap.as_str(), "the next set has the policy");
         match self.slots.get_mut(name) {
             Some(slot) => slot.replace(loaded, self.generation),
             None => {
