@@ -15,8 +15,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     App,
     background::{self, StoreFollower},
-    budgets::{BudgetSaver, Saving},
+    budgets::{Saving, WrittenDown},
     policies::{Policies, PolicyProblems},
+    presence::Presence,
     sharing::{self, RedisError},
     steering::Steering,
 };
@@ -211,14 +212,12 @@ pub(crate) async fn refuse_lost_pepper(config: &Config, store: &dyn Store) -> Re
     Ok(())
 }
 
-/// The limits' counters, and their numbers among the metrics.
-fn measured_quota(config: &Config, metrics: &Metrics) -> Arc<Quota> {
-    let quota = Arc::new(Quota::new(QuotaBounds {
+/// The limits' counters.
+fn quota(config: &Config) -> Arc<Quota> {
+    Arc::new(Quota::new(QuotaBounds {
         max_counters: config.limits.max_counters,
         max_counters_per_principal: config.limits.max_counters_per_principal,
-    }));
-    background::measure_limits(&quota, metrics);
-    quota
+    }))
 }
 
 /// The store, the pepper that proves its keys, and an admin token beside them.
@@ -248,17 +247,18 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
     let metrics = Arc::new(Metrics::default());
 
     let (store, pepper) = state(&config).await?;
+    let presence = Presence::announce(&config.state_dir, config.redis.is_some());
     let keys = Arc::new(KeyTable::new(pepper.clone(), clock.clone(), DEFAULT_TRUST));
     let fleet = fleet(&config, &clock, &serving)?;
     let mut follower = StoreFollower::new(Arc::clone(&store), Arc::clone(&keys), Arc::clone(&fleet), config.clone());
     follower.step().await?;
-    let quota = measured_quota(&config, &metrics);
-    let saver = BudgetSaver::restore(Arc::clone(&store), Arc::clone(&quota), clock.clone()).await?;
+    let quota = quota(&config);
+    let budgets = WrittenDown::restore(&config, &store, &quota, &clock).await?;
     background::measure_backends(&fleet, &metrics);
     background::look_at_all(&fleet).await;
     let policies = policies(&config, &clock, &fleet, &metrics)?;
 
-    let (limits, keeping) = sharing::limits(&config, &clock, &metrics, quota).await?;
+    let (limits, keeping) = sharing::limits(&config, &clock, &metrics, (quota, &budgets)).await?;
     let parts = Arc::new(Parts {
         chains: policies.chains(),
         keys: Arc::clone(&keys),
@@ -311,7 +311,8 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         serving,
         admin_serving,
         keeping,
-        saving: Saving::start(saver),
+        saving: Saving::start(budgets),
+        _presence: presence,
     })
 }
 

@@ -134,6 +134,7 @@ async fn reserve(
     };
     Err(match refused {
         Refused::Exceeded(exceeded) => {
+            parts.metrics.limit_refused(&exceeded.policy, &exceeded.limit);
             let refusal = Refusal::limit_exceeded(&exceeded);
             settlement.stands(exceeded.until_retry());
             refusal

@@ -12,6 +12,7 @@ use super::{
     Charge, Moment, Outcome, Quota, Refused, Reservation, Standing, Tokens,
     shared::{Fallback, LocalSpending, NotReserved, SharedQuota, SharedReservation, Unavailable, WhyClosed},
 };
+use crate::policy::Rule;
 
 /// Where the calls of a gate are counted.
 #[derive(Debug)]
@@ -47,6 +48,17 @@ pub enum NotHeld {
     },
 }
 
+impl Sharing {
+    /// Where figures of such limits come from, as operators read it.
+    pub fn source(self) -> &'static str {
+        match self {
+            Self::Memory => "this process",
+            Self::Shared => "shared",
+            Self::Degraded => "this process, degraded",
+        }
+    }
+}
+
 impl Limits {
     /// Limits of this process alone.
     pub fn in_memory(memory: Arc<Quota>) -> Self {
@@ -67,12 +79,27 @@ impl Limits {
         }
     }
 
-    /// Where this process's counters of these charges stand, in their order, and the units counted.
+    /// Where the counters of these charges stand, in their order, and the units counted: in Redis, or in this process. While
+    /// limits should be shared and are not, those are this gate's shares.
     ///
     /// # Errors
     /// [`Refused`] when the charges are a bad answer.
-    pub fn look(&self, at: Moment, charges: &[Charge<'_>]) -> Result<Vec<(Standing, u64)>, Refused> {
-        self.memory.look(at, charges)
+    pub async fn look(
+        &self,
+        at: Moment,
+        charges: &[Charge<'_>],
+    ) -> Result<(Sharing, Vec<(Standing, u64)>), Refused> {
+        let Some(shared) = &self.shared else { return Ok((Sharing::Memory, self.memory.look(at, charges)?)) };
+        match shared.look(charges).await {
+            Ok(standings) => return Ok((Sharing::Shared, standings)),
+            Err(NotReserved::Refused(refused)) => return Err(refused),
+            Err(NotReserved::Unavailable(_)) => {}
+        }
+        let standings = match shared.fall_back(charges.iter().map(|charge| charge.rule)) {
+            Fallback::Share(rules) => self.memory.look(at, &shares(charges, rules))?,
+            Fallback::Admit | Fallback::Refuse(_) => self.memory.look(at, charges)?,
+        };
+        Ok((Sharing::Degraded, standings))
     }
 
     /// Reserves all charges of this principal's call, or none. May be dropped at any await: then nothing is held.
@@ -110,14 +137,17 @@ impl Limits {
             Fallback::Refuse(closed) => return Err(NotHeld::Unavailable { unavailable, closed }),
             Fallback::Admit => None,
             Fallback::Share(rules) => {
-                let shares: SmallVec<[Charge<'_>; 4]> =
-                    charges.iter().zip(rules).map(|(charge, rule)| Charge { rule, ..*charge }).collect();
-                Some(self.memory.reserve(at, principal, &shares, expected)?)
+                Some(self.memory.reserve(at, principal, &shares(charges, rules), expected)?)
             }
         };
-        let spending = shared.spends_locally(charges, expected)?;
+        let spending = shared.spends_locally(charges, expected, reservation.is_some())?;
         Ok(Hold(Kind::Local(Box::new(Local { reservation, spending }))))
     }
+}
+
+/// The charges by these rules in place of their own.
+fn shares<'a>(charges: &[Charge<'a>], rules: Vec<Rule>) -> SmallVec<[Charge<'a>; 4]> {
+    charges.iter().zip(rules).map(|(charge, rule)| Charge { rule, ..*charge }).collect()
 }
 
 /// What one call holds. It must be settled once anything reached a backend; dropping it gives everything back, for then

@@ -19,6 +19,7 @@ use super::{
     estimate_error::EstimateError,
     few::Few,
     limit_counters::{LimitCounters, LimitNumbers},
+    limit_refusals::LimitRefusals,
     redis_numbers::{RedisMetrics, RedisNumbers},
 };
 use crate::{
@@ -94,6 +95,7 @@ pub struct Metrics {
     policy_faults: Family<FaultLabels, Counter>,
     backends: BackendGauges,
     limits: LimitCounters,
+    limit_refusals: LimitRefusals,
     redis: RedisMetrics,
     edges: Edges,
     admin: AdminNumbers,
@@ -123,6 +125,7 @@ impl Default for Metrics {
         registry.register_collector(Box::new(limits.clone()));
         let redis = RedisMetrics::default();
         registry.register_collector(Box::new(redis.clone()));
+        let limit_refusals = LimitRefusals::register(&mut registry);
         let (edges, admin) = (Edges::register(&mut registry), AdminNumbers::register(&mut registry));
         Self {
             registry,
@@ -136,6 +139,7 @@ impl Default for Metrics {
             policy_faults,
             backends,
             limits,
+            limit_refusals,
             redis,
             edges,
             admin,
@@ -187,6 +191,11 @@ impl Metrics {
     /// The limits are asked for whenever the metrics are read. Only the first source counts.
     pub fn limits_from(&self, source: impl Fn() -> LimitNumbers + Send + Sync + 'static) {
         self.limits.read_from(source);
+    }
+
+    /// This limit refused a call.
+    pub fn limit_refused(&self, policy: &str, limit: &str) {
+        self.limit_refusals.note(policy, limit);
     }
 
     /// Redis is asked for whenever the metrics are read. Only the first source counts.

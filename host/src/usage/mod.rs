@@ -8,5 +8,6 @@ pub mod estimate;
 mod estimate_error;
 mod few;
 pub mod limit_counters;
+mod limit_refusals;
 pub mod metrics;
 pub mod redis_numbers;

@@ -78,6 +78,13 @@ impl Running {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&booking.number);
     }
 
+    /// Units that running calls have reserved of this counter.
+    pub(super) fn holds(&self, counter: Name) -> u64 {
+        let running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let amounts = running.values().flat_map(|booking| &booking.counters).filter(|held| held.name == counter);
+        amounts.fold(0, |sum, held| sum.saturating_add(held.amount))
+    }
+
     fn all(&self) -> Vec<Arc<Booking>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
@@ -96,6 +103,9 @@ pub(super) struct Delivered {
     pub(super) lost: AtomicU64,
     /// Counters whose debts Redis has heard of.
     pub(super) owed: AtomicU64,
+    /// How often a settlement made a counter pass its bound, and by how many units.
+    pub(super) debts: AtomicU64,
+    pub(super) debt_units: AtomicU64,
 }
 
 /// Sends what needs no answer.
@@ -114,7 +124,7 @@ pub(super) struct Delivery {
 
 impl Delivery {
     fn terms<'a>(&self, id: &'a str) -> Terms<'a> {
-        Terms { id, lease_us: micros(self.lease), open_ms: self.open_ms }
+        Terms { lease_us: micros(self.lease), open_ms: self.open_ms, ..Terms::of(id) }
     }
 
     /// Delivers what ends, until `stop`; then what is left, until every reservation has ended.
@@ -156,7 +166,11 @@ impl Delivery {
     /// Whether this ending has to be sent again.
     fn is_left(&self, ending: &mut Ending, answer: Option<RedisResult<Vec<i64>>>) -> bool {
         match answer {
-            Some(Ok(_)) => {
+            Some(Ok(answer)) => {
+                if let [_, debts, units] = *answer.as_slice() {
+                    self.delivered.debts.fetch_add(u64::try_from(debts).unwrap_or_default(), Relaxed);
+                    self.delivered.debt_units.fetch_add(u64::try_from(units).unwrap_or_default(), Relaxed);
+                }
                 self.delivered.ended.fetch_add(1, Relaxed);
                 self.delivered.cancelled.fetch_add(u64::from(matches!(ending.how, How::Cancelled)), Relaxed);
                 self.delivered.waiting.fetch_sub(1, Relaxed);
@@ -183,7 +197,7 @@ impl Delivery {
         if answers.iter().flat_map(|answer| answer.as_ref().err()).any(forgot_the_script) {
             // The link's own call brings the script back.
             match timeout(PIPELINE_WITHIN, self.link.beat(ready)).await {
-                Ok(Ok(())) => answers = self.send_once(ready, calls).await,
+                Ok(Ok(_)) => answers = self.send_once(ready, calls).await,
                 Ok(Err(error)) => self.link.failed(ready, &error),
                 Err(_) => self.link.was_slow(ready),
             }

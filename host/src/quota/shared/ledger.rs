@@ -93,6 +93,12 @@ impl Ledger {
         names.into_iter().filter_map(|name| debts.remove_entry(&name)).collect()
     }
 
+    /// Forgets what is owed to calendars: somebody else tells of that.
+    pub(super) fn forget_calendars(&self) {
+        let mut debts = self.debts.lock().unwrap_or_else(PoisonError::into_inner);
+        debts.retain(|_, debt| debt.numbers.kind != Kind::Calendar);
+    }
+
     /// How many counters are owed to.
     pub(super) fn len(&self) -> usize {
         self.debts.lock().unwrap_or_else(PoisonError::into_inner).len()
@@ -138,5 +144,9 @@ mod tests {
         debts.sort_unstable();
         assert_eq!(debts, [(2, 5), (MOST_UNITS, 5)]);
         assert_eq!(ledger.len(), 0);
+        assert!(ledger.add(&counter("x", Shape::Calendar { capacity: 9, period: Period::Day }), 1, 5));
+        assert!(ledger.add(&counter("x", shape), 1, 5));
+        ledger.forget_calendars();
+        assert_eq!(ledger.len(), 1);
     }
 }

@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use super::address::Address;
 use super::breaker::{Breaker, Tolerance};
+use super::recovery::Recovery;
 use super::script::{Call, Limits, Terms};
 use crate::clock::Clock;
 
@@ -57,12 +58,19 @@ pub enum Condition {
 #[derive(Debug)]
 pub(super) struct Ready {
     connection: MultiplexedConnection,
+    /// Of the counters that Redis holds.
+    generation: u64,
 }
 
 impl Ready {
     /// A handle of its own on the connection.
     pub(super) fn connection(&self) -> MultiplexedConnection {
         self.connection.clone()
+    }
+
+    /// Of the counters that calls are reserved against.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Runs the script, in full where the server has forgotten it.
@@ -94,10 +102,11 @@ pub(super) struct Link {
     pace: Pace,
     clock: Clock,
     limits: Arc<Limits>,
+    recovery: Recovery,
     current: ArcSwapOption<Ready>,
     /// Also held while `current` and `condition` change, so that they change together.
     breaker: Mutex<Breaker>,
-    lost: Notify,
+    left: Notify,
     condition: watch::Sender<Condition>,
     /// Gates that were there when last counted; 0: never counted.
     gates: AtomicU32,
@@ -105,16 +114,23 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(address: Address, gate: String, pace: Pace, clock: Clock, limits: Arc<Limits>) -> Self {
+    pub(super) fn new(
+        address: Address,
+        gate: String,
+        pace: Pace,
+        clock: Clock,
+        (limits, recovery): (Arc<Limits>, Recovery),
+    ) -> Self {
         Self {
             address,
             gate,
             pace,
             clock,
             limits,
+            recovery,
             current: ArcSwapOption::empty(),
             breaker: Mutex::default(),
-            lost: Notify::new(),
+            left: Notify::new(),
             condition: watch::Sender::new(Condition::Starting),
             gates: AtomicU32::new(0),
             degraded_ms: AtomicU64::new(0),
@@ -159,6 +175,10 @@ impl Link {
         }
     }
 
+    pub(super) fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+
     /// A call took too long.
     pub(super) fn was_slow(&self, ready: &Arc<Ready>) {
         self.count(ready, || format!("calls take longer than {} ms", self.pace.deadline.as_millis()));
@@ -192,7 +212,7 @@ impl Link {
         if self.holds(ready) {
             self.current.store(None);
             self.degrade(cause);
-            self.lost.notify_one();
+            self.left.notify_one();
         }
         drop(breaker);
     }
@@ -265,12 +285,19 @@ impl Link {
             .await
             .map_err(|_| format!("no connection within {} ms", CONNECT_WITHIN.as_millis()))?
             .map_err(|error| error.to_string())?;
-        let ready = Arc::new(Ready { connection });
-        match timeout(self.pace.deadline, self.beat(&ready)).await {
-            Ok(Ok(())) => Ok(ready),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("a first call takes longer than {} ms", self.pace.deadline.as_millis())),
-        }
+        let mut ready = Ready { connection, generation: 0 };
+        let found = match timeout(self.pace.deadline, self.beat(&ready)).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(_) => return Err(format!("a first call takes longer than {} ms", self.pace.deadline.as_millis())),
+        };
+        ready.generation = self.recovery.generation(&ready, found).await?;
+        Ok(Arc::new(ready))
+    }
+
+    /// Redis has lost the counters that calls were reserved against over this connection.
+    pub(super) fn lost(&self, ready: &Arc<Ready>) {
+        self.give_up(ready, "it has lost its counters");
     }
 
     /// Beats until the connection is no longer the callers'.
@@ -278,26 +305,28 @@ impl Link {
         let mut pause = self.pace.beat_every;
         while self.holds(ready) {
             tokio::select! {
-                () = self.lost.notified() => continue,
+                () = self.left.notified() => continue,
                 () = sleep(pause) => {}
             }
             pause = SUSPECT_PAUSE;
             match timeout(self.pace.deadline, self.beat(ready)).await {
-                Ok(Ok(())) => pause = self.pace.beat_every,
+                Ok(Ok(found)) if found == ready.generation => pause = self.pace.beat_every,
+                Ok(Ok(_)) => self.lost(ready),
                 Ok(Err(error)) => self.failed(ready, &error),
                 Err(_) => self.was_slow(ready),
             }
         }
     }
 
-    /// Says that this gate is there, and hears how many are. Also brings a script back that the server forgot.
-    pub(super) async fn beat(&self, ready: &Ready) -> RedisResult<()> {
-        let terms = Terms { id: &self.gate, lease_us: PRESENT_US, open_ms: 0 };
+    /// Says that this gate is there, and hears how many are; answers the generation of the counters. Also brings a script
+    /// back that the server forgot.
+    pub(super) async fn beat(&self, ready: &Ready) -> RedisResult<u64> {
+        let terms = Terms { lease_us: PRESENT_US, ..Terms::of(&self.gate) };
         let answer = ready.ask(&self.limits.beat(terms)).await?;
         match answer.as_slice() {
-            [1, gates] => {
+            [1, gates, found] => {
                 self.gates.store(u32::try_from(*gates).unwrap_or(u32::MAX).max(1), Relaxed);
-                Ok(())
+                Ok(u64::try_from(*found).unwrap_or_default())
             }
             _ => Err((ErrorKind::UnexpectedReturnType, "the script answered something else than expected").into()),
         }

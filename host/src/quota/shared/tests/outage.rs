@@ -67,11 +67,11 @@ async fn settlements_wait_for_redis_and_local_spending_is_told_as_debt() {
     call_until_open(&gate, per_month(9)).await;
     held.settle(Outcome::Used(Tokens { input: 2, output: 0 }));
     for _ in 0..3 {
-        gate.quota.spends_locally(&[per_month(5), at_once(1)], ONE).unwrap().settle(Outcome::Used(ONE));
+        gate.quota.spends_locally(&[per_month(5), at_once(1)], ONE, true).unwrap().settle(Outcome::Used(ONE));
     }
     let used = Outcome::Used(Tokens { input: 1, output: 2 });
-    gate.quota.spends_locally(&[tokens_per_minute(10)], ONE).unwrap().settle(used);
-    drop(gate.quota.spends_locally(&[tokens_per_minute(10)], ONE));
+    gate.quota.spends_locally(&[tokens_per_minute(10)], ONE, true).unwrap().settle(used);
+    drop(gate.quota.spends_locally(&[tokens_per_minute(10)], ONE, true));
     assert_eq!(gate.quota.totals().owing, 2);
     assert_eq!(gate.quota.fall_back([Rule::Concurrent(3)]), Fallback::Share(vec![Rule::Concurrent(3)]));
     server.resume();
@@ -177,7 +177,7 @@ async fn garbage_half_replies_and_strange_answers_admit_nobody() {
         &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
         b"*5\r\n:1\r\n:1\r",
         b"*1\r\n:1\r\n",
-        b"*5\r\n:1\r\n:1\r\n:-5\r\n:0\r\n:0\r\n",
+        b"*7\r\n:1\r\n:1\r\n:0\r\n:1\r\n:-5\r\n:0\r\n:0\r\n",
         b"$2\r\nOK\r\n",
         b"*-1\r\n",
         b"-ERR something is wrong\r\n",

@@ -134,7 +134,7 @@ async fn nothing_in_redis_names_a_partition_and_everything_expires() {
     let charges = [per_minute(9), per_month(9), at_once(9), Charge { rule: bucket, ..per_minute(9) }];
     let held = gate.quota.reserve(&charges, ONE).await.unwrap();
     let keys = server.keys("*");
-    assert_eq!(keys.len(), charges.len() + 2, "{keys:?}");
+    assert_eq!(keys.len(), charges.len() + 3, "{keys:?}");
     for key in keys {
         assert!(key.starts_with("tollgate:{limits}:") && !key.contains("somebody"), "{key}");
         let left_ms: i64 = redis::from_redis_value(server.run(&["PTTL", &key])).unwrap();

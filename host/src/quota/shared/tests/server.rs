@@ -162,7 +162,7 @@ async fn serve(mut stream: tokio::net::TcpStream, answer: Arc<Mutex<&'static [u8
         let text = String::from_utf8_lossy(&piece[..length]).into_owned();
         for command in text.split("*").filter(|command| command.contains("\r\n$")) {
             let reply: &[u8] = if command.contains("beat") {
-                b"*2\r\n:1\r\n:1\r\n"
+                b"*3\r\n:1\r\n:1\r\n:7\r\n"
             } else if command.contains("EVALSHA") {
                 *answer.lock().unwrap()
             } else if command.contains("INFO") && !command.contains("SETINFO") {
