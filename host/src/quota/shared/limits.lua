@@ -20,8 +20,9 @@ local HOUR, DAY = 3600000000, 86400000000
 local OPEN, CLOSED = 1, 2
 local REFUSED, ADMITTED, VOID, FOREIGN, DONE, LOST = 0, 1, 2, 3, 4, 5
 local NEVER, WHEN_ONE_ENDS = -1, -2
--- How long it is remembered that an id is settled, and that one was cancelled before it came.
-local CLOSED_MS, CANCELLED_MS = 60000, 600000
+-- How long it is remembered that an id is settled, that one was cancelled before it came, and that a debt was told: a gate
+-- that didn't hear the answer tells it again when Redis is back.
+local CLOSED_MS, CANCELLED_MS, OWED_MS = 60000, 600000, 86400000
 -- The generation outlives every counter: the longest is a month's, and a day more.
 local GENERATION_MS = 40 * 86400000
 -- No key goes sooner, however short its shape.
@@ -328,7 +329,12 @@ local function settle(cancelled)
     write(KEYS[1], { CLOSED }, CLOSED_MS)
     return { ADMITTED, debts, units }
   end
-  if cancelled then write(KEYS[1], { CLOSED }, CANCELLED_MS) end
+  if cancelled then
+    write(KEYS[1], { CLOSED }, CANCELLED_MS)
+  elseif #changed > 0 then
+    -- A renewal that comes late must not bring its leases back.
+    write(KEYS[1], { CLOSED }, CLOSED_MS)
+  end
   return { VOID }
 end
 
@@ -357,7 +363,7 @@ local function owe()
     end
   end
   for _, c in ipairs(changed) do c.shape.save(c) end
-  write(KEYS[1], { CLOSED }, CANCELLED_MS)
+  write(KEYS[1], { CLOSED }, OWED_MS)
   return { ADMITTED }
 end
 

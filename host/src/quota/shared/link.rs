@@ -7,7 +7,8 @@
 //!
 //! Nothing here knows of charges.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use tokio::time::{sleep, timeout};
 
 use super::address::Address;
 use super::breaker::{Breaker, Tolerance};
+use super::gates::Gates;
 use super::recovery::Recovery;
 use super::script::{Call, Limits, Terms};
 use crate::clock::Clock;
@@ -81,6 +83,19 @@ impl Ready {
             answer => answer,
         }
     }
+
+    /// Runs the script for all of these, in one message.
+    ///
+    /// # Errors
+    /// When the connection fails; what the server answers to each stands in the answers.
+    pub(super) async fn ask_all(&self, calls: &[Call]) -> RedisResult<Vec<RedisResult<Vec<i64>>>> {
+        let mut pipeline = redis::Pipeline::with_capacity(calls.len());
+        for call in calls {
+            pipeline.add_command(call.by_hash().clone());
+        }
+        pipeline.ignore_errors();
+        pipeline.query_async(&mut self.connection()).await
+    }
 }
 
 /// How the link is kept.
@@ -92,6 +107,8 @@ pub(super) struct Pace {
     pub(super) beat_every: Duration,
     /// How many failures are too many.
     pub(super) tolerance: Tolerance,
+    /// Among how many gates limits are shared without Redis, as configured.
+    pub(super) replicas: Option<NonZeroU32>,
 }
 
 /// The connection, and whether it can be used.
@@ -108,8 +125,9 @@ pub(super) struct Link {
     breaker: Mutex<Breaker>,
     left: Notify,
     condition: watch::Sender<Condition>,
-    /// Gates that were there when last counted; 0: never counted.
-    gates: AtomicU32,
+    gates: Mutex<Gates>,
+    /// Whether it was said that there are more gates than configured.
+    told_of_more: AtomicBool,
     degraded_ms: AtomicU64,
 }
 
@@ -132,7 +150,8 @@ impl Link {
             breaker: Mutex::default(),
             left: Notify::new(),
             condition: watch::Sender::new(Condition::Starting),
-            gates: AtomicU32::new(0),
+            gates: Mutex::default(),
+            told_of_more: AtomicBool::new(false),
             degraded_ms: AtomicU64::new(0),
         }
     }
@@ -159,9 +178,21 @@ impl Link {
         self.condition.subscribe()
     }
 
-    /// Gates that were there when last counted. None: never counted.
+    /// Gates that are there, or were when last counted. None: never counted.
     pub(super) fn gates(&self) -> Option<u32> {
-        Some(self.gates.load(Relaxed)).filter(|gates| *gates > 0)
+        self.gates.lock().unwrap_or_else(PoisonError::into_inner).believed()
+    }
+
+    fn counted(&self, gates: u32) {
+        let now_ms = self.clock.monotonic_ms();
+        self.gates.lock().unwrap_or_else(PoisonError::into_inner).counted(gates, now_ms);
+        let is_more = self.pace.replicas.is_some_and(|replicas| gates > replicas.get());
+        if is_more && !self.told_of_more.swap(true, Relaxed) {
+            tracing::warn!(
+                gates,
+                "more gates share limits than redis.replicas says: without Redis they would admit more than the limits; raise it"
+            );
+        }
     }
 
     /// Milliseconds without Redis so far.
@@ -244,7 +275,7 @@ impl Link {
         if let Condition::Degraded { since_ms, .. } = before {
             self.degraded_ms.fetch_add(ended_ms.saturating_sub(since_ms), Relaxed);
         }
-        tracing::info!(gates = self.gates.load(Relaxed), "limits are shared through Redis");
+        tracing::info!(gates = self.gates().unwrap_or_default(), "limits are shared through Redis");
     }
 
     /// Keeps the connection; never ends.
@@ -286,12 +317,14 @@ impl Link {
             .map_err(|_| format!("no connection within {} ms", CONNECT_WITHIN.as_millis()))?
             .map_err(|error| error.to_string())?;
         let mut ready = Ready { connection, generation: 0 };
+        self.gates.lock().unwrap_or_else(PoisonError::into_inner).lost_sight();
         let found = match timeout(self.pace.deadline, self.beat(&ready)).await {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => return Err(error.to_string()),
             Err(_) => return Err(format!("a first call takes longer than {} ms", self.pace.deadline.as_millis())),
         };
         ready.generation = self.recovery.generation(&ready, found).await?;
+        self.recovery.renew_leases(&ready).await?;
         Ok(Arc::new(ready))
     }
 
@@ -325,7 +358,7 @@ impl Link {
         let answer = ready.ask(&self.limits.beat(terms)).await?;
         match answer.as_slice() {
             [1, gates, found] => {
-                self.gates.store(u32::try_from(*gates).unwrap_or(u32::MAX).max(1), Relaxed);
+                self.counted(u32::try_from(*gates).unwrap_or(u32::MAX).max(1));
                 Ok(u64::try_from(*found).unwrap_or_default())
             }
             _ => Err((ErrorKind::UnexpectedReturnType, "the script answered something else than expected").into()),

@@ -12,6 +12,7 @@ mod address;
 mod breaker;
 mod counter;
 mod delivery;
+mod gates;
 mod ledger;
 mod link;
 mod recovery;
@@ -26,13 +27,13 @@ mod unwritten;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use smallvec::SmallVec;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 pub use address::{Address, AddressError, SentinelLogin};
 pub use breaker::Tolerance;
@@ -44,16 +45,16 @@ pub use unwritten::Unwritten;
 
 use super::calendar::end_of;
 use super::charge::Span;
-use super::{Charge, Outcome, Refused, Standing, Tokens, budget};
+use super::{Charge, Moment, Outcome, Refused, Standing, Tokens, budget};
 use crate::clock::Clock;
 use crate::policy::Rule;
 use crate::ports::budgets::WrittenBudgets;
 use counter::{Counter, Kind};
-use delivery::{Booking, Delivered, Delivery, Ending, Running};
+use delivery::{Booking, Delivered, Delivery, Ending, Lasting, Running};
 use ledger::Ledger;
 use link::{Link, Pace};
 use recovery::Recovery;
-use reservation::Pending;
+use reservation::{LocalLease, Pending};
 use script::{Answer, Limits, Terms, Told};
 use unwritten::Booked;
 
@@ -164,6 +165,8 @@ pub struct SharedQuota {
     failed: AtomicU64,
     forgotten: AtomicU64,
     overshoot_units: AtomicU64,
+    /// Whether it was said that a key holds what no gate wrote.
+    told_of_foreign: AtomicBool,
 }
 
 /// What runs beside the calls: the connection, settling, renewing and replaying.
@@ -189,15 +192,22 @@ impl SharedQuota {
         let seed = u64::from_le_bytes(random);
         let gate = format!("{seed:016x}");
         let limits = Arc::new(Limits::new(&settings.tag));
-        let pace = Pace { deadline: settings.deadline, beat_every: settings.beat_every, tolerance: settings.tolerance };
+        let pace = Pace {
+            deadline: settings.deadline,
+            beat_every: settings.beat_every,
+            tolerance: settings.tolerance,
+            replicas: settings.replicas,
+        };
         let address = settings.address.clone();
         let ledger = Arc::new(Ledger::new(settings.most_owed));
+        let (running, delivered) = (Arc::<Running>::default(), Arc::<Delivered>::default());
+        let lasting = Lasting { lease: settings.lease, open: settings.open };
         let Budgets { unwritten, written } = budgets;
-        let recovery = Recovery::new(Arc::clone(&limits), Arc::clone(&ledger), written, seed);
+        let leases = (Arc::clone(&running), lasting);
+        let recovery = Recovery::new(Arc::clone(&limits), Arc::clone(&ledger), leases, written, seed);
         let link = Link::new(address, gate.clone(), pace, clock.clone(), (Arc::clone(&limits), recovery));
         let link = Arc::new(link);
         let (queue, endings) = mpsc::channel(settings.most_open);
-        let (running, delivered) = (Arc::<Running>::default(), Arc::<Delivered>::default());
         let delivery = Delivery {
             link: Arc::clone(&link),
             limits: Arc::clone(&limits),
@@ -206,8 +216,7 @@ impl SharedQuota {
             delivered: Arc::clone(&delivered),
             clock: clock.clone(),
             gate: gate.clone(),
-            lease: settings.lease,
-            open_ms: millis(settings.open),
+            lasting,
         };
         let quota = Self {
             settings,
@@ -229,6 +238,7 @@ impl SharedQuota {
             failed: AtomicU64::new(0),
             forgotten: AtomicU64::new(0),
             overshoot_units: AtomicU64::new(0),
+            told_of_foreign: AtomicBool::new(false),
         };
         Ok((Arc::new(quota), Keeper { delivery, queue: endings }))
     }
@@ -262,15 +272,11 @@ impl SharedQuota {
     ) -> Result<SharedReservation, NotReserved> {
         let ready = self.link.ready().ok_or(Unavailable::Open)?;
         let slot = self.queue.clone().try_reserve_owned().map_err(|_| Unavailable::Backlog)?;
-        let number = self.next.fetch_add(1, Relaxed);
-        let booking = Arc::new(Booking { id: format!("{}-{number:x}", self.gate), number, counters });
-        let terms = Terms {
-            id: &booking.id,
-            lease_us: delivery::micros(self.settings.lease),
-            open_ms: millis(self.settings.open),
-            // Only budgets outlive their loss.
-            generation: if has_budgets(&booking.counters) { ready.generation() } else { 0 },
-        };
+        let booking = Arc::new(self.booking(counters));
+        let lasting = Lasting { lease: self.settings.lease, open: self.settings.open };
+        // Only budgets outlive their loss.
+        let generation = if has_budgets(&booking.counters) { ready.generation() } else { 0 };
+        let terms = Terms { generation, ..lasting.terms(&booking.id) };
         let call = self.limits.reserve(terms, &booking.counters);
         let pending = Pending::new(slot, Arc::clone(&booking), &self.delivered.waiting);
         let numbers = match timeout(self.settings.deadline, ready.ask(&call)).await {
@@ -303,11 +309,31 @@ impl SharedQuota {
             Ok(Answer::Void) => Err(Unavailable::Error("the reservation was taken back before it came".into()).into()),
             Ok(Answer::Foreign(place)) => {
                 pending.nothing();
+                if !self.told_of_foreign.swap(true, Relaxed) {
+                    tracing::warn!("a key of a limit in Redis holds what no gate wrote: delete it, or change redis.tag");
+                }
                 let text = format!("the key of charge {place} holds what no gate wrote: delete it, or change the tag");
                 Err(Unavailable::Error(text).into())
             }
             Err(text) => Err(Unavailable::Error(text).into()),
         }
+    }
+
+    fn booking(&self, counters: SmallVec<[Counter; 4]>) -> Booking {
+        let number = self.next.fetch_add(1, Relaxed);
+        Booking { id: format!("{}-{number:x}", self.gate), number, counters, is_renewed: AtomicBool::new(false) }
+    }
+
+    /// The leases among these, for a call that Redis isn't asked about. None: there are none, or no place in the queue of
+    /// endings; then Redis never hears of them.
+    fn local_lease(&self, counters: &[Counter]) -> Option<LocalLease> {
+        let is_lease = |counter: &&Counter| counter.numbers.kind == Kind::Leases;
+        let leases: SmallVec<_> = counters.iter().filter(is_lease).copied().collect();
+        if leases.is_empty() {
+            return None;
+        }
+        let slot = self.queue.clone().try_reserve_owned().ok()?;
+        Some(LocalLease::new(slot, Arc::new(self.booking(leases)), &self.running, &self.delivered))
     }
 
     /// Where the counters of these charges stand, in their order, and the units counted. Of what is reserved it tells the part
@@ -358,7 +384,8 @@ impl SharedQuota {
         let counters = counter::counters(charges, expected)?;
         let now = Told { at_us: self.clock.unix_us(), overshoot_units: 0, readings: SmallVec::new() };
         let booked = if is_counted { Vec::new() } else { booked(charges, &counters, &now) };
-        Ok(LocalSpending { shared: Arc::clone(self), counters: counters.into_vec(), booked })
+        let lease = self.local_lease(&counters);
+        Ok(LocalSpending { shared: Arc::clone(self), counters: counters.into_vec(), booked, _lease: lease })
     }
 
     /// Whether Redis is asked now: it was there, and hasn't failed since.
@@ -405,6 +432,8 @@ pub struct LocalSpending {
     shared: Arc<SharedQuota>,
     counters: Vec<Counter>,
     booked: Vec<Booked>,
+    /// Held for what its end does.
+    _lease: Option<LocalLease>,
 }
 
 impl LocalSpending {
@@ -414,10 +443,10 @@ impl LocalSpending {
             let units = self.counters.get(booked.place).map_or(0, |counter| counter.settled(outcome));
             self.shared.unwritten.moved(booked, 0, units);
         }
-        let now_ms = self.shared.clock.monotonic_ms();
+        let now = Moment::now(&self.shared.clock);
         for counter in self.counters {
             let units = counter.settled(outcome);
-            if !self.shared.ledger.add(&counter, units, now_ms) {
+            if !self.shared.ledger.add(&counter, units, now) {
                 self.shared.forgotten.fetch_add(units, Relaxed);
             }
         }
@@ -429,11 +458,15 @@ impl Keeper {
     /// caller lets it. No reservation is made from `stop` on.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self { delivery, queue } = self;
+        let over = CancellationToken::new();
+        let ending = async {
+            delivery.endings(queue, stop).await;
+            over.cancel();
+        };
         tokio::select! {
-            () = delivery.endings(queue, stop) => {}
+            _ = async { tokio::join!(ending, delivery.debts(&over)) } => {}
             () = delivery.link.keep() => {}
             () = delivery.renewals() => {}
-            () = delivery.debts() => {}
         }
         delivery.link.leave().await;
     }
@@ -458,8 +491,4 @@ fn booked(charges: &[Charge<'_>], counters: &[Counter], told: &Told) -> Vec<Book
         booked.push(Booked { place, counter: counter.name, name: Arc::new(name), period_end_us });
     }
     booked
-}
-
-fn millis(duration: Duration) -> u64 {
-    crate::clock::saturating_ms(duration)
 }

@@ -1,5 +1,5 @@
 //! What a gate does about counters that Redis has lost: those of the calendar are told it again, from what is written of
-//! them; windows, buckets and leases begin anew.
+//! them, and running calls count again, also those that were admitted without it; windows and buckets begin anew.
 //!
 //! Counters live under a *generation*, a number in Redis that lives as long as they do. A gate that finds none, or another
 //! than it knows, asks for what is written and tells Redis before it lets anybody reserve; every reservation of a budget
@@ -13,9 +13,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use redis::RedisResult;
 use tokio::time::timeout;
 
 use super::counter;
+use super::delivery::{Booking, Lasting, Running};
 use super::ledger::Ledger;
 use super::link::Ready;
 use super::script::{Call, Limits, Terms};
@@ -28,6 +30,8 @@ const BUDGETS: usize = 64;
 const READ_WITHIN: Duration = Duration::from_secs(10);
 /// How long one message may take.
 const TELL_WITHIN: Duration = Duration::from_secs(1);
+/// Running calls in one message.
+const RUNNING: usize = 128;
 /// Generations stay within what every number here can hold.
 const MOST_GENERATION: u64 = (1 << 52) - 1;
 
@@ -36,6 +40,8 @@ const MOST_GENERATION: u64 = (1 << 52) - 1;
 pub(super) struct Recovery {
     limits: Arc<Limits>,
     ledger: Arc<Ledger>,
+    running: Arc<Running>,
+    lasting: Lasting,
     written: Option<Arc<dyn WrittenBudgets>>,
     /// Of the gate; what a new generation is made of.
     seed: u64,
@@ -49,11 +55,12 @@ impl Recovery {
     pub(super) fn new(
         limits: Arc<Limits>,
         ledger: Arc<Ledger>,
+        (running, lasting): (Arc<Running>, Lasting),
         written: Option<Arc<dyn WrittenBudgets>>,
         seed: u64,
     ) -> Self {
         let (known, losses, restored) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-        Self { limits, ledger, written, seed, known, losses, restored }
+        Self { limits, ledger, running, lasting, written, seed, known, losses, restored }
     }
 
     /// How often Redis had lost its counters.
@@ -100,6 +107,20 @@ impl Recovery {
         Ok(generation)
     }
 
+    /// Tells Redis of the calls that run, before anybody reserves: it may have lost them, their leases may have ended
+    /// meanwhile, or they were admitted without it.
+    ///
+    /// # Errors
+    /// A text when Redis doesn't take it.
+    pub(super) async fn renew_leases(&self, ready: &Ready) -> Result<(), String> {
+        for part in self.running.renewing().chunks(RUNNING) {
+            let renew = |booking: &Arc<Booking>| self.limits.renew(self.lasting.terms(&booking.id), &booking.counters);
+            let calls: Vec<_> = part.iter().map(renew).collect();
+            in_time(ready.ask_all(&calls)).await?;
+        }
+        Ok(())
+    }
+
     async fn written(&self) -> Result<Vec<StoredBudget>, String> {
         let Some(written) = &self.written else { return Ok(Vec::new()) };
         match timeout(READ_WITHIN, written.all()).await {
@@ -136,7 +157,11 @@ impl Recovery {
 const STRANGE: &str = "the script answered something else than expected";
 
 async fn ask(ready: &Ready, call: &Call) -> Result<Vec<i64>, String> {
-    match timeout(TELL_WITHIN, ready.ask(call)).await {
+    in_time(ready.ask(call)).await
+}
+
+async fn in_time<T>(asking: impl Future<Output = RedisResult<T>>) -> Result<T, String> {
+    match timeout(TELL_WITHIN, asking).await {
         Ok(answer) => answer.map_err(|error| error.to_string()),
         Err(_) => Err(format!("restoring counters takes longer than {} ms", TELL_WITHIN.as_millis())),
     }

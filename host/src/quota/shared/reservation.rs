@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use tokio::sync::mpsc::OwnedPermit;
 
 use super::counter::Counter;
-use super::delivery::{Booking, Ending, How, Running};
+use super::delivery::{Booking, Delivered, Ending, How, Running};
 use super::unwritten::{Booked, Unwritten};
 use crate::quota::{Outcome, Standing};
 
@@ -108,6 +108,39 @@ impl SharedReservation {
             let Held { slot, booking, running, .. } = held;
             running.ended(&booking);
             slot.send(Ending::new(booking, How::Settled(outcome)));
+        }
+    }
+}
+
+/// The leases of a call that was admitted without Redis: once Redis is back, it counts there too until it has ended.
+#[derive(Debug)]
+pub(super) struct LocalLease {
+    held: Option<(OwnedPermit<Ending>, Arc<Booking>)>,
+    running: Arc<Running>,
+    delivered: Arc<Delivered>,
+}
+
+impl LocalLease {
+    /// Of a call that runs from now on.
+    pub(super) fn new(
+        slot: OwnedPermit<Ending>,
+        booking: Arc<Booking>,
+        running: &Arc<Running>,
+        delivered: &Arc<Delivered>,
+    ) -> Self {
+        running.began(&booking);
+        Self { held: Some((slot, booking)), running: Arc::clone(running), delivered: Arc::clone(delivered) }
+    }
+}
+
+impl Drop for LocalLease {
+    fn drop(&mut self) {
+        let Some((slot, booking)) = self.held.take() else { return };
+        self.running.ended(&booking);
+        // Nobody renews it any more: what Redis hasn't heard of by now it never will.
+        if booking.is_renewed.load(Relaxed) {
+            self.delivered.waiting.fetch_add(1, Relaxed);
+            slot.send(Ending::new(booking, How::Settled(Outcome::Refund)));
         }
     }
 }
