@@ -11,7 +11,10 @@ use crate::{
     config::{self, Config, RedisMode},
     quota::{
         Limits, Quota,
-        shared::{Address, AddressError, Budgets, Condition, Keeper, Mode, SentinelLogin, SettingsError, SharedQuota, SharedSettings},
+        shared::{
+            Address, AddressError, Budgets, Condition, Keeper, Mode, SentinelLogin, SettingsError, SharedQuota,
+            SharedSettings,
+        },
     },
     usage::metrics::Metrics,
 };

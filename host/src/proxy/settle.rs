@@ -22,7 +22,7 @@ use crate::{
     llm::{Operation, Surface, usage::Counted},
     policy::{Caller, End, Outcome},
     quota::{self, Hold, Moment, Standing},
-    upstream::backend::Backend,
+    upstream::{backend::Backend, client::Departure},
     usage::{
         bound::Bound,
         estimate::{Estimates, Expected, Took},
@@ -76,7 +76,7 @@ pub(super) struct Settlement {
     /// Once the call is admitted, if a policy wants to know what it comes to.
     watched: Option<Box<Watched>>,
     is_local: bool,
-    may_have_reached: bool,
+    departure: Departure,
     is_open: bool,
     place: Option<Place>,
 }
@@ -101,7 +101,7 @@ impl Settlement {
             counted: Counted::default(),
             watched: None,
             is_local: true,
-            may_have_reached: false,
+            departure: Departure::default(),
             is_open: true,
             place: None,
         }
@@ -201,16 +201,15 @@ impl Settlement {
         self.counted = counted;
     }
 
-    /// The call is sent to this backend now.
+    /// The call is on its way to this backend, and has left once its departure says so.
     pub(super) fn goes_to(&mut self, backend: &Arc<Backend>) {
         self.backend = Some(Arc::clone(backend));
         self.is_local = false;
-        self.may_have_reached = true;
     }
 
-    /// No connection came about: nothing has left.
-    pub(super) fn did_not_reach(&mut self) {
-        self.may_have_reached = false;
+    /// Where it is noted that something of the call has left: without that it costs nothing.
+    pub(super) fn departure(&self) -> &Departure {
+        &self.departure
     }
 
     /// The answer begins with this status.
@@ -247,7 +246,7 @@ impl Settlement {
     /// What the call took; none when no model ran for it. A caller who left before the answer has made one run; one whom
     /// the backend refused, or failed, has not.
     fn tokens(&self) -> Option<Tokens> {
-        let has_run = self.may_have_reached && self.status.is_none_or(|status| (200..300).contains(&status));
+        let has_run = self.departure.has_left() && self.status.is_none_or(|status| (200..300).contains(&status));
         let estimate = self.estimate.filter(|_| has_run)?;
         Some(Tokens::of(self.counted, self.operation, estimate.expected))
     }
@@ -291,7 +290,7 @@ impl Settlement {
     /// What stays of what was reserved.
     fn kept(&self, tokens: Option<Tokens>) -> quota::Outcome {
         // A list that the gate answered itself is served; a call that was refused is not.
-        let is_served = self.may_have_reached || (self.is_local && self.status == Some(200));
+        let is_served = self.departure.has_left() || (self.is_local && self.status == Some(200));
         match tokens {
             _ if !is_served => quota::Outcome::Refund,
             None => quota::Outcome::RequestOnly,
@@ -313,7 +312,7 @@ impl Settlement {
         Outcome {
             end,
             status,
-            backend: self.backend.as_ref().filter(|_| self.may_have_reached).map(|backend| backend.id()),
+            backend: self.backend.as_ref().filter(|_| self.departure.has_left()).map(|backend| backend.id()),
             input_tokens: amount(|tokens| tokens.input.tokens),
             output_tokens: amount(|tokens| tokens.output.tokens),
             is_estimated: tokens.is_some_and(Tokens::is_estimated),
@@ -357,7 +356,7 @@ mod tests {
         settlement.names_model("m");
         let expected = shared.estimates.expect("m", 80, None);
         settlement.expects(Estimate { from_bytes: 80, expected, is_open: true });
-        settlement.may_have_reached = true;
+        settlement.departure.note(true);
         settlement.answers(StatusCode::OK);
         settlement
     }

@@ -84,11 +84,7 @@ impl Limits {
     ///
     /// # Errors
     /// [`Refused`] when the charges are a bad answer.
-    pub async fn look(
-        &self,
-        at: Moment,
-        charges: &[Charge<'_>],
-    ) -> Result<(Sharing, Vec<(Standing, u64)>), Refused> {
+    pub async fn look(&self, at: Moment, charges: &[Charge<'_>]) -> Result<(Sharing, Vec<(Standing, u64)>), Refused> {
         let Some(shared) = &self.shared else { return Ok((Sharing::Memory, self.memory.look(at, charges)?)) };
         match shared.look(charges).await {
             Ok(standings) => return Ok((Sharing::Shared, standings)),
@@ -136,9 +132,7 @@ impl Limits {
         let reservation = match shared.fall_back(charges.iter().map(|charge| charge.rule)) {
             Fallback::Refuse(closed) => return Err(NotHeld::Unavailable { unavailable, closed }),
             Fallback::Admit => None,
-            Fallback::Share(rules) => {
-                Some(self.memory.reserve(at, principal, &shares(charges, rules), expected)?)
-            }
+            Fallback::Share(rules) => Some(self.memory.reserve(at, principal, &shares(charges, rules), expected)?),
         };
         let spending = shared.spends_locally(charges, expected, reservation.is_some())?;
         Ok(Hold(Kind::Local(Box::new(Local { reservation, spending }))))

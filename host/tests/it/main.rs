@@ -44,6 +44,7 @@ mod policy_interface;
 mod policy_interface_env;
 mod policy_interface_request;
 mod redis;
+mod redis_loss;
 mod reload;
 mod rotation;
 mod route;

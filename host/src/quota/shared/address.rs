@@ -158,7 +158,8 @@ impl Group {
             }
         }
         if let Some(Trust(authority)) = &self.tls {
-            asking = asking.set_client_to_redis_tls_mode(TlsMode::Secure).set_client_to_sentinel_tls_mode(TlsMode::Secure);
+            asking =
+                asking.set_client_to_redis_tls_mode(TlsMode::Secure).set_client_to_sentinel_tls_mode(TlsMode::Secure);
             if authority.is_some() {
                 let certificates = || TlsCertificates { client_tls: None, root_cert: authority.clone() };
                 asking = asking

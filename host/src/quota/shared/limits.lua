@@ -319,7 +319,7 @@ local function settle(cancelled)
         c.ended = true
       else
         local over = correct(c, c.more, known[2][i], known[3][i])
-        debts, units = debts + min(1, over), units + over
+        debts, units = debts + min(1, over), min(MOST, units + over)
       end
       changed[#changed + 1] = c
     end

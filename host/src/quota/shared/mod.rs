@@ -181,11 +181,7 @@ impl SharedQuota {
     ///
     /// # Errors
     /// [`SettingsError`] says which setting is wrong.
-    pub fn new(
-        settings: SharedSettings,
-        clock: Clock,
-        budgets: Budgets,
-    ) -> Result<(Arc<Self>, Keeper), SettingsError> {
+    pub fn new(settings: SharedSettings, clock: Clock, budgets: Budgets) -> Result<(Arc<Self>, Keeper), SettingsError> {
         settings::check(&settings)?;
         let mut random = [0; 8];
         aws_lc_rs::rand::fill(&mut random).map_err(|_| SettingsError::NoRandomness)?;
@@ -349,14 +345,13 @@ impl SharedQuota {
         let ready = self.link.ready().ok_or(Unavailable::Open)?;
         let call = self.limits.look(Terms::of("look"), &counters);
         let asked = timeout(self.settings.deadline, ready.ask(&call)).await;
-        let numbers = asked.map_err(|_| Unavailable::Deadline)?.map_err(|error| Unavailable::Error(error.to_string()))?;
+        let numbers =
+            asked.map_err(|_| Unavailable::Deadline)?.map_err(|error| Unavailable::Error(error.to_string()))?;
         let looks = script::looks(&numbers, counters.len()).map_err(Unavailable::Error)?;
         let foreign = || Unavailable::Error("a counter's key holds what no gate wrote: delete it".to_owned());
         let told = charges.iter().zip(&counters).zip(looks.ok_or_else(foreign)?);
         Ok(told
-            .map(|((charge, counter), look)| {
-                standing::looked(charge, counter, look, self.running.holds(counter.name))
-            })
+            .map(|((charge, counter), look)| standing::looked(charge, counter, look, self.running.holds(counter.name)))
             .collect())
     }
 
@@ -484,10 +479,8 @@ fn booked(charges: &[Charge<'_>], counters: &[Counter], told: &Told) -> Vec<Book
         let Some(name) = budget::name(charge, &counter.terms) else { continue };
         let reading = told.readings.get(place);
         // Redis keeps to a later period than its clock is in, when that went back.
-        let period_end_us = reading.map_or_else(
-            || end_of(period, told.at_us),
-            |reading| told.at_us.saturating_add(reading.reset_after_us),
-        );
+        let period_end_us = reading
+            .map_or_else(|| end_of(period, told.at_us), |reading| told.at_us.saturating_add(reading.reset_after_us));
         booked.push(Booked { place, counter: counter.name, name: Arc::new(name), period_end_us });
     }
     booked

@@ -29,11 +29,7 @@ pub(super) fn looked(charge: &Charge<'_>, counter: &Counter, look: Look, held: u
 ///
 /// # Errors
 /// When every charge fits: then the script contradicts itself.
-pub(super) fn exceeded(
-    charges: &[Charge<'_>],
-    counters: &[Counter],
-    told: &Told,
-) -> Result<Refused, Unavailable> {
+pub(super) fn exceeded(charges: &[Charge<'_>], counters: &[Counter], told: &Told) -> Result<Refused, Unavailable> {
     let bound = binding(&told.readings).and_then(|(wait, place)| Some((wait, charges.get(place)?)));
     let Some((wait, charge)) = bound else {
         return Err(Unavailable::Error("the script refused a call that fits".to_owned()));

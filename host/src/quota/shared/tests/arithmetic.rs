@@ -184,7 +184,8 @@ impl History {
                 reference.give_back(counter, now, counter.amount - settled, marks[index]);
             }
             let owed = reference.over(counter, now).saturating_sub(over);
-            debts = [debts[0] + i64::from(owed > 0), debts[1] + i64::try_from(owed).unwrap()];
+            let units = debts[1] + i64::try_from(owed).unwrap();
+            debts = [debts[0] + i64::from(owed > 0), units.min(MOST_UNITS.cast_signed())];
         }
         let answer = match (&open, reserved.closed) {
             (Some(_), _) => [&[1][..], &debts].concat(),

@@ -64,7 +64,7 @@ impl WrittenBudgets for Store {
 async fn gate(url: &str, store: &Arc<Store>) -> Gate {
     let mut settings = SharedSettings::new(Address::parse(url, None).unwrap());
     settings.deadline = Duration::from_secs(2);
-    let gate = Gate::start_by(settings, store.budgets());
+    let gate = Gate::start_by(settings, Clock::system(), store.budgets());
     gate.until(|condition| *condition == Condition::Sound).await;
     gate
 }
@@ -105,7 +105,8 @@ async fn a_budget_that_is_spent_stays_spent_when_redis_comes_back_empty() {
     one.until_degraded().await;
     other.until_degraded().await;
     let _empty = Server::start_on(port, &[]);
-    let admitted = admitted_in_the_end(&one, per_month(5), 4).await + admitted_in_the_end(&other, per_month(5), 4).await;
+    let admitted =
+        admitted_in_the_end(&one, per_month(5), 4).await + admitted_in_the_end(&other, per_month(5), 4).await;
     assert_eq!(admitted, 1, "of five, four were spent");
     assert_eq!(one.admitted(per_minute(5), 9).await, 5, "a window begins anew");
     one.until_totals(|totals| totals.losses == 1).await;

@@ -37,11 +37,11 @@ impl Gate {
     fn start(url: &str, adjust: impl FnOnce(&mut SharedSettings)) -> Self {
         let mut settings = SharedSettings::new(Address::parse(url, None).unwrap());
         adjust(&mut settings);
-        Self::start_by(settings, Budgets::default())
+        Self::start_by(settings, Clock::system(), Budgets::default())
     }
 
-    fn start_by(settings: SharedSettings, budgets: Budgets) -> Self {
-        let (quota, keeper) = SharedQuota::new(settings, Clock::system(), budgets).unwrap();
+    fn start_by(settings: SharedSettings, clock: Clock, budgets: Budgets) -> Self {
+        let (quota, keeper) = SharedQuota::new(settings, clock, budgets).unwrap();
         let (stop, stopped) = oneshot::channel();
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper.run(async {
