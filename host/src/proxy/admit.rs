@@ -127,6 +127,7 @@ async fn reserve(
         }
         Err(NotHeld::Refused(refused)) => refused,
         Err(NotHeld::Unavailable { unavailable, closed }) => {
+            settlement.is_unchecked();
             // Why Redis can't be asked stands in the log once, not with each call.
             tracing::debug!(%unavailable, %closed, "a call was refused, for its limits can't be checked");
             return Err(Refusal::limits_unavailable());

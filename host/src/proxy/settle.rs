@@ -76,6 +76,7 @@ pub(super) struct Settlement {
     /// Once the call is admitted, if a policy wants to know what it comes to.
     watched: Option<Box<Watched>>,
     is_local: bool,
+    is_degraded: bool,
     departure: Departure,
     is_open: bool,
     place: Option<Place>,
@@ -148,7 +149,18 @@ impl Settlement {
 
     /// What was reserved.
     pub(super) fn holds(&mut self, hold: Hold) {
+        self.is_degraded = hold.is_local();
         self.hold = Some(hold);
+    }
+
+    /// The call's limits couldn't be checked.
+    pub(super) fn is_unchecked(&mut self) {
+        self.is_degraded = true;
+    }
+
+    /// Whether the call's limits were to be shared with other gates, and were not.
+    pub(super) fn is_degraded(&self) -> bool {
+        self.is_degraded
     }
 
     /// Whether something is reserved.

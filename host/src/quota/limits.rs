@@ -9,7 +9,8 @@ use smallvec::SmallVec;
 use thiserror::Error;
 
 use super::{
-    Charge, Moment, Outcome, Quota, Refused, Reservation, Standing, Tokens,
+    Charge, Moment, Outcome, Quota, Refused, Reservation, Standing, Tokens, Wait,
+    charge::Terms,
     shared::{Fallback, LocalSpending, NotReserved, SharedQuota, SharedReservation, Unavailable, WhyClosed},
 };
 use crate::policy::Rule;
@@ -129,10 +130,20 @@ impl Limits {
             Err(NotReserved::Refused(refused)) => return Err(refused.into()),
             Err(NotReserved::Unavailable(unavailable)) => unavailable,
         };
+        if charges.iter().any(|charge| never_fits(charge, expected)) {
+            // No share is needed to know that the limit itself refuses this, and that waiting doesn't help.
+            drop(self.memory.reserve(at, principal, charges, expected)?);
+        }
         let reservation = match shared.fall_back(charges.iter().map(|charge| charge.rule)) {
             Fallback::Refuse(closed) => return Err(NotHeld::Unavailable { unavailable, closed }),
             Fallback::Admit => None,
-            Fallback::Share(rules) => Some(self.memory.reserve(at, principal, &shares(charges, rules), expected)?),
+            Fallback::Share(rules) => {
+                let reserved = self.memory.reserve(at, principal, &shares(charges, rules), expected);
+                Some(reserved.map_err(|refused| match too_large_for_a_share(charges, &refused) {
+                    Some(place) => NotHeld::Unavailable { unavailable, closed: WhyClosed::NoShare(place) },
+                    None => refused.into(),
+                })?)
+            }
         };
         let spending = shared.spends_locally(charges, expected, reservation.is_some())?;
         Ok(Hold(Kind::Local(Box::new(Local { reservation, spending }))))
@@ -142,6 +153,21 @@ impl Limits {
 /// The charges by these rules in place of their own.
 fn shares<'a>(charges: &[Charge<'a>], rules: Vec<Rule>) -> SmallVec<[Charge<'a>; 4]> {
     charges.iter().zip(rules).map(|(charge, rule)| Charge { rule, ..*charge }).collect()
+}
+
+/// Whether a charge asks for more than its limit ever admits.
+fn never_fits(charge: &Charge<'_>, expected: Tokens) -> bool {
+    Terms::of(&charge.rule).is_ok_and(|terms| terms.settling.reserves(expected) > terms.capacity)
+}
+
+/// Which charge a gate's share can't hold though its limit could: then the caller is not to blame, and may try again.
+fn too_large_for_a_share(charges: &[Charge<'_>], refused: &Refused) -> Option<usize> {
+    let limit = match refused {
+        Refused::Exceeded(exceeded) if exceeded.wait == Wait::Forever => &exceeded.limit,
+        Refused::BadRule { limit, .. } => limit,
+        _ => return None,
+    };
+    charges.iter().position(|charge| charge.limit == limit)
 }
 
 /// What one call holds. It must be settled once anything reached a backend; dropping it gives everything back, for then
@@ -173,6 +199,11 @@ impl Hold {
             Kind::Shared(reservation) => reservation.tells_standings(),
             Kind::Local(local) => local.reservation.as_mut().map_or_else(Vec::new, Reservation::tells_standings),
         }
+    }
+
+    /// Whether it should count in Redis, but Redis has yet to hear of it.
+    pub fn is_local(&self) -> bool {
+        matches!(self.0, Kind::Local(_))
     }
 
     /// The call is over, at this moment. Never waits.
