@@ -102,6 +102,7 @@ impl Settlement {
             counted: Counted::default(),
             watched: None,
             is_local: true,
+            is_degraded: false,
             departure: Departure::default(),
             is_open: true,
             place: None,

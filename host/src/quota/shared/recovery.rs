@@ -47,6 +47,8 @@ pub(super) struct Recovery {
     seed: u64,
     /// The generation last seen; 0: none yet.
     known: AtomicU64,
+    /// Generations that this gate has begun, so that no two are the same.
+    begun: AtomicU64,
     losses: AtomicU64,
     restored: AtomicU64,
 }
@@ -59,8 +61,9 @@ impl Recovery {
         written: Option<Arc<dyn WrittenBudgets>>,
         seed: u64,
     ) -> Self {
-        let (known, losses, restored) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-        Self { limits, ledger, running, lasting, written, seed, known, losses, restored }
+        let (known, begun) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (losses, restored) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { limits, ledger, running, lasting, written, seed, known, begun, losses, restored }
     }
 
     /// How often Redis had lost its counters.
@@ -145,7 +148,7 @@ impl Recovery {
 
     /// Begins a generation; answers the one that holds, for another gate may have been faster.
     async fn found(&self, ready: &Ready) -> Result<u64, String> {
-        let own = self.seed.wrapping_add(self.losses()) % MOST_GENERATION + 1;
+        let own = self.seed.wrapping_add(self.begun.fetch_add(1, Relaxed)) % MOST_GENERATION + 1;
         let call = self.limits.found(Terms { generation: own, ..Terms::of("found") });
         match ask(ready, &call).await?.as_slice() {
             [1, generation] if *generation > 0 => u64::try_from(*generation).map_err(|_| STRANGE.to_owned()),
