@@ -19,16 +19,17 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame};
-use http_body_util::BodyExt;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
     sync::watch,
+    task::JoinSet,
     time::{Sleep, sleep},
 };
 
+use super::caller::read;
 use crate::failure::Failure;
 
 /// What every prompt is said to have, in tokens.
@@ -47,12 +48,13 @@ struct Counts {
     written: AtomicU64,
 }
 
-/// A backend that serves; it ends with the runtime.
+/// A backend that serves until it is dropped.
 #[derive(Debug)]
 pub(super) struct Backend {
     pub(super) address: SocketAddr,
     counts: Arc<Counts>,
     goes_on: watch::Sender<u64>,
+    _serving: JoinSet<()>,
 }
 
 impl Backend {
@@ -61,20 +63,23 @@ impl Backend {
         let address = listener.local_addr()?;
         let (counts, (goes_on, _)) = (Arc::<Counts>::default(), watch::channel(0));
         let service = Service { counts: Arc::clone(&counts), goes_on: goes_on.clone() };
-        tokio::spawn(async move {
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
+            let mut connections = JoinSet::new();
             loop {
                 let Ok((stream, _)) = listener.accept().await else { continue };
                 // A line of a stream goes out when it is written; where that can't be set it still goes.
                 stream.set_nodelay(true).ok();
                 let service = service.clone();
-                tokio::spawn(async move {
+                connections.spawn(async move {
                     let answer = service_fn(|request| service.answer(request));
                     // A caller that leaves is what some runs are about.
                     drop(http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await);
                 });
+                while connections.try_join_next().is_some() {}
             }
         });
-        Ok(Self { address, counts, goes_on })
+        Ok(Self { address, counts, goes_on, _serving: serving })
     }
 
     /// Calls that came.
@@ -126,8 +131,8 @@ impl Service {
                 whole(&json!({ "models": LISTED.map(model) }))
             }
             (&Method::GET, "/api/ps") => whole(&json!({ "models": [] })),
-            (&Method::POST, "/api/chat") => match request.into_body().collect().await {
-                Ok(body) => self.chat(&body.to_bytes()).await,
+            (&Method::POST, "/api/chat") => match read(request.into_body()).await {
+                Ok(body) => self.chat(&body).await,
                 Err(_) => empty(StatusCode::BAD_REQUEST),
             },
             _ => empty(StatusCode::NOT_FOUND),

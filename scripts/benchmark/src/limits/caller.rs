@@ -4,9 +4,10 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Method, Request, header};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -24,6 +25,8 @@ use crate::{
 
 /// No call of these runs may take longer.
 const ONE_CALL: Duration = Duration::from_secs(60);
+/// Largest body: the metrics are some tens of kilobytes.
+const MOST_BYTES: usize = 4 << 20;
 /// Between two looks at what is waited for.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -126,11 +129,23 @@ impl Caller {
         let asking = async {
             let answer = self.client.request(request).await.map_err(|error| in_full(&error))?;
             let status = answer.status().as_u16();
-            let body = answer.into_body().collect().await.map_err(|error| in_full(&error))?;
-            Ok((status, body.to_bytes()))
+            Ok((status, read(answer.into_body()).await?))
         };
         timeout(ONE_CALL, asking).await.trying("a call takes too long")?
     }
+}
+
+/// Reads a body to its end, within a bound.
+pub(super) async fn read(mut body: Incoming) -> Result<Bytes, Failure> {
+    let mut bytes = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| in_full(&error))?;
+        bytes.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+        if bytes.len() > MOST_BYTES {
+            return Err(Failure::new("a body is longer than any of these runs"));
+        }
+    }
+    Ok(bytes.freeze())
 }
 
 /// An error with what is behind it.

@@ -92,7 +92,7 @@ impl Site {
         let (data_plane, admin) = served.ok_or_else(|| Failure::new("a gate doesn't say where it listens"))?;
         let gate = Gate { data_plane, admin, _process: process };
         until("a gate is ready", SOON, async || {
-            Ok(caller.json(admin, "/readyz", None).await.is_ok_and(|said| said["limits"] != "degraded"))
+            Ok(limits_of(caller, admin).await.is_ok_and(|state| state != "degraded"))
         })
         .await
         .trying(format_args!("its log is {place}"))?;
@@ -100,11 +100,17 @@ impl Site {
     }
 }
 
+/// What `/readyz` says of limits.
+async fn limits_of(caller: &Caller, admin: SocketAddr) -> Result<String, Failure> {
+    let said = caller.json(admin, "/readyz", None).await?;
+    Ok(said.get("limits").and_then(Value::as_str).unwrap_or_default().to_owned())
+}
+
 /// What the log says of where it listens, if this line does.
 fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
     let line: Value = serde_json::from_str(line).ok()?;
-    let address = |field: &str| line[field].as_str()?.parse().ok();
-    (line["message"] == "serving").then_some((address("data_plane")?, address("admin")?))
+    let address = |field: &str| line.get(field)?.as_str()?.parse().ok();
+    (line.get("message")? == "serving").then_some((address("data_plane")?, address("admin")?))
 }
 
 /// One gate; killed when dropped.
@@ -156,8 +162,7 @@ impl Gates {
     pub(super) async fn limits(&self) -> Result<Vec<String>, Failure> {
         let mut states = Vec::with_capacity(self.gates.len());
         for gate in &self.gates {
-            let said = self.caller.json(gate.admin, "/readyz", None).await?;
-            states.push(said["limits"].as_str().unwrap_or_default().to_owned());
+            states.push(limits_of(&self.caller, gate.admin).await?);
         }
         Ok(states)
     }
@@ -179,9 +184,9 @@ impl Gates {
     pub(super) async fn shown(&self, key: &str, limit: &str) -> Result<Shown, Failure> {
         let gate = self.gates.first().ok_or_else(|| Failure::new("there is no gate"))?;
         let list = self.caller.json(gate.admin, &format!("/api/v1/keys/{key}/limits"), Some(&self.token)).await?;
-        let limits = list["limits"].as_array().into_iter().flatten();
-        let shown = limits.clone().find(|shown| shown["limit"] == limit);
-        let number = |field: &str| shown.and_then(|shown| shown[field].as_u64());
+        let limits = list.get("limits").and_then(Value::as_array).into_iter().flatten();
+        let shown = limits.into_iter().find(|shown| shown.get("limit").is_some_and(|name| name == limit));
+        let number = |field: &str| shown.and_then(|shown| shown.get(field)?.as_u64());
         match (number("spent"), number("reserved")) {
             (Some(spent), Some(reserved)) => Ok(Shown { spent, reserved }),
             _ => Err(Failure::new(format!("`{limit}` of {key} isn't shown in {list}"))),

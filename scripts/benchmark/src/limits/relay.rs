@@ -16,6 +16,7 @@ use tokio::{
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::mpsc,
+    task::JoinSet,
     time::{Instant, sleep_until},
 };
 
@@ -24,11 +25,12 @@ use crate::{clock::now, failure::Failure};
 /// Pieces of an answer that may be on their way.
 const UNDER_WAY: usize = 4096;
 
-/// A relay that runs; it ends with the runtime.
+/// A relay that runs until it is dropped.
 #[derive(Debug)]
 pub(super) struct Relay {
     pub(super) address: SocketAddr,
     delay_ms: Arc<AtomicU64>,
+    _relaying: JoinSet<()>,
 }
 
 impl Relay {
@@ -37,12 +39,15 @@ impl Relay {
         let address = listener.local_addr()?;
         let delay_ms = Arc::<AtomicU64>::default();
         let delay = Arc::clone(&delay_ms);
-        tokio::spawn(async move {
+        let mut relaying = JoinSet::new();
+        relaying.spawn(async move {
+            let mut connections = JoinSet::new();
             while let Ok((caller, _)) = listener.accept().await {
-                tokio::spawn(carry(caller, server, Arc::clone(&delay)));
+                connections.spawn(carry(caller, server, Arc::clone(&delay)));
+                while connections.try_join_next().is_some() {}
             }
         });
-        Ok(Self { address, delay_ms })
+        Ok(Self { address, delay_ms, _relaying: relaying })
     }
 
     /// From now on each piece of an answer takes so long.

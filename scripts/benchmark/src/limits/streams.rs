@@ -93,7 +93,7 @@ async fn one(bench: &Bench, gates: &Gates, key: &str, title: &str, report: &mut 
     let mut streams = JoinSet::new();
     for (number, gate) in gates.addresses().into_iter().cycle().take(STREAMS).enumerate() {
         let (caller, key) = (bench.caller.clone(), key.to_owned());
-        // Two in turn, so that each gate has both kinds however many gates there are.
+        // Three in turn, so that each of up to three gates has both kinds.
         let leaves = number / 3 % 2 == 1;
         streams.spawn(async move {
             let call = Call { key: &key, ..Call { model: MODEL, key: "", cap: None, streams: true } };

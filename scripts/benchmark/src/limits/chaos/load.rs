@@ -14,7 +14,7 @@ use std::{
 };
 
 use tokio::{
-    task::{JoinHandle, JoinSet},
+    task::JoinSet,
     time::{MissedTickBehavior, interval},
 };
 
@@ -46,7 +46,7 @@ pub(super) struct Keys {
 #[derive(Debug)]
 pub(super) struct Load {
     stop: Arc<AtomicBool>,
-    running: JoinHandle<Vec<Seen>>,
+    running: JoinSet<Vec<Seen>>,
     first_error: Arc<Mutex<Option<String>>>,
 }
 
@@ -54,14 +54,16 @@ impl Load {
     pub(super) fn start(caller: &Caller, gates: Vec<SocketAddr>, keys: Keys, every: Duration) -> Self {
         let (stop, first_error) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Option<String>>>::default());
         let beating = Beating { caller: caller.clone(), keys, first_error: Arc::clone(&first_error) };
-        let running = tokio::spawn(beating.run(gates, every, Arc::clone(&stop)));
+        let mut running = JoinSet::new();
+        running.spawn(beating.run(gates, every, Arc::clone(&stop)));
         Self { stop, running, first_error }
     }
 
     /// Begins no more, and waits for what was begun. The second: the first error, in words.
-    pub(super) async fn ends(self) -> Result<(Vec<Seen>, Option<String>), Failure> {
+    pub(super) async fn ends(mut self) -> Result<(Vec<Seen>, Option<String>), Failure> {
         self.stop.store(true, Relaxed);
-        let seen = self.running.await.map_err(|_| Failure::new("the load broke off"))?;
+        let ended = self.running.join_next().await.and_then(Result::ok);
+        let seen = ended.ok_or_else(|| Failure::new("the load broke off"))?;
         let first = self.first_error.lock().unwrap_or_else(PoisonError::into_inner).take();
         Ok((seen, first))
     }

@@ -201,7 +201,7 @@ mod tests {
     fn row(fault: Fault, admitted: usize, unavailable: f64) -> Row {
         let struck = now() + Duration::from_secs(10);
         let seen = |number: usize| Seen {
-            began: struck - Duration::from_secs(u64::from(number % 2 == 0) * 5),
+            began: struck - Duration::from_secs(u64::from(number.is_multiple_of(2)) * 5),
             took: Duration::from_millis(1),
             status: 200,
             is_counted: true,
