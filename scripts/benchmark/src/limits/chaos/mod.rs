@@ -116,7 +116,7 @@ async fn one(bench: &Bench, site: &Site, fault: Fault, plan: Plan) -> Result<Row
         seen,
         first_error,
         moments,
-        unavailable: gates.sum_of_all("tollgate_redis_unavailable_total").await?,
+        unavailable: gates.counted_alone().await?,
         forgotten_units: gates.sum("tollgate_redis_forgotten_units_total").await?,
         lost: gates.sum("tollgate_redis_lost_total").await?,
     })
@@ -128,6 +128,7 @@ async fn pass(gates: &Gates, stage: Stage, fault: Fault, plan: Plan) -> Result<(
     let mut looks = Looks::default();
     let struck = now();
     let stage = block_in_place(|| stage.strike(fault))?;
+    let gone = now();
     looking(gates, &mut looks, plan, struck + plan.fault).await?;
     let (healed, stage) = if fault.lasts() {
         let stage = block_in_place(|| stage.heal(fault))?;
@@ -143,7 +144,7 @@ async fn pass(gates: &Gates, stage: Stage, fault: Fault, plan: Plan) -> Result<(
     })
     .await?;
     sleep(plan.after).await;
-    Ok((Moments { struck, degraded: looks.all_degraded(), healed, back: back.unwrap_or(healed) }, stage))
+    Ok((Moments { struck, gone, degraded: looks.all_degraded(), healed, back: back.unwrap_or(healed) }, stage))
 }
 
 async fn looking(gates: &Gates, looks: &mut Looks, plan: Plan, last: Instant) -> Result<(), Failure> {

@@ -26,6 +26,8 @@ const OPEN_BY_MS: f64 = 1_000.0;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moments {
     pub(super) struck: Instant,
+    /// When the Redis that was there had certainly failed.
+    pub(super) gone: Instant,
     /// When both gates said so.
     pub(super) degraded: Option<Instant>,
     pub(super) healed: Instant,
@@ -141,10 +143,10 @@ impl Row {
             Fault::FailedOver => Some(NOT_REPLICATED),
             Fault::Paused | Fault::Slowed | Fault::ScriptFlushed | Fault::ReadOnly => return shares,
         };
-        let struck = self.moments.struck;
+        let Moments { struck, gone, .. } = self.moments;
         let is_forgotten = |seen: &&Seen| {
             let is_late = since.is_none_or(|since| seen.began + since >= struck);
-            seen.status == 200 && seen.began < struck && is_late
+            seen.status == 200 && seen.began < gone && is_late
         };
         shares + self.counted().filter(is_forgotten).count()
     }
@@ -206,7 +208,7 @@ mod tests {
             status: 200,
             is_counted: true,
         };
-        let moments = Moments { struck, degraded: None, healed: struck, back: struck };
+        let moments = Moments { struck, gone: struck, degraded: None, healed: struck, back: struck };
         Row {
             fault,
             limit: 10,
