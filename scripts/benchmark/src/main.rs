@@ -8,6 +8,7 @@ mod clock;
 mod contender;
 mod failure;
 mod instructions;
+mod limits;
 mod load;
 mod process;
 mod report;
@@ -55,6 +56,8 @@ enum Command {
     Report(ReportArguments),
     /// Counts instructions under callgrind, and compares them with the committed counts.
     Instructions(instructions::InstructionArguments),
+    /// Looks whether limits hold, over several gates and whatever Redis does.
+    Limits(limits::LimitArguments),
 }
 
 #[derive(Args, Debug)]
@@ -119,6 +122,7 @@ fn main() -> ExitCode {
         }),
         Command::Report(arguments) => report(&arguments),
         Command::Instructions(arguments) => stoppable(move || instructions::run(&arguments)),
+        Command::Limits(arguments) => stoppable(move || limits::run(&arguments)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

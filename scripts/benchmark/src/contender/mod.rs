@@ -265,7 +265,7 @@ impl Tls {
 }
 
 /// So many ports that nobody listens on now.
-fn free_ports<const COUNT: usize>() -> Result<[SocketAddr; COUNT], Failure> {
+pub(crate) fn free_ports<const COUNT: usize>() -> Result<[SocketAddr; COUNT], Failure> {
     let mut addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); COUNT];
     // Held until all are known, so that none comes twice.
     let mut held = Vec::with_capacity(COUNT);

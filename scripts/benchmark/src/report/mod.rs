@@ -5,7 +5,10 @@ mod readme;
 mod table;
 mod targets;
 
-pub(crate) use self::{readme::write, targets::smoke};
+pub(crate) use self::{
+    readme::{write, write_block},
+    targets::smoke,
+};
 
 use crate::run::Results;
 
