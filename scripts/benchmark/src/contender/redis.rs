@@ -129,7 +129,7 @@ impl Numbers {
         let unavailable = self.unavailable - before.unavailable;
         if self.degraded > 0.0 || seconds > 0.0 || unavailable > 0.0 {
             return Err(Failure::new(format!(
-                "the gate was degraded: {unavailable} calls without Redis, {seconds} s without it. The figures would be of \
+                "the gate was degraded: {unavailable} calls without Redis, {seconds:.1} s without it. The figures would be of \
                  another gate than they say; is the machine too busy?"
             )));
         }
