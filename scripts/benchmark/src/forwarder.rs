@@ -36,6 +36,10 @@ pub(crate) fn serve(listen: SocketAddr, backend: SocketAddr) -> Result<(), Failu
     runtime.block_on(accept(listen, backend))
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this process is killed, with all its tasks: none has an end to wait for"
+)]
 async fn accept(listen: SocketAddr, backend: SocketAddr) -> Result<(), Failure> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
@@ -68,6 +72,10 @@ impl Pool {
         Ok(answer.map(|body| Forwarded::new(body, Arc::clone(self), sender)))
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this process is killed, with all its tasks: none has an end to wait for"
+    )]
     async fn connection(&self) -> Result<SendRequest<Incoming>, Failure> {
         while let Some(mut sender) = self.take() {
             if sender.ready().await.is_ok() {
