@@ -7,6 +7,7 @@ mod backend;
 mod clock;
 mod contender;
 mod failure;
+mod forwarder;
 mod instructions;
 mod limits;
 mod load;
@@ -29,6 +30,10 @@ use crate::{
     load::{Call, Load, Pace, Target, Until, client_tls},
 };
 
+/// The gate's own allocator, so that bare hyper, the floor under it, stands on the same ground.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Debug, Parser)]
 #[command(version, about = "What Tollgate costs, side by side with other proxies, and in instructions.")]
 struct Arguments {
@@ -47,6 +52,14 @@ enum Command {
         /// Never sleeps, so that nobody pays for waking it; with one thread only.
         #[arg(long)]
         spin: bool,
+    },
+    /// Forwards with hyper and nothing else; one of the proxies that `run` measures.
+    #[command(hide = true)]
+    Forward {
+        #[arg(long)]
+        listen: SocketAddr,
+        #[arg(long)]
+        backend: SocketAddr,
     },
     /// Makes calls, and prints what it saw as JSON.
     Load(LoadArguments),
@@ -114,6 +127,7 @@ struct LoadArguments {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Backend { listen, threads, spin } => backend::serve(listen, threads, spin),
+        Command::Forward { listen, backend } => forwarder::serve(listen, backend),
         Command::Load(arguments) => load(&arguments),
         Command::Run(arguments) => stoppable(move || {
             let results = run::run(&arguments)?;
