@@ -196,9 +196,7 @@ async fn http2(mut stream: TlsStream<CallerStream>, peer: IpAddr, shared: &Arc<S
 /// Boxed: hyper keeps the place of this future for as long as the connection, or the stream, lasts; all that a call needs
 /// up to its answer's head is large, and its answer's body may take minutes.
 fn answer(request: Request<Incoming>, peer: IpAddr, shared: Arc<Shared>, call: RunningCall) -> Answering {
-    // `Box::pin` makes the future beside its place first, and copies all of it.
-    let boxed = Box::write(Box::new_uninit(), answer_now(request, peer, shared, call));
-    Box::into_pin(boxed)
+    Box::pin(answer_now(request, peer, shared, call))
 }
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<CallBody>, Infallible>> + Send>>;

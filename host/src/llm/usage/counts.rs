@@ -34,8 +34,8 @@ pub(super) fn of_answer(text: &[u8]) -> Usage {
             }
             is_said = member.key == Some(b"usage");
         }
-        if ending.takes(&member).is_some() {
-            break;
+        if let Some(Line::Last(usage)) = ending.takes(&member) {
+            return usage;
         }
     }
     match ending.line() {
