@@ -153,7 +153,7 @@ impl Proxy {
             Ok(answer) => answer.into_response(settlement),
             Err(refusal) => refusal.into_response(settlement),
         };
-        limit_headers::stamp(response.headers_mut(), surface, &standings, self.parts.clock.unix_us());
+        limit_headers::stamp(response.headers_mut(), surface, &standings, || self.parts.clock.unix_us());
         request_id.stamp(response.headers_mut(), surface);
         if is_degraded {
             response.headers_mut().insert(LIMITS, HeaderValue::from_static("degraded"));
@@ -184,7 +184,8 @@ impl Proxy {
             return Ok(listing);
         }
         if admitted.0.managed.is_some() {
-            let answered = manage::manage(parts, admitted, settlement).await?;
+            // Boxed: calls that manage nothing need not carry the room for it.
+            let answered = Box::pin(manage::manage(parts, admitted, settlement)).await?;
             return Ok(relay::relay(parts, answered));
         }
         let routed = route::route(parts, &chains, admitted, settlement).await?;

@@ -169,10 +169,10 @@ impl Settlement {
         self.hold.is_some()
     }
 
-    /// Where the call's limits stand.
-    pub(super) fn stands(&mut self, standings: Vec<Standing>) {
+    /// Where the call's limits stood at this monotonic moment, in microseconds.
+    pub(super) fn stands(&mut self, standings: Vec<Standing>, at_us: u64) {
         self.standings = standings;
-        self.stood_at_us = self.shared.clock.monotonic_us();
+        self.stood_at_us = at_us;
     }
 
     /// Where the call's limits stand, once: what the answer's head says of them.
@@ -237,11 +237,12 @@ impl Settlement {
         }
         self.place = None;
         let tokens = self.tokens();
+        let at = Moment::now(&self.shared.clock);
         if let Some(hold) = self.hold.take() {
-            hold.settle(Moment::now(&self.shared.clock), self.kept(tokens));
+            hold.settle(at, self.kept(tokens));
         }
         let status = self.status.unwrap_or(CLIENT_LEFT);
-        let took = self.shared.clock.monotonic().saturating_sub(self.began);
+        let took = Duration::from_micros(at.monotonic_us).saturating_sub(self.began);
         self.shared.metrics.call_ended(self.surface, self.operation, status);
         if let (Some(tokens), Some(estimate)) = (tokens, self.estimate) {
             self.count(tokens, estimate.expected);

@@ -89,6 +89,7 @@ pub struct Metrics {
     known_requests: Few<RequestLabels, Counter>,
     in_flight: Gauge<i64, AtomicI64>,
     tokens: Family<TokenLabels, Counter>,
+    known_tokens: Few<TokenLabels, Counter>,
     estimate_error: EstimateError,
     policy_seconds: Seconds,
     known_policies: Few<PolicyLabels, Histogram>,
@@ -133,6 +134,7 @@ impl Default for Metrics {
             known_requests: Few::default(),
             in_flight,
             tokens,
+            known_tokens: Few::default(),
             estimate_error,
             policy_seconds,
             known_policies: Few::default(),
@@ -174,7 +176,9 @@ impl Metrics {
         }
         let (surface, direction) = (surface.as_str(), direction.as_str());
         let estimated = if is_estimated { "true" } else { "false" };
-        self.tokens.get_or_create(&TokenLabels { surface, direction, estimated }).inc_by(tokens);
+        let labels = TokenLabels { surface, direction, estimated };
+        let make = || (labels.clone(), self.tokens.get_or_create(&labels).clone());
+        self.known_tokens.with(|known| *known == labels, make, |counter| counter.inc_by(tokens));
     }
 
     /// A call of which so many tokens were expected took so many.

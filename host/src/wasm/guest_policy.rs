@@ -88,7 +88,8 @@ impl GuestPolicy {
     }
 
     fn keep(&self, instance: Instance) {
-        if let Some(gone) = self.pool.keep(instance, self.shared.clock.monotonic_ms()) {
+        let is_spent = instance.is_spent(|| self.shared.clock.monotonic_ms());
+        if let Some(gone) = if is_spent { Some(instance) } else { self.pool.keep(instance) } {
             self.janitor.bury(gone);
         }
     }
@@ -150,7 +151,7 @@ impl Policy for GuestPolicy {
                 let Some(guest) = &hooks.authenticate else { return Ok(None) };
                 guest.call_check(store, convert::head(head), presented.map(convert::presented)).map(Some)
             },
-            |decision| convert::authenticated(decision, |text| exchange.blanked(text)),
+            |decision| convert::authenticated(decision, exchange),
             AuthenticateDecision::Abstain,
         )
     }
@@ -163,7 +164,7 @@ impl Policy for GuestPolicy {
                 let Some(guest) = &hooks.admit else { return Ok(None) };
                 guest.call_decide(store, convert::call(call), convert::principal(principal)).map(Some)
             },
-            |decision| convert::admitted(decision, |text| exchange.blanked(text)),
+            |decision| convert::admitted(decision, exchange),
             AdmitDecision::Abstain,
         )
     }
@@ -183,7 +184,7 @@ impl Policy for GuestPolicy {
                 let Some(guest) = &hooks.route else { return Ok(None) };
                 guest.call_choose(store, convert::call(call), convert::principal(principal), &backends).map(Some)
             },
-            |decision| convert::routed(decision, |text| exchange.blanked(text)),
+            |decision| convert::routed(decision, exchange),
             RouteDecision::Abstain,
         )
     }

@@ -19,6 +19,13 @@ use crate::policy::{Exchange, FaultKind, Hook};
 /// Bytes that a guest may hand over in one call to the host or one answer.
 const HOST_CALL_BYTES: usize = 256 << 10;
 
+/// An instance is replaced after this many calls, this long, or this much growth: what a guest leaks must not stay.
+const RETIRES_AFTER_CALLS: u32 = 100_000;
+const RETIRES_AFTER_MS: u64 = 3_600_000;
+const RETIRES_AFTER_GROWTH: usize = 4 << 20;
+/// Its age is looked at after so many calls: asking the time each time would cost more than it finds.
+const CALLS_A_LOOK: u32 = 16;
+
 /// Where a component exports its hooks; found once, when it is loaded.
 #[derive(Clone)]
 pub(super) struct Exports {
@@ -131,17 +138,14 @@ impl Instance {
         self.store.data_mut().budget.set(cpu, WALL_CAP_TICKS);
     }
 
-    pub(super) fn calls(&self) -> u32 {
-        self.calls
-    }
-
-    pub(super) fn born_ms(&self) -> u64 {
-        self.born_ms
-    }
-
-    /// How much its memory has grown since it was configured, in bytes.
-    pub(super) fn growth(&self) -> usize {
-        self.store.data().limits.grown_to().saturating_sub(self.memory_at_birth)
+    /// Whether it has served its time: by its calls, by what its memory has grown since it was configured, or by its age at
+    /// this moment, which is asked for now and then.
+    pub(super) fn is_spent(&self, now_ms: impl FnOnce() -> u64) -> bool {
+        let growth = self.store.data().limits.grown_to().saturating_sub(self.memory_at_birth);
+        let is_old = || now_ms().saturating_sub(self.born_ms) >= RETIRES_AFTER_MS;
+        self.calls >= RETIRES_AFTER_CALLS
+            || growth >= RETIRES_AFTER_GROWTH
+            || (self.calls.is_multiple_of(CALLS_A_LOOK) && is_old())
     }
 }
 

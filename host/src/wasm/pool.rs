@@ -18,11 +18,6 @@ const SHELVES: usize = 64;
 /// Instances kept on a shelf: a thread needs one, those that share a shelf a few.
 const KEPT: usize = 4;
 
-/// An instance is replaced after this many calls, this long, or this much growth: what a guest leaks must not stay.
-const RETIRES_AFTER_CALLS: u32 = 100_000;
-const RETIRES_AFTER_MS: u64 = 3_600_000;
-const RETIRES_AFTER_GROWTH: usize = 4 << 20;
-
 thread_local! {
     static SHELF: Cell<Option<usize>> = const { Cell::new(None) };
 }
@@ -56,14 +51,8 @@ impl Pool {
         self.stock.lock().unwrap_or_else(PoisonError::into_inner).push(instance);
     }
 
-    /// Keeps an instance for later; gives back one that has served its time or finds no room.
-    pub(super) fn keep(&self, instance: Instance, now_ms: u64) -> Option<Instance> {
-        let is_old = instance.calls() >= RETIRES_AFTER_CALLS
-            || now_ms.saturating_sub(instance.born_ms()) >= RETIRES_AFTER_MS
-            || instance.growth() >= RETIRES_AFTER_GROWTH;
-        if is_old {
-            return Some(instance);
-        }
+    /// Keeps an instance for later; gives back one that finds no room.
+    pub(super) fn keep(&self, instance: Instance) -> Option<Instance> {
         let Some(shelf) = self.shelf() else { return Some(instance) };
         let mut shelf = shelf.lock().unwrap_or_else(PoisonError::into_inner);
         if shelf.len() >= KEPT {
