@@ -212,21 +212,27 @@ pub(crate) async fn refuse_lost_pepper(config: &Config, store: &dyn Store) -> Re
     Ok(())
 }
 
-/// The limits' counters.
-fn quota(config: &Config) -> Arc<Quota> {
-    Arc::new(Quota::new(QuotaBounds {
+/// The limits' counters, with what is written of budgets.
+async fn counters(
+    config: &Config,
+    store: &Arc<dyn Store>,
+    clock: &Clock,
+) -> Result<(Arc<Quota>, WrittenDown), StartError> {
+    let quota = Arc::new(Quota::new(QuotaBounds {
         max_counters: config.limits.max_counters,
         max_counters_per_principal: config.limits.max_counters_per_principal,
-    }))
+    }));
+    let budgets = WrittenDown::restore(config, store, &quota, clock).await?;
+    Ok((quota, budgets))
 }
 
 /// The store, the pepper that proves its keys, and an admin token beside them.
-async fn state(config: &Config) -> Result<(Arc<dyn Store>, Pepper), StartError> {
+async fn state(config: &Config) -> Result<(Arc<dyn Store>, Pepper, Presence), StartError> {
     let store: Arc<dyn Store> = Arc::new(open_store(config).await?);
     refuse_lost_pepper(config, store.as_ref()).await?;
     let pepper = Pepper::load_or_create(&config.state_dir)?;
     AdminToken::load_or_create(&config.state_dir)?;
-    Ok((store, pepper))
+    Ok((store, pepper, Presence::announce(&config.state_dir, config.redis.is_some())))
 }
 
 /// The policies of a configuration, ready to be asked.
@@ -246,14 +252,12 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
     let (serving, admin_serving) = (TaskTracker::new(), TaskTracker::new());
     let metrics = Arc::new(Metrics::default());
 
-    let (store, pepper) = state(&config).await?;
-    let presence = Presence::announce(&config.state_dir, config.redis.is_some());
+    let (store, pepper, presence) = state(&config).await?;
     let keys = Arc::new(KeyTable::new(pepper.clone(), clock.clone(), DEFAULT_TRUST));
     let fleet = fleet(&config, &clock, &serving)?;
     let mut follower = StoreFollower::new(Arc::clone(&store), Arc::clone(&keys), Arc::clone(&fleet), config.clone());
     follower.step().await?;
-    let quota = quota(&config);
-    let budgets = WrittenDown::restore(&config, &store, &quota, &clock).await?;
+    let (quota, budgets) = counters(&config, &store, &clock).await?;
     background::measure_backends(&fleet, &metrics);
     background::look_at_all(&fleet).await;
     let policies = policies(&config, &clock, &fleet, &metrics)?;

@@ -29,7 +29,7 @@ pub struct Address(Place);
 
 #[derive(Clone)]
 enum Place {
-    Server(Client),
+    Server(Box<Client>),
     Sentinels(Box<Group>),
 }
 
@@ -104,10 +104,10 @@ impl Address {
         match (scheme, authority) {
             ("rediss", Some(authority)) => {
                 let certificates = TlsCertificates { client_tls: None, root_cert: Some(authority) };
-                Client::build_with_tls(url, certificates).map(Place::Server).map(Self).map_err(|error| unusable(&error))
+                Client::build_with_tls(url, certificates).map(one).map_err(|error| unusable(&error))
             }
             ("redis" | "rediss" | "unix" | "redis+unix", None) => {
-                Client::open(url).map(Place::Server).map(Self).map_err(|error| unusable(&error))
+                Client::open(url).map(one).map_err(|error| unusable(&error))
             }
             ("redis+sentinel", None) => sentinels(rest, None),
             ("rediss+sentinel", authority) => sentinels(rest, Some(Trust(authority))),
@@ -129,7 +129,7 @@ impl Address {
     /// The server to connect to now. Each attempt asks another Sentinel first, so that a dead one costs one attempt.
     pub(super) async fn server(&self, attempt: usize) -> RedisResult<Client> {
         match &self.0 {
-            Place::Server(client) => Ok(client.clone()),
+            Place::Server(client) => Ok(Client::clone(client)),
             Place::Sentinels(group) => group.asked_first(attempt)?.async_get_client().await,
         }
     }
@@ -181,6 +181,10 @@ impl fmt::Debug for Address {
             }
         }
     }
+}
+
+fn one(server: Client) -> Address {
+    Address(Place::Server(Box::new(server)))
 }
 
 /// `[user][:password@]host[:port],…/NAME[/db]`
