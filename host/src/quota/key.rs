@@ -6,12 +6,10 @@
 //! keys nor hashes.) Partitions may be hostile, so a plain hash would not do; SHA-256 would, with more work for names
 //! of this size. An attacker can only guess: a million counters collide with a chance of about 2⁻⁸⁹.
 //!
-//! A long partition takes time in proportion to its length, and memory until it is hashed; whoever calls bounds its length.
+//! A long partition takes time in proportion to its length and no memory; whoever calls bounds its length.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash, Hasher};
-
-use smallvec::SmallVec;
 
 use super::{
     budget::kept_partition,
@@ -80,20 +78,26 @@ impl KeySeeds {
             Span::Calendar(_) => kept_partition(charge.partition),
             Span::Window { .. } | Span::Bucket { .. } | Span::Concurrent => charge.partition.into(),
         };
-        let mut name = Name::of(&[charge.policy, charge.limit, &partition]);
-        terms.settling.unit().hash(&mut name);
-        match terms.span {
-            Span::Window { length_ms } => (0_u8, length_ms).hash(&mut name),
-            Span::Bucket { refill, every_ms, .. } => (1_u8, refill, every_ms).hash(&mut name),
-            Span::Calendar(period) => (2_u8, period).hash(&mut name),
-            Span::Concurrent => 3_u8.hash(&mut name),
-        }
-        CounterKey { upper: name.hashed_with(&self.upper), lower: name.hashed_with(&self.lower) }
+        let hashed_with = |seed: &RandomState| {
+            let mut hasher = seed.build_hasher();
+            hash_texts(&mut hasher, &[charge.policy, charge.limit, &partition]);
+            terms.settling.unit().hash(&mut hasher);
+            match terms.span {
+                Span::Window { length_ms } => (0_u8, length_ms).hash(&mut hasher),
+                Span::Bucket { refill, every_ms, .. } => (1_u8, refill, every_ms).hash(&mut hasher),
+                Span::Calendar(period) => (2_u8, period).hash(&mut hasher),
+                Span::Concurrent => 3_u8.hash(&mut hasher),
+            }
+            hasher.finish()
+        };
+        CounterKey { upper: hashed_with(&self.upper), lower: hashed_with(&self.lower) }
     }
 
     /// Who has the counters that this policy charges this principal.
     pub(super) fn owner(&self, policy: &str, principal: &str) -> Owner {
-        Owner(Name::of(&[policy, principal]).hashed_with(&self.lower))
+        let mut hasher = self.lower.build_hasher();
+        hash_texts(&mut hasher, &[policy, principal]);
+        Owner(hasher.finish())
     }
 }
 
@@ -107,40 +111,10 @@ impl Hash for Owner {
     }
 }
 
-/// All that is hashed of a name, in one piece: a SipHash takes longer over many small pieces than over their bytes.
-#[derive(Debug)]
-struct Name(SmallVec<[u8; NAME_BYTES]>);
-
-/// What names usually take; longer ones are put together on the heap.
-const NAME_BYTES: usize = 192;
-
-impl Name {
-    /// These texts, each behind its length.
-    fn of(texts: &[&str]) -> Self {
-        let mut name = Self(SmallVec::new());
-        for text in texts {
-            name.write_usize(text.len());
-            name.write(text.as_bytes());
-        }
-        name
-    }
-
-    fn hashed_with(&self, seed: &RandomState) -> u64 {
-        let mut hasher = seed.build_hasher();
-        hasher.write(&self.0);
-        hasher.finish()
-    }
-}
-
-/// Takes what is hashed as it comes.
-impl Hasher for Name {
-    fn write(&mut self, bytes: &[u8]) {
-        self.0.extend_from_slice(bytes);
-    }
-
-    /// Of no use here: a name is hashed under a seed.
-    fn finish(&self) -> u64 {
-        0
+fn hash_texts(hasher: &mut impl Hasher, texts: &[&str]) {
+    for text in texts {
+        hasher.write_usize(text.len());
+        hasher.write(text.as_bytes());
     }
 }
 

@@ -21,6 +21,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+<<<<<<< HEAD
 use self::{
     caps::Caps,
     walk::{Found, Images, Walk},
@@ -30,6 +31,10 @@ pub use self::{
     error::{BodyError, Spot},
     image::IMAGE_TOKENS,
 };
+=======
+pub use self::error::{BodyError, Spot};
+use self::{caps::Caps, walk::Walk, wish::Asking};
+>>>>>>> part/speed
 use super::{Operation, Surface};
 
 /// What was read of a body that passed: exactly one JSON object, in UTF-8, at most 64 levels deep, without a key that
@@ -74,11 +79,15 @@ impl JsonBody {
         if bytes.trim_ascii().is_empty() {
             return Err(BodyError::Empty);
         }
-        // Whether all of it is UTF-8 is seen sooner than whether each of its strings is; what isn't is told where.
-        let found = match std::str::from_utf8(bytes) {
-            Ok(text) => walked(serde_json::Deserializer::from_str(text), bytes, model_fields)?,
-            Err(_) => walked(serde_json::Deserializer::from_slice(bytes), bytes, model_fields)?,
-        };
+        let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+        let mut walk = Walk::new(model_fields);
+        if let Err(error) = walk.body(&mut deserializer) {
+            return Err(error::explain(walk.into_refusal(), &error, bytes));
+        }
+        if let Err(error) = deserializer.end() {
+            return Err(BodyError::TrailingData { offset: error::offset_of(&error, bytes) });
+        }
+        let found = walk.into_found();
         let model = found.model.and_then(|(text, literal)| Some(Model { text, literal: range_of(literal, bytes)? }));
         let asking = found.wish.asking(bytes);
         let Found { stream, caps, answers, images, .. } = found;
@@ -160,22 +169,6 @@ impl JsonBody {
 
 /// A range of a body, and what stands there instead.
 type Edit = (Range<usize>, Bytes);
-
-/// The one pass over all of a body.
-fn walked<'de, R: serde_json::de::Read<'de>>(
-    mut deserializer: serde_json::Deserializer<R>,
-    bytes: &'de [u8],
-    model_fields: &[&str],
-) -> Result<Found<'de>, BodyError> {
-    let mut walk = Walk::new(model_fields);
-    if let Err(error) = walk.body(&mut deserializer) {
-        return Err(error::explain(walk.into_refusal(), &error, bytes));
-    }
-    match deserializer.end() {
-        Ok(()) => Ok(walk.into_found()),
-        Err(error) => Err(BodyError::TrailingData { offset: error::offset_of(&error, bytes) }),
-    }
-}
 
 fn literal_of(name: &str) -> Bytes {
     Bytes::from(serde_json::Value::from(name).to_string())

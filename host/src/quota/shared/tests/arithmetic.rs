@@ -192,17 +192,22 @@ impl History {
             (None, true) => vec![4],
             (None, false) => vec![2],
         };
-        reserved.closed |= open.is_some() || outcome.is_none();
+        // Where there are leases even an end that finds nothing is remembered, for a renewal may come later.
+        let leased = reserved.counters.iter().any(|counter| counter.numbers.kind == Kind::Leases);
+        reserved.closed |= open.is_some() || outcome.is_none() || leased;
         self.expect(&call, answer);
     }
 
     fn renews(&mut self, call: usize) {
         let Some(id) = self.back(call) else { return };
         let reserved = &self.calls[id];
+        let call = self.limits.renew(terms(&id.to_string()), &reserved.counters);
+        if reserved.closed {
+            return self.expect(&call, vec![4]);
+        }
         if reserved.open.is_none() {
             return;
         }
-        let call = self.limits.renew(terms(&id.to_string()), &reserved.counters);
         for (place, counter) in reserved.charged.iter().zip(&reserved.counters) {
             if counter.numbers.kind == Kind::Leases {
                 let ends = &mut self.references[*place].ends;
