@@ -21,20 +21,15 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-<<<<<<< HEAD
 use self::{
     caps::Caps,
-    walk::{Found, Images, Walk},
+    walk::{Images, Walk},
     wish::Asking,
 };
 pub use self::{
     error::{BodyError, Spot},
     image::IMAGE_TOKENS,
 };
-=======
-pub use self::error::{BodyError, Spot};
-use self::{caps::Caps, walk::Walk, wish::Asking};
->>>>>>> part/speed
 use super::{Operation, Surface};
 
 /// What was read of a body that passed: exactly one JSON object, in UTF-8, at most 64 levels deep, without a key that
@@ -90,7 +85,7 @@ impl JsonBody {
         let found = walk.into_found();
         let model = found.model.and_then(|(text, literal)| Some(Model { text, literal: range_of(literal, bytes)? }));
         let asking = found.wish.asking(bytes);
-        let Found { stream, caps, answers, images, .. } = found;
+        let walk::Found { stream, caps, answers, images, .. } = found;
         Ok(Self { length: bytes.len(), model, stream, caps, answers, images, asking })
     }
 
