@@ -68,8 +68,10 @@ impl Keeping {
         self.stop.cancel();
         self.tasks.close();
         if timeout(LAST_DELIVERY, self.tasks.wait()).await.is_err() {
-            tracing::warn!("Redis was not told how some calls ended: what they reserved there stays until its time is over, and what was spent \
-                 without it isn't counted there");
+            tracing::warn!(
+                "Redis was not told how some calls ended: what they reserved there stays until its time is over, and what was spent \
+                 without it isn't counted there"
+            );
             self.cut.cancel();
             self.tasks.wait().await;
         }

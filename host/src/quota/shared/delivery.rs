@@ -245,7 +245,8 @@ impl Delivery {
             let running = self.running.renewing();
             for part in running.chunks(PIPELINE) {
                 let Some(ready) = self.link.ready() else { break };
-                let renew = |booking: &Arc<Booking>| self.limits.renew(self.lasting.terms(&booking.id), &booking.counters);
+                let renew =
+                    |booking: &Arc<Booking>| self.limits.renew(self.lasting.terms(&booking.id), &booking.counters);
                 let calls: Vec<_> = part.iter().map(renew).collect();
                 self.send(&ready, &calls).await;
             }

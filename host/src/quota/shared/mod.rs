@@ -306,7 +306,9 @@ impl SharedQuota {
             Ok(Answer::Foreign(place)) => {
                 pending.nothing();
                 if !self.told_of_foreign.swap(true, Relaxed) {
-                    tracing::warn!("a key of a limit in Redis holds what no gate wrote: delete it, or change redis.tag");
+                    tracing::warn!(
+                        "a key of a limit in Redis holds what no gate wrote: delete it, or change redis.tag"
+                    );
                 }
                 let text = format!("the key of charge {place} holds what no gate wrote: delete it, or change the tag");
                 Err(Unavailable::Error(text).into())
