@@ -56,7 +56,7 @@ impl Keeping {
     async fn start(&self, shared: &SharedQuota, keeper: Keeper) {
         let (stop, cut) = (self.stop.clone(), self.cut.clone());
         self.tasks.spawn(async move {
-            cut.run_until_cancelled(keeper.run(stop.cancelled_owned())).await;
+            cut.run_until_cancelled(Box::pin(keeper.run(stop.cancelled_owned()))).await;
         });
         let mut condition = shared.condition();
         // What comes of it is logged where it happens; the gate serves either way.
