@@ -56,6 +56,21 @@ async fn the_javascript_client_ollama_is_served_and_understands_every_refusal() 
     check(Client::javascript("ollama")).await;
 }
 
+/// What a client does by itself when the gate refuses for a limit.
+async fn check_retries(client: Client) {
+    client.retries(&Gate::start_charging().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_client_openai_comes_again_when_it_may_and_stays_away_when_told() {
+    check_retries(Client::python("openai")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_client_anthropic_comes_again_when_it_may_and_stays_away_when_told() {
+    check_retries(Client::python("anthropic")).await;
+}
+
 const CHAT: &str = r#"{"model":"llama3","messages":[{"role":"user","content":"hello"}],"stream":false}"#;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -100,17 +100,18 @@ pub(super) fn measure_backends(fleet: &Arc<Fleet>, metrics: &Metrics) {
     });
 }
 
-/// Lets the metrics ask what the limits did.
-pub(super) fn measure_limits(quota: &Arc<Quota>, metrics: &Metrics) {
-    let quota = Arc::clone(quota);
+/// Lets the metrics ask what the limits did, in memory and through Redis together.
+pub(super) fn measure_limits(quota: &Arc<Quota>, shared: Option<&Arc<SharedQuota>>, metrics: &Metrics) {
+    let (quota, shared) = (Arc::clone(quota), shared.cloned());
     metrics.limits_from(move || {
-        let totals = quota.totals();
+        let own = quota.totals();
+        let redis = shared.as_ref().map(|shared| shared.totals()).unwrap_or_default();
         LimitNumbers {
-            admitted: totals.admitted(),
-            refused: totals.refused(),
-            debts: totals.debts(),
-            debt_units: totals.debt_units(),
-            overshoot_units: totals.overshoot_units(),
+            admitted: own.admitted().saturating_add(redis.admitted),
+            refused: own.refused().saturating_add(redis.refused),
+            debts: own.debts().saturating_add(redis.debts),
+            debt_units: own.debt_units().saturating_add(redis.debt_units),
+            overshoot_units: own.overshoot_units().saturating_add(redis.overshoot_units),
         }
     });
 }
@@ -133,6 +134,9 @@ pub(super) fn measure_redis(shared: &Arc<SharedQuota>, metrics: &Metrics) {
             cancelled: totals.cancelled,
             lost: totals.lost,
             forgotten_units: totals.forgotten,
+            losses: totals.losses,
+            restored: totals.restored,
+            unwritten_units: totals.unwritten,
             waiting: totals.waiting,
         }
     });

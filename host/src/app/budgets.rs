@@ -7,17 +7,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::timeout;
+use tokio::{sync::Mutex, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::background::ticks;
 use crate::{
     clock::Clock,
+    config::Config,
     ports::{
-        budgets::BudgetChange,
-        store::{Store, StoreError},
+        budgets::{BudgetChange, StoredBudget, WrittenBudgets},
+        store::{Answer, Store, StoreError},
     },
-    quota::{Moment, Quota},
+    quota::{Moment, Quota, shared::Unwritten},
     wire::causes::causes,
 };
 
@@ -30,33 +31,72 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Most counters in one change of the store, so that it is never held for long.
 const BATCH: usize = 1_000;
 
-/// Writes down what the budgets' counters counted.
+/// Budgets as they are written down; all clones are one.
+#[derive(Clone, Debug)]
+pub(super) struct WrittenDown {
+    saver: Arc<Mutex<BudgetSaver>>,
+    unwritten: Arc<Unwritten>,
+}
+
+/// Writes down what the budgets' counters counted, in memory and in Redis.
 #[derive(Debug)]
-pub(super) struct BudgetSaver {
+struct BudgetSaver {
     store: Arc<dyn Store>,
     quota: Arc<Quota>,
+    unwritten: Arc<Unwritten>,
     clock: Clock,
     /// Taken from the counters and not written yet; at most a batch.
     pending: Vec<BudgetChange>,
     is_failing: bool,
 }
 
-impl BudgetSaver {
-    /// A saver for counters that have now taken over what the store holds.
+impl WrittenDown {
+    /// For counters that have now taken over what the store holds.
     ///
     /// # Errors
     /// When the store can't be read: without it everybody would have a second budget.
-    pub(super) async fn restore(store: Arc<dyn Store>, quota: Arc<Quota>, clock: Clock) -> Result<Self, StoreError> {
-        let at = Moment::now(&clock);
+    pub(super) async fn restore(
+        config: &Config,
+        store: &Arc<dyn Store>,
+        quota: &Arc<Quota>,
+        clock: &Clock,
+    ) -> Result<Self, StoreError> {
+        let at = Moment::now(clock);
         for budget in store.budgets(at.unix_us).await? {
             if !quota.restore(at, &budget) {
                 let what = format!("a budget in {:?} by {:?}", budget.name.unit, budget.name.period);
                 return Err(StoreError::Unreadable { what });
             }
         }
-        Ok(Self { store, quota, clock, pending: Vec::new(), is_failing: false })
+        let unwritten = Arc::new(Unwritten::new(config.limits.max_counters));
+        let saver = BudgetSaver {
+            store: Arc::clone(store),
+            quota: Arc::clone(quota),
+            unwritten: Arc::clone(&unwritten),
+            clock: clock.clone(),
+            pending: Vec::new(),
+            is_failing: false,
+        };
+        Ok(Self { saver: Arc::new(Mutex::new(saver)), unwritten })
     }
 
+    /// What was counted in Redis, to be written.
+    pub(super) fn unwritten(&self) -> &Arc<Unwritten> {
+        &self.unwritten
+    }
+}
+
+impl WrittenBudgets for WrittenDown {
+    fn all(&self) -> Answer<'_, Vec<StoredBudget>> {
+        Box::pin(async {
+            let mut saver = self.saver.lock().await;
+            saver.write().await?;
+            saver.store.budgets(saver.clock.unix_us()).await
+        })
+    }
+}
+
+impl BudgetSaver {
     /// Writes all that was counted, and says when that begins to fail and when it works again.
     async fn save(&mut self) {
         match (self.write().await, self.is_failing) {
@@ -79,7 +119,9 @@ impl BudgetSaver {
     async fn write(&mut self) -> Result<(), StoreError> {
         loop {
             if self.pending.is_empty() {
-                self.pending = self.quota.take_unsaved_budgets(Moment::now(&self.clock), BATCH);
+                let at = Moment::now(&self.clock);
+                self.pending = self.quota.take_unsaved_budgets(at, BATCH);
+                self.pending.extend(self.unwritten.take(at.unix_us, BATCH - self.pending.len()));
             }
             if self.pending.is_empty() {
                 return Ok(());
@@ -102,16 +144,16 @@ pub(super) struct Saving {
 }
 
 impl Saving {
-    pub(super) fn start(mut saver: BudgetSaver) -> Self {
+    pub(super) fn start(WrittenDown { saver, .. }: WrittenDown) -> Self {
         let saving = Self::default();
         let stop = saving.stop.clone();
         saving.tasks.spawn(async move {
             let mut ticks = ticks(EVERY);
             // A write is never dropped half-way: nobody would know whether it was done.
             while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-                saver.save().await;
+                saver.lock().await.save().await;
             }
-            saver.save().await;
+            saver.lock().await.save().await;
         });
         saving
     }

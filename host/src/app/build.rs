@@ -15,8 +15,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     App,
     background::{self, StoreFollower},
-    budgets::{BudgetSaver, Saving},
+    budgets::{Saving, WrittenDown},
     policies::{Policies, PolicyProblems},
+    presence::Presence,
     sharing::{self, RedisError},
     steering::Steering,
 };
@@ -212,23 +213,27 @@ pub(crate) async fn refuse_lost_pepper(config: &Config, store: &dyn Store) -> Re
     Ok(())
 }
 
-/// The limits' counters, and their numbers among the metrics.
-fn measured_quota(config: &Config, metrics: &Metrics) -> Arc<Quota> {
+/// The limits' counters, with what is written of budgets.
+async fn counters(
+    config: &Config,
+    store: &Arc<dyn Store>,
+    clock: &Clock,
+) -> Result<(Arc<Quota>, WrittenDown), StartError> {
     let quota = Arc::new(Quota::new(QuotaBounds {
         max_counters: config.limits.max_counters,
         max_counters_per_principal: config.limits.max_counters_per_principal,
     }));
-    background::measure_limits(&quota, metrics);
-    quota
+    let budgets = WrittenDown::restore(config, store, &quota, clock).await?;
+    Ok((quota, budgets))
 }
 
 /// The store, the pepper that proves its keys, and an admin token beside them.
-async fn state(config: &Config) -> Result<(Arc<dyn Store>, Pepper), StartError> {
+async fn state(config: &Config) -> Result<(Arc<dyn Store>, Pepper, Presence), StartError> {
     let store: Arc<dyn Store> = Arc::new(open_store(config).await?);
     refuse_lost_pepper(config, store.as_ref()).await?;
     let pepper = Pepper::load_or_create(&config.state_dir)?;
     AdminToken::load_or_create(&config.state_dir)?;
-    Ok((store, pepper))
+    Ok((store, pepper, Presence::announce(&config.state_dir, config.redis.is_some())))
 }
 
 /// The policies of a configuration, ready to be asked.
@@ -248,18 +253,17 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
     let (serving, admin_serving) = (TaskTracker::new(), TaskTracker::new());
     let metrics = Arc::new(Metrics::default());
 
-    let (store, pepper) = state(&config).await?;
+    let (store, pepper, presence) = state(&config).await?;
     let keys = Arc::new(KeyTable::new(pepper.clone(), clock.clone(), DEFAULT_TRUST));
     let fleet = fleet(&config, &clock, &serving)?;
     let mut follower = StoreFollower::new(Arc::clone(&store), Arc::clone(&keys), Arc::clone(&fleet), config.clone());
     follower.step().await?;
-    let quota = measured_quota(&config, &metrics);
-    let saver = BudgetSaver::restore(Arc::clone(&store), Arc::clone(&quota), clock.clone()).await?;
+    let (quota, budgets) = counters(&config, &store, &clock).await?;
     background::measure_backends(&fleet, &metrics);
     background::look_at_all(&fleet).await;
     let policies = policies(&config, &clock, &fleet, &metrics)?;
 
-    let (limits, keeping) = sharing::limits(&config, &clock, &metrics, quota).await?;
+    let (limits, keeping) = sharing::limits(&config, &clock, &metrics, (quota, &budgets)).await?;
     let parts = Arc::new(Parts {
         chains: policies.chains(),
         keys: Arc::clone(&keys),
@@ -312,7 +316,8 @@ pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartErro
         serving,
         admin_serving,
         keeping,
-        saving: Saving::start(saver),
+        saving: Saving::start(budgets),
+        _presence: presence,
     })
 }
 

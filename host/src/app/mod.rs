@@ -11,6 +11,7 @@ pub mod declared;
 pub mod demo;
 mod folder;
 pub mod policies;
+mod presence;
 mod sharing;
 mod signals;
 mod simulated;
@@ -29,7 +30,7 @@ pub use sharing::RedisError;
 pub use signals::{Asked, Signals};
 pub use simulated::SimulatedOllama;
 
-use self::{budgets::Saving, sharing::Keeping, steering::Steering};
+use self::{budgets::Saving, presence::Presence, sharing::Keeping, steering::Steering};
 use crate::{clock::Clock, config::Config, ports::control::PolicyControl, upstream::fleet::Fleet};
 
 /// Time that answers of the operations listener get to finish when the gate stops.
@@ -53,6 +54,7 @@ pub struct App {
     admin_serving: TaskTracker,
     keeping: Keeping,
     saving: Saving,
+    _presence: Presence,
 }
 
 impl App {

@@ -5,13 +5,16 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{background, build::StartError};
+use super::{background, budgets::WrittenDown, build::StartError};
 use crate::{
     clock::Clock,
     config::{self, Config, RedisMode},
     quota::{
         Limits, Quota,
-        shared::{Address, AddressError, Condition, Keeper, Mode, SettingsError, SharedQuota, SharedSettings},
+        shared::{
+            Address, AddressError, Budgets, Condition, Keeper, Mode, SentinelLogin, SettingsError, SharedQuota,
+            SharedSettings,
+        },
     },
     usage::metrics::Metrics,
 };
@@ -53,7 +56,7 @@ impl Keeping {
     async fn start(&self, shared: &SharedQuota, keeper: Keeper) {
         let (stop, cut) = (self.stop.clone(), self.cut.clone());
         self.tasks.spawn(async move {
-            cut.run_until_cancelled(keeper.run(stop.cancelled_owned())).await;
+            cut.run_until_cancelled(Box::pin(keeper.run(stop.cancelled_owned()))).await;
         });
         let mut condition = shared.condition();
         // What comes of it is logged where it happens; the gate serves either way.
@@ -65,7 +68,10 @@ impl Keeping {
         self.stop.cancel();
         self.tasks.close();
         if timeout(LAST_DELIVERY, self.tasks.wait()).await.is_err() {
-            tracing::warn!("Redis was not told how some calls ended: what they reserved there expires by itself");
+            tracing::warn!(
+                "Redis was not told how some calls ended: what they reserved there stays until its time is over, and what was spent \
+                 without it isn't counted there"
+            );
             self.cut.cancel();
             self.tasks.wait().await;
         }
@@ -80,10 +86,11 @@ pub(super) async fn limits(
     config: &Config,
     clock: &Clock,
     metrics: &Metrics,
-    memory: Arc<Quota>,
+    (memory, budgets): (Arc<Quota>, &WrittenDown),
 ) -> Result<(Arc<Limits>, Keeping), StartError> {
     let keeping = Keeping::default();
     let Some(redis) = &config.redis else {
+        background::measure_limits(&memory, None, metrics);
         return Ok((Arc::new(Limits::in_memory(memory)), keeping));
     };
     let settings = SharedSettings {
@@ -97,7 +104,9 @@ pub(super) async fn limits(
         deadline: redis.deadline,
         ..SharedSettings::new(address(redis)?)
     };
-    let (shared, keeper) = SharedQuota::new(settings, clock.clone()).map_err(RedisError::from)?;
+    let budgets = Budgets { unwritten: Arc::clone(budgets.unwritten()), written: Some(Arc::new(budgets.clone())) };
+    let (shared, keeper) = SharedQuota::new(settings, clock.clone(), budgets).map_err(RedisError::from)?;
+    background::measure_limits(&memory, Some(&shared), metrics);
     background::measure_redis(&shared, metrics);
     keeping.start(&shared, keeper).await;
     Ok((Arc::new(Limits::shared(memory, shared)), keeping))
@@ -111,5 +120,8 @@ pub(super) fn address(redis: &config::Redis) -> Result<Address, StartError> {
     let read =
         |path: &PathBuf| std::fs::read(path).map_err(|source| RedisError::Authority { path: path.clone(), source });
     let authority = redis.ca.as_ref().map(read).transpose()?;
-    Ok(Address::parse(redis.url.expose(), authority).map_err(RedisError::from)?)
+    let address = Address::parse(redis.url.expose(), authority).map_err(RedisError::from)?;
+    let Some(password) = &redis.sentinel_password else { return Ok(address) };
+    let login = SentinelLogin { user: redis.sentinel_username.clone(), password: password.expose().to_owned() };
+    Ok(address.signing_in(login).map_err(RedisError::from)?)
 }

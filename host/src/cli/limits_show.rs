@@ -39,6 +39,9 @@ pub(super) async fn answer(command: LimitsCommand, config: &Config, format: Form
     if list.state != "active" {
         output::note(&format!("the key is {}: its calls are refused, whatever is left", list.state));
     }
+    if list.source != "this process" {
+        output::note(&format!("figures: {}", list.source));
+    }
     if list.limits.is_empty() {
         output::note("a call of this key is charged nothing");
         return Ok(());

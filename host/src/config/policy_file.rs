@@ -92,7 +92,7 @@ pub struct PolicyFile {
     pub on_remove: Option<OnRemove>,
     /// Calls after which an instance is replaced, 1 to 1,000,000,000. Default 100,000.
     pub max_calls: u32,
-    /// Age at which it is replaced, `1s` to `24h`. Default `1h`.
+    /// Age at which it is replaced, `1s` to `24h`; looked at after every sixteenth call. Default `1h`.
     pub max_age: Duration,
     /// Growth of its memory at which it is replaced, up to `1GiB`. Default `4MiB`.
     pub max_growth: u64,

@@ -14,15 +14,16 @@ use super::error::Complaint;
 use super::reader::Section;
 use super::values::{self, Checked};
 
-/// Schemes of the URL; the second of each pair tells whether it is TLS to one server, for which an authority can be named.
+/// Schemes of the URL; the second of each pair tells whether it is TLS, for which an authority can be named.
 const SCHEMES: [(&str, bool); 6] = [
     ("redis", false),
     ("rediss", true),
     ("unix", false),
     ("redis+unix", false),
     ("redis+sentinel", false),
-    ("rediss+sentinel", false),
+    ("rediss+sentinel", true),
 ];
+const SENTINEL_SCHEMES: [&str; 2] = ["redis+sentinel", "rediss+sentinel"];
 const MODES: &[(&str, RedisMode)] =
     &[("local-share", RedisMode::LocalShare), ("open", RedisMode::Open), ("closed", RedisMode::Closed)];
 const REPLICAS_MAX: u64 = 10_000;
@@ -42,7 +43,11 @@ pub struct Redis {
     pub deadline: Duration,
     /// Gates with the same tag share their limits: 1 to 64 letters, digits, `-`, `_` and `.`. Default `limits`.
     pub tag: String,
-    /// PEM file with the authority that certifies a `rediss://` server. Default: those of the public web.
+    /// As whom one signs in to Sentinels. Default: their default user. User and password in the URL are for the servers.
+    pub sentinel_username: Option<String>,
+    /// The password of Sentinels. Default: none is sent.
+    pub sentinel_password: Option<SentinelPassword>,
+    /// PEM file with the authority that certifies a `rediss://` server, or the Sentinels and servers of `rediss+sentinel://`. Default: those of the public web.
     pub ca: Option<PathBuf>,
 }
 
@@ -66,6 +71,23 @@ impl RedisMode {
             Self::Open => "open",
             Self::Closed => "closed",
         }
+    }
+}
+
+/// A password; never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SentinelPassword(String);
+
+impl SentinelPassword {
+    /// As it was written.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Debug for SentinelPassword {
+    fn fmt(&self, f: &mut Formatter<'_>) -> FmtResult {
+        f.write_str("SentinelPassword(…)")
     }
 }
 
@@ -107,10 +129,28 @@ pub(super) fn redis(keys: &mut Section<'_>) -> Option<Redis> {
     let ca = keys.optional("ca", values::path).map(|path| keys.resolve("ca", &path));
     let takes_ca = |url: &RedisUrl| SCHEMES.iter().any(|(scheme, takes)| *takes && is_of(&url.0, scheme));
     if ca.is_some() && url.as_ref().is_some_and(|url| !takes_ca(url)) {
-        let complaint = Complaint::new("is for a rediss:// URL: no other has a certificate that is checked by it");
-        keys.complain("ca", complaint.with_hint("leave it out, or use TLS"));
+        let complaint = Complaint::new("is for TLS: no other URL leads to a certificate that is checked by it");
+        keys.complain("ca", complaint.with_hint("leave it out, or use rediss:// or rediss+sentinel://"));
     }
-    Some(Redis { url: url?, mode, replicas, deadline, tag, ca })
+    let (sentinel_username, sentinel_password) = sentinel_login(keys, url.as_ref());
+    Some(Redis { url: url?, mode, replicas, deadline, tag, sentinel_username, sentinel_password, ca })
+}
+
+/// Who signs in to Sentinels, and by what.
+fn sentinel_login(keys: &mut Section<'_>, url: Option<&RedisUrl>) -> (Option<String>, Option<SentinelPassword>) {
+    let user = keys.optional("sentinel_username", values::text);
+    let password = keys.optional("sentinel_password", |value| values::text(value).map(SentinelPassword));
+    let set = [("sentinel_username", user.is_some()), ("sentinel_password", password.is_some())];
+    let has_sentinels = |url: &RedisUrl| SENTINEL_SCHEMES.iter().any(|scheme| is_of(&url.0, scheme));
+    if let (Some(url), Some((key, _))) = (url, set.iter().find(|(_, is_set)| *is_set))
+        && !has_sentinels(url)
+    {
+        let complaint = Complaint::new("is for Sentinels, and this URL names none");
+        keys.complain(key, complaint.with_hint("leave it out; user and password of a server stand in its URL"));
+    } else if user.is_some() && password.is_none() {
+        keys.complain("sentinel_username", Complaint::new("needs redis.sentinel_password beside it"));
+    }
+    (user, password)
 }
 
 fn url(value: &Value) -> Checked<RedisUrl> {
@@ -138,7 +178,62 @@ fn tag(value: &Value) -> Checked<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Config, Sources};
     use super::*;
+
+    /// The section with these lines in it; the problems, one on each line, if there are any.
+    fn read(lines: &[&str]) -> Result<Redis, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!("[redis]\n{}\n", lines.join("\n"));
+        std::fs::write(folder.path().join("tollgate.toml"), text).unwrap();
+        let sources = Sources { directory: folder.path().to_owned(), ..Sources::default() };
+        let config = Config::load(&sources).map_err(|problems| problems.to_string())?;
+        assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
+        Ok(config.redis.unwrap())
+    }
+
+    #[test]
+    fn a_url_is_enough() {
+        let redis = read(&["url = \"redis://gate:hunter2@127.0.0.1:6379/0\""]).unwrap();
+        assert_eq!((redis.mode, redis.replicas, redis.tag.as_str()), (RedisMode::LocalShare, None, "limits"));
+        assert_eq!((redis.deadline, redis.sentinel_password, redis.ca), (Duration::from_millis(25), None, None));
+        let sentinels = "url = \"rediss+sentinel://:hunter2@a,b/main\"";
+        let login = ["sentinel_username = \"ann\"", "sentinel_password = \"hunter2\"", "ca = \"ca.pem\""];
+        let redis = read(&[&[sentinels][..], &login].concat()).unwrap();
+        assert_eq!(redis.sentinel_password.unwrap().expose(), "hunter2");
+        assert!(redis.sentinel_username.as_deref() == Some("ann") && redis.ca.is_some());
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_one_problem_that_says_what_to_do_and_prints_no_secret() {
+        const URL: &str = "url = \"redis://gate:hunter2@h\"";
+        const SENTINELS: &str = "url = \"redis+sentinel://h/main\"";
+        for (lines, expected) in [
+            (&["mode = \"open\""][..], "redis.url"),
+            (&["url = \"http://gate:hunter2@h\""], "write it like \"redis://127.0.0.1:6379/0\""),
+            (&["url = \"hunter2\""], "not the URL of a Redis"),
+            (&["url = 6379"], "redis.url"),
+            (&[URL, "mode = \"local-shar\""], "did you mean \"local-share\"?"),
+            (&[URL, "mode = \"anything\""], "must be one of \"local-share\", \"open\", \"closed\""),
+            (&[URL, "replicas = 0"], "redis.replicas"),
+            (&[URL, "replicas = -1"], "redis.replicas"),
+            (&[URL, "replicas = 1.5"], "a fraction"),
+            (&[URL, "replicas = 10001"], "redis.replicas"),
+            (&[URL, "deadline = \"0s\""], "choose from 1ms to 10s"),
+            (&[URL, "deadline = \"11s\""], "choose from 1ms to 10s"),
+            (&[URL, "deadline = 25"], "with its unit"),
+            (&[URL, "tag = \"a}b\""], "must be 1 to 64 letters"),
+            (&[URL, "ca = \"ca.pem\""], "leave it out, or use rediss://"),
+            (&[SENTINELS, "ca = \"ca.pem\""], "leave it out, or use rediss://"),
+            (&[URL, "sentinel_password = \"hunter2\""], "is for Sentinels"),
+            (&[SENTINELS, "sentinel_username = \"ann\""], "needs redis.sentinel_password"),
+            (&[URL, "modes = \"open\""], "did you mean `mode`?"),
+        ] {
+            let problems = read(lines).expect_err(expected);
+            assert!(problems.contains(expected) && !problems.contains("hunter2"), "{lines:?}: {problems}");
+            assert!(problems.contains("1 problem"), "{problems}");
+        }
+    }
 
     #[test]
     fn a_url_is_printed_without_its_secrets() {

@@ -22,8 +22,8 @@ const KEY_BYTES: usize = PREFIX.len() + ID_DIGITS + 1 + SECRET_DIGITS + CRC_DIGI
 /// and is not proven, so a mangled key is refused as one and never passes for a foreign credential.
 pub fn looks_like_key(credential: &str) -> Option<&str> {
     let rest = credential.strip_prefix(PREFIX)?;
-    let id = rest.split_once('_').map_or("", |(id, _)| id);
-    Some(if is_id(id) { id } else { "" })
+    let id = rest.split_at_checked(ID_DIGITS).filter(|(id, behind)| behind.starts_with('_') && is_id(id));
+    Some(id.map_or("", |(id, _)| id))
 }
 
 /// A credential with the shape of a key and the right CRC; nothing is proven yet.
@@ -40,7 +40,8 @@ impl<'a> ParsedKey<'a> {
             return None;
         }
         let (body, crc) = credential.split_at_checked(KEY_BYTES - CRC_DIGITS)?;
-        let (id, secret) = body.strip_prefix(PREFIX)?.split_once('_')?;
+        let (id, rest) = body.strip_prefix(PREFIX)?.split_at_checked(ID_DIGITS)?;
+        let secret = rest.strip_prefix('_')?;
         let shaped = is_id(id) && secret.len() == SECRET_DIGITS && is_base62(secret);
         (shaped && crc.as_bytes() == crc_digits(body)).then_some(Self { id, secret })
     }

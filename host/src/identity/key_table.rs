@@ -114,7 +114,7 @@ impl KeyTable {
         let (hash, former) = entry.map_or((&NO_HASH, &NO_FORMER), |entry| (&entry.hash, &entry.former));
         let is_current = verify_slices_are_equal(&presented, hash).is_ok();
         let is_former = verify_slices_are_equal(&presented, &former.hash).is_ok();
-        let is_proven = is_current | (is_former & (self.clock.unix_ms() < former.until_ms));
+        let is_proven = is_current || (is_former && self.clock.unix_ms() < former.until_ms);
         match entry {
             Some(entry) if is_proven && parsed.is_some() => Proof::Proven(Arc::clone(&entry.record)),
             _ => Proof::Unproven,

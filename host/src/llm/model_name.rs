@@ -67,11 +67,15 @@ impl ModelName {
         if spelling.len() > MAX_LENGTH_BYTES {
             return Err(ModelNameError::TooLong);
         }
-        if spelling.contains("://") {
-            return Err(ModelNameError::Url);
+        // Nearly all names; looking for what is wrong with a text takes longer than all else here.
+        let is_plain = spelling.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte));
+        if !is_plain {
+            if spelling.contains("://") {
+                return Err(ModelNameError::Url);
+            }
+            spelling.chars().try_for_each(check_character)?;
         }
-        spelling.chars().try_for_each(check_character)?;
-        spelling.split(['/', ':']).try_for_each(check_piece)?;
+        spelling.as_bytes().split(|byte| matches!(byte, b'/' | b':')).try_for_each(check_piece)?;
 
         let canonical = Parts::of(spelling)?.canonical();
         if canonical.len() > MAX_LENGTH_BYTES {
@@ -95,8 +99,8 @@ impl ModelName {
     /// True when the tag is `cloud` or ends in `-cloud`, in any case. In a name with several `:` each tag counts:
     /// Ollama peels source suffixes off one by one.
     pub fn is_cloud(&self) -> bool {
-        let (_, model) = self.canonical.rsplit_once('/').unwrap_or(("", &self.canonical));
-        model.split(':').skip(1).any(|tag| tag == "cloud" || tag.ends_with("-cloud"))
+        let model = self.canonical.as_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        model.split(|byte| *byte == b':').skip(1).any(|tag| tag == b"cloud" || tag.ends_with(b"-cloud"))
     }
 }
 
@@ -150,7 +154,11 @@ fn room(part: &str) -> usize {
 /// Appends a part in lower case, one character at a time, so that a letter's neighbours never change it.
 fn push_lowercase(canonical: &mut String, part: &str) {
     if part.is_ascii() {
-        canonical.extend(part.chars().map(|letter| letter.to_ascii_lowercase()));
+        let start = canonical.len();
+        canonical.push_str(part);
+        if let Some(pushed) = canonical.get_mut(start..) {
+            pushed.make_ascii_lowercase();
+        }
     } else {
         canonical.extend(part.chars().flat_map(char::to_lowercase));
     }
@@ -166,10 +174,10 @@ fn check_character(character: char) -> Result<(), ModelNameError> {
     }
 }
 
-fn check_piece(piece: &str) -> Result<(), ModelNameError> {
+fn check_piece(piece: &[u8]) -> Result<(), ModelNameError> {
     match piece {
-        "" => Err(ModelNameError::EmptyPart),
-        "." | ".." => Err(ModelNameError::DotPart),
+        b"" => Err(ModelNameError::EmptyPart),
+        b"." | b".." => Err(ModelNameError::DotPart),
         _ => Ok(()),
     }
 }

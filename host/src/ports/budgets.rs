@@ -5,6 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use super::store::Answer;
+
 /// Which counter it is. Its partition is never printed.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct BudgetName {
@@ -52,4 +54,10 @@ pub struct StoredBudget {
     pub period_end_us: u64,
     /// Units.
     pub used: u64,
+}
+
+/// What is written of budgets, for whoever has lost what it counted.
+pub trait WrittenBudgets: Debug + Send + Sync {
+    /// What all processes together used of every period that isn't over. What this one counted is written first.
+    fn all(&self) -> Answer<'_, Vec<StoredBudget>>;
 }

@@ -200,6 +200,9 @@ pub struct LimitList {
     pub state: String,
     /// The model of the call, by canonical name; none: a call that names no model, to which no model's limits apply.
     pub model: Option<String>,
+    /// Where the figures come from: `shared` (Redis, all gates together), `this process`, or `this process, degraded`: its
+    /// share alone, while Redis can't be asked.
+    pub source: String,
     /// The limits in the order in which policies charge them.
     pub limits: Vec<LimitStatus>,
 }
@@ -217,7 +220,8 @@ pub struct LimitStatus {
     pub capacity: u64,
     /// Units that calls have used which are over; more than the capacity where they used more than was reserved for them.
     pub spent: u64,
-    /// Units that running calls hold.
+    /// Units that running calls hold. Of shared limits, those of this gate's calls; what calls of other gates hold counts as
+    /// spent until they are over. Calls that run at a time are all told.
     pub reserved: u64,
     /// Units that are free.
     pub remaining: u64,

@@ -116,17 +116,20 @@ async fn reserve(
     let at = Moment::now(&parts.clock);
     let is_shared = parts.limits.sharing() == Sharing::Shared;
     let held = parts.limits.reserve(at, principal, &wanted, expected).await;
+    // What Redis answers was so when it answered, in memory it is so at once.
+    let stood_at_us = if is_shared { parts.clock.monotonic_us() } else { at.monotonic_us };
     if is_shared {
-        parts.metrics.redis_took(Duration::from_micros(parts.clock.monotonic_us().saturating_sub(at.monotonic_us)));
+        parts.metrics.redis_took(Duration::from_micros(stood_at_us.saturating_sub(at.monotonic_us)));
     }
     let refused = match held {
         Ok(mut hold) => {
-            settlement.stands(hold.tells_standings());
+            settlement.stands(hold.tells_standings(), stood_at_us);
             settlement.holds(hold);
             return Ok(());
         }
         Err(NotHeld::Refused(refused)) => refused,
         Err(NotHeld::Unavailable { unavailable, closed }) => {
+            settlement.is_unchecked();
             // Why Redis can't be asked stands in the log once, not with each call.
             tracing::debug!(%unavailable, %closed, "a call was refused, for its limits can't be checked");
             return Err(Refusal::limits_unavailable());
@@ -134,8 +137,9 @@ async fn reserve(
     };
     Err(match refused {
         Refused::Exceeded(exceeded) => {
+            parts.metrics.limit_refused(&exceeded.policy, &exceeded.limit);
             let refusal = Refusal::limit_exceeded(&exceeded);
-            settlement.stands(exceeded.until_retry());
+            settlement.stands(exceeded.until_retry(), stood_at_us);
             refusal
         }
         Refused::Full => Refusal::counters_full(),

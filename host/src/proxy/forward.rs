@@ -61,15 +61,15 @@ pub(super) async fn forward(parts: &Parts, routed: Routed, settlement: &mut Sett
         let (headers, pieces) = (request_headers(&exchange, row), pieces(body.as_ref(), &candidate, asks_for_usage));
         settlement.goes_to(&candidate.backend);
         let sent_at = parts.clock.monotonic();
-        let sent =
-            parts.upstream.send(&candidate.backend, upstream.method, upstream.path, headers, pieces.into()).await;
+        let target = (upstream.method, upstream.path);
+        let sending = parts.upstream.send(&candidate.backend, target, headers, pieces.into(), settlement.departure());
+        let sent = sending.await;
         match sent {
             Ok(response) => {
                 let idle = (parts.bounds.upstream_idle, Bound::UpstreamIdle);
                 return Ok(Answered { response, busy, sent_at, idle, refresh: None, hides_usage: asks_for_usage });
             }
             Err(error @ SendError::Connect(_)) => {
-                settlement.did_not_reach();
                 note_unreachable(parts, &candidate.backend, &error);
                 last = Some(error);
             }

@@ -4,8 +4,6 @@
 //! `RateLimit-Policy` and `RateLimit` are those of draft-ietf-httpapi-ratelimit-headers-11: whole seconds, never early, and
 //! no partition key. The draft registers no unit for tokens, so theirs carry the gate's name.
 
-use std::fmt::Write;
-
 use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
 
@@ -63,8 +61,8 @@ const ANTHROPIC_OUTPUT: Family = family!(
     "anthropic-ratelimit-output-tokens-reset"
 );
 
-/// Writes where these limits stand at this moment. Nothing where there are none.
-pub(super) fn stamp(headers: &mut HeaderMap, surface: Surface, standings: &[Standing], unix_us: u64) {
+/// Writes where these limits stand at this moment, which is asked for where it is needed. Nothing where there are none.
+pub(super) fn stamp(headers: &mut HeaderMap, surface: Surface, standings: &[Standing], unix_us: impl FnOnce() -> u64) {
     if standings.is_empty() {
         return;
     }
@@ -76,6 +74,7 @@ pub(super) fn stamp(headers: &mut HeaderMap, surface: Surface, standings: &[Stan
             openai(headers, &OPENAI_TOKENS, tightest(standings, |unit| matches!(unit, Unit::Tokens(_))));
         }
         Surface::Anthropic => {
+            let unix_us = unix_us();
             for (family, unit) in [
                 (&ANTHROPIC_REQUESTS, Unit::Requests),
                 (&ANTHROPIC_TOKENS, Unit::Tokens(TokenKind::All)),
@@ -107,28 +106,34 @@ fn joined(standings: &[Standing], item: fn(&mut String, &Standing)) -> String {
 
 /// `"requests-per-minute";q=100;w=60`
 fn policy(text: &mut String, standing: &Standing) {
-    say(text, format_args!("\"{}\";q={}", standing.limit, standing.capacity.min(MOST)));
+    quoted(text, &standing.limit);
+    say(text, ";q=", standing.capacity.min(MOST));
     let unit = match standing.unit {
-        Unit::Requests => None,
-        Unit::Calls => Some("concurrent-requests"),
-        Unit::Tokens(TokenKind::All) => Some("tollgate-tokens"),
-        Unit::Tokens(TokenKind::Input) => Some("tollgate-input-tokens"),
-        Unit::Tokens(TokenKind::Output) => Some("tollgate-output-tokens"),
+        Unit::Requests => "",
+        Unit::Calls => ";qu=\"concurrent-requests\"",
+        Unit::Tokens(TokenKind::All) => ";qu=\"tollgate-tokens\"",
+        Unit::Tokens(TokenKind::Input) => ";qu=\"tollgate-input-tokens\"",
+        Unit::Tokens(TokenKind::Output) => ";qu=\"tollgate-output-tokens\"",
     };
-    if let Some(unit) = unit {
-        say(text, format_args!(";qu=\"{unit}\""));
-    }
+    text.push_str(unit);
     if let Some(window_us) = standing.window_us {
-        say(text, format_args!(";w={}", seconds(window_us).max(1)));
+        say(text, ";w=", seconds(window_us).max(1));
     }
 }
 
 /// `"requests-per-minute";r=99;t=60`
 fn standing(text: &mut String, standing: &Standing) {
-    say(text, format_args!("\"{}\";r={}", standing.limit, standing.remaining.min(MOST)));
+    quoted(text, &standing.limit);
+    say(text, ";r=", standing.remaining.min(MOST));
     if let Some(reset_us) = standing.reset_after_us {
-        say(text, format_args!(";t={}", seconds(reset_us)));
+        say(text, ";t=", seconds(reset_us));
     }
+}
+
+fn quoted(text: &mut String, name: &str) {
+    text.push('"');
+    text.push_str(name);
+    text.push('"');
 }
 
 fn openai(headers: &mut HeaderMap, family: &Family, standing: Option<&Standing>) {
@@ -171,9 +176,22 @@ fn seconds(us: u64) -> u64 {
     us.div_ceil(1_000_000)
 }
 
-fn say(text: &mut String, what: std::fmt::Arguments<'_>) {
-    // Writing to a string can't fail.
-    text.write_fmt(what).ok();
+/// By hand, because formatting costs more than all else here.
+fn say(text: &mut String, what: &str, number: u64) {
+    const MOST_DIGITS: usize = 20;
+    text.push_str(what);
+    let (mut digits, mut left) = ([0; MOST_DIGITS], number);
+    let mut first = MOST_DIGITS;
+    for (place, digit) in digits.iter_mut().enumerate().rev() {
+        // A remainder of ten has one byte.
+        let [low, ..] = (left % 10).to_le_bytes();
+        (*digit, first, left) = (b'0' + low, place, left / 10);
+        if left == 0 {
+            break;
+        }
+    }
+    let digits = digits.get(first..).unwrap_or_default();
+    text.push_str(std::str::from_utf8(digits).unwrap_or_default());
 }
 
 fn put(headers: &mut HeaderMap, name: HeaderName, value: String) {
@@ -204,7 +222,7 @@ mod tests {
 
     fn stamped(surface: Surface, standings: &[Standing]) -> Vec<(String, String)> {
         let mut headers = HeaderMap::new();
-        stamp(&mut headers, surface, standings, NOON_US);
+        stamp(&mut headers, surface, standings, || NOON_US);
         let mut all: Vec<_> =
             headers.iter().map(|(name, value)| (name.to_string(), value.to_str().expect("text").to_owned())).collect();
         all.sort();

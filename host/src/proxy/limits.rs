@@ -43,7 +43,7 @@ impl Parts {
     ///
     /// # Errors
     /// [`NotTold`] says what becomes of such a call instead.
-    pub fn limits_of(&self, key: &Arc<KeyRecord>, model: Option<&ModelName>) -> Result<LimitList, NotTold> {
+    pub async fn limits_of(&self, key: &Arc<KeyRecord>, model: Option<&ModelName>) -> Result<LimitList, NotTold> {
         if model.is_some_and(|model| !key.scope.allows(model.canonical())) {
             return Err(NotTold::OutOfScope);
         }
@@ -54,12 +54,13 @@ impl Parts {
         };
         let wanted: Vec<quota::Charge<'_>> = charges.iter().map(wanted).collect();
         let at = Moment::now(&self.clock);
-        let standings = self.limits.look(at, &wanted)?;
+        let (sharing, standings) = self.limits.look(at, &wanted).await?;
         let status = |((policy, _), standing): (&(Arc<str>, Charge), _)| status(policy, standing, at.unix_us);
         Ok(LimitList {
             key: key.id.to_string(),
             state: key.standing(at.unix_us / 1_000).as_str().to_owned(),
             model: model.map(|model| model.canonical().to_owned()),
+            source: sharing.source().to_owned(),
             limits: charges.iter().zip(standings).map(status).collect(),
         })
     }

@@ -136,7 +136,7 @@ pub(super) async fn manage(
     settlement.goes_to(&backend);
     let sent_at = parts.clock.monotonic();
     let patient = parts.upstream.with_first_byte(parts.bounds.management);
-    match patient.send(&backend, upstream.method, path, headers, outgoing).await {
+    match patient.send(&backend, (upstream.method, path), headers, outgoing, settlement.departure()).await {
         Ok(response) => {
             let refresh = (changes_models && response.status().is_success())
                 .then(|| Refresh { fleet: Arc::clone(&parts.fleet), backend: Arc::clone(&backend) });
@@ -146,7 +146,6 @@ pub(super) async fn manage(
         // The caller's doing: the backend is not to blame.
         Err(SendError::Body(error)) => Err(error.into()),
         Err(error @ SendError::Connect(_)) => {
-            settlement.did_not_reach();
             forward::note_unreachable(parts, &backend, &error);
             Err(Refusal::from_backend(&error, Bound::Management))
         }

@@ -11,7 +11,7 @@ use http::{HeaderMap, header};
 use crate::{
     llm::{
         Operation,
-        body::input_tokens,
+        body::text_tokens,
         usage::{Counted, Framing, Reading},
     },
     usage::estimate::Expected,
@@ -42,7 +42,7 @@ impl Tokens {
             // What can't be read must not be free.
             None if is_unread => Amount::estimated(expected.output.into()),
             None => {
-                let from_bytes = input_tokens(usize::try_from(bytes).unwrap_or(usize::MAX));
+                let from_bytes = text_tokens(usize::try_from(bytes).unwrap_or(usize::MAX));
                 Amount::estimated(pieces.max(u64::from(from_bytes)))
             }
         };

@@ -148,13 +148,14 @@ impl Proxy {
         // What a call that fails had reserved may be given back: where its limits stood is no longer known.
         let standings =
             if carried.is_err() && settlement.is_reserved() { Vec::new() } else { settlement.tells_standings() };
+        let is_degraded = settlement.is_degraded() || self.parts.limits.sharing() == Sharing::Degraded;
         let mut response = match carried {
             Ok(answer) => answer.into_response(settlement),
             Err(refusal) => refusal.into_response(settlement),
         };
-        limit_headers::stamp(response.headers_mut(), surface, &standings, self.parts.clock.unix_us());
+        limit_headers::stamp(response.headers_mut(), surface, &standings, || self.parts.clock.unix_us());
         request_id.stamp(response.headers_mut(), surface);
-        if self.parts.limits.sharing() == Sharing::Degraded {
+        if is_degraded {
             response.headers_mut().insert(LIMITS, HeaderValue::from_static("degraded"));
         }
         response
@@ -183,7 +184,8 @@ impl Proxy {
             return Ok(listing);
         }
         if admitted.0.managed.is_some() {
-            let answered = manage::manage(parts, admitted, settlement).await?;
+            // Boxed: calls that manage nothing need not carry the room for it.
+            let answered = Box::pin(manage::manage(parts, admitted, settlement)).await?;
             return Ok(relay::relay(parts, answered));
         }
         let routed = route::route(parts, &chains, admitted, settlement).await?;

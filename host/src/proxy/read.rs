@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 use super::{Parts, RequestBounds, authenticate::Authenticated, manage::Managed, refusal::Refusal};
 use crate::{
     llm::{
-        body::{JsonBody, input_tokens},
+        body::JsonBody,
         model_name::ModelName,
         operations::{BodyMode, Class, Pattern, Row},
     },
@@ -89,7 +89,7 @@ pub(super) async fn read(parts: &Parts, authenticated: Authenticated) -> Result<
         operation: row.operation,
         model: model.as_ref().map_or("", |model| model.canonical()).into(),
         body_bytes: u64::try_from(bytes).map_or(u64::MAX, |bytes| bytes.max(passing)),
-        input_tokens: if row.charged { input_tokens(bytes) } else { 0 },
+        input_tokens: if row.charged { json.map_or(0, JsonBody::input_tokens) } else { 0 },
         output_cap: json.and_then(|json| json.output_cap(row.surface, row.operation)),
         streaming: json.map_or(row.stream_default, |json| json.stream().unwrap_or(row.stream_default)),
     };

@@ -22,7 +22,7 @@ use crate::{
     llm::{Operation, Surface, usage::Counted},
     policy::{Caller, End, Outcome},
     quota::{self, Hold, Moment, Standing},
-    upstream::backend::Backend,
+    upstream::{backend::Backend, client::Departure},
     usage::{
         bound::Bound,
         estimate::{Estimates, Expected, Took},
@@ -76,7 +76,8 @@ pub(super) struct Settlement {
     /// Once the call is admitted, if a policy wants to know what it comes to.
     watched: Option<Box<Watched>>,
     is_local: bool,
-    may_have_reached: bool,
+    is_degraded: bool,
+    departure: Departure,
     is_open: bool,
     place: Option<Place>,
 }
@@ -101,7 +102,8 @@ impl Settlement {
             counted: Counted::default(),
             watched: None,
             is_local: true,
-            may_have_reached: false,
+            is_degraded: false,
+            departure: Departure::default(),
             is_open: true,
             place: None,
         }
@@ -148,7 +150,18 @@ impl Settlement {
 
     /// What was reserved.
     pub(super) fn holds(&mut self, hold: Hold) {
+        self.is_degraded = hold.is_local();
         self.hold = Some(hold);
+    }
+
+    /// The call's limits couldn't be checked.
+    pub(super) fn is_unchecked(&mut self) {
+        self.is_degraded = true;
+    }
+
+    /// Whether the call's limits were to be shared with other gates, and were not.
+    pub(super) fn is_degraded(&self) -> bool {
+        self.is_degraded
     }
 
     /// Whether something is reserved.
@@ -156,10 +169,10 @@ impl Settlement {
         self.hold.is_some()
     }
 
-    /// Where the call's limits stand.
-    pub(super) fn stands(&mut self, standings: Vec<Standing>) {
+    /// Where the call's limits stood at this monotonic moment, in microseconds.
+    pub(super) fn stands(&mut self, standings: Vec<Standing>, at_us: u64) {
         self.standings = standings;
-        self.stood_at_us = self.shared.clock.monotonic_us();
+        self.stood_at_us = at_us;
     }
 
     /// Where the call's limits stand, once: what the answer's head says of them.
@@ -201,16 +214,15 @@ impl Settlement {
         self.counted = counted;
     }
 
-    /// The call is sent to this backend now.
+    /// The call is on its way to this backend, and has left once its departure says so.
     pub(super) fn goes_to(&mut self, backend: &Arc<Backend>) {
         self.backend = Some(Arc::clone(backend));
         self.is_local = false;
-        self.may_have_reached = true;
     }
 
-    /// No connection came about: nothing has left.
-    pub(super) fn did_not_reach(&mut self) {
-        self.may_have_reached = false;
+    /// Where it is noted that something of the call has left: without that it costs nothing.
+    pub(super) fn departure(&self) -> &Departure {
+        &self.departure
     }
 
     /// The answer begins with this status.
@@ -225,11 +237,12 @@ impl Settlement {
         }
         self.place = None;
         let tokens = self.tokens();
+        let at = Moment::now(&self.shared.clock);
         if let Some(hold) = self.hold.take() {
-            hold.settle(Moment::now(&self.shared.clock), self.kept(tokens));
+            hold.settle(at, self.kept(tokens));
         }
         let status = self.status.unwrap_or(CLIENT_LEFT);
-        let took = self.shared.clock.monotonic().saturating_sub(self.began);
+        let took = Duration::from_micros(at.monotonic_us).saturating_sub(self.began);
         self.shared.metrics.call_ended(self.surface, self.operation, status);
         if let (Some(tokens), Some(estimate)) = (tokens, self.estimate) {
             self.count(tokens, estimate.expected);
@@ -247,7 +260,7 @@ impl Settlement {
     /// What the call took; none when no model ran for it. A caller who left before the answer has made one run; one whom
     /// the backend refused, or failed, has not.
     fn tokens(&self) -> Option<Tokens> {
-        let has_run = self.may_have_reached && self.status.is_none_or(|status| (200..300).contains(&status));
+        let has_run = self.departure.has_left() && self.status.is_none_or(|status| (200..300).contains(&status));
         let estimate = self.estimate.filter(|_| has_run)?;
         Some(Tokens::of(self.counted, self.operation, estimate.expected))
     }
@@ -291,7 +304,7 @@ impl Settlement {
     /// What stays of what was reserved.
     fn kept(&self, tokens: Option<Tokens>) -> quota::Outcome {
         // A list that the gate answered itself is served; a call that was refused is not.
-        let is_served = self.may_have_reached || (self.is_local && self.status == Some(200));
+        let is_served = self.departure.has_left() || (self.is_local && self.status == Some(200));
         match tokens {
             _ if !is_served => quota::Outcome::Refund,
             None => quota::Outcome::RequestOnly,
@@ -313,7 +326,7 @@ impl Settlement {
         Outcome {
             end,
             status,
-            backend: self.backend.as_ref().filter(|_| self.may_have_reached).map(|backend| backend.id()),
+            backend: self.backend.as_ref().filter(|_| self.departure.has_left()).map(|backend| backend.id()),
             input_tokens: amount(|tokens| tokens.input.tokens),
             output_tokens: amount(|tokens| tokens.output.tokens),
             is_estimated: tokens.is_some_and(Tokens::is_estimated),
@@ -357,7 +370,7 @@ mod tests {
         settlement.names_model("m");
         let expected = shared.estimates.expect("m", 80, None);
         settlement.expects(Estimate { from_bytes: 80, expected, is_open: true });
-        settlement.may_have_reached = true;
+        settlement.departure.note(true);
         settlement.answers(StatusCode::OK);
         settlement
     }

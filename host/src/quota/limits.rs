@@ -9,9 +9,11 @@ use smallvec::SmallVec;
 use thiserror::Error;
 
 use super::{
-    Charge, Moment, Outcome, Quota, Refused, Reservation, Standing, Tokens,
+    Charge, Moment, Outcome, Quota, Refused, Reservation, Standing, Tokens, Wait,
+    charge::Terms,
     shared::{Fallback, LocalSpending, NotReserved, SharedQuota, SharedReservation, Unavailable, WhyClosed},
 };
+use crate::policy::Rule;
 
 /// Where the calls of a gate are counted.
 #[derive(Debug)]
@@ -47,6 +49,17 @@ pub enum NotHeld {
     },
 }
 
+impl Sharing {
+    /// Where figures of such limits come from, as operators read it.
+    pub fn source(self) -> &'static str {
+        match self {
+            Self::Memory => "this process",
+            Self::Shared => "shared",
+            Self::Degraded => "this process, degraded",
+        }
+    }
+}
+
 impl Limits {
     /// Limits of this process alone.
     pub fn in_memory(memory: Arc<Quota>) -> Self {
@@ -67,12 +80,23 @@ impl Limits {
         }
     }
 
-    /// Where this process's counters of these charges stand, in their order, and the units counted.
+    /// Where the counters of these charges stand, in their order, and the units counted: in Redis, or in this process. While
+    /// limits should be shared and are not, those are this gate's shares.
     ///
     /// # Errors
     /// [`Refused`] when the charges are a bad answer.
-    pub fn look(&self, at: Moment, charges: &[Charge<'_>]) -> Result<Vec<(Standing, u64)>, Refused> {
-        self.memory.look(at, charges)
+    pub async fn look(&self, at: Moment, charges: &[Charge<'_>]) -> Result<(Sharing, Vec<(Standing, u64)>), Refused> {
+        let Some(shared) = &self.shared else { return Ok((Sharing::Memory, self.memory.look(at, charges)?)) };
+        match shared.look(charges).await {
+            Ok(standings) => return Ok((Sharing::Shared, standings)),
+            Err(NotReserved::Refused(refused)) => return Err(refused),
+            Err(NotReserved::Unavailable(_)) => {}
+        }
+        let standings = match shared.fall_back(charges.iter().map(|charge| charge.rule)) {
+            Fallback::Share(rules) => self.memory.look(at, &shares(charges, rules))?,
+            Fallback::Admit | Fallback::Refuse(_) => self.memory.look(at, charges)?,
+        };
+        Ok((Sharing::Degraded, standings))
     }
 
     /// Reserves all charges of this principal's call, or none. May be dropped at any await: then nothing is held.
@@ -106,18 +130,44 @@ impl Limits {
             Err(NotReserved::Refused(refused)) => return Err(refused.into()),
             Err(NotReserved::Unavailable(unavailable)) => unavailable,
         };
+        if charges.iter().any(|charge| never_fits(charge, expected)) {
+            // No share is needed to know that the limit itself refuses this, and that waiting doesn't help.
+            drop(self.memory.reserve(at, principal, charges, expected)?);
+        }
         let reservation = match shared.fall_back(charges.iter().map(|charge| charge.rule)) {
             Fallback::Refuse(closed) => return Err(NotHeld::Unavailable { unavailable, closed }),
             Fallback::Admit => None,
             Fallback::Share(rules) => {
-                let shares: SmallVec<[Charge<'_>; 4]> =
-                    charges.iter().zip(rules).map(|(charge, rule)| Charge { rule, ..*charge }).collect();
-                Some(self.memory.reserve(at, principal, &shares, expected)?)
+                let reserved = self.memory.reserve(at, principal, &shares(charges, rules), expected);
+                Some(reserved.map_err(|refused| match too_large_for_a_share(charges, &refused) {
+                    Some(place) => NotHeld::Unavailable { unavailable, closed: WhyClosed::NoShare(place) },
+                    None => refused.into(),
+                })?)
             }
         };
-        let spending = shared.spends_locally(charges, expected)?;
+        let spending = shared.spends_locally(charges, expected, reservation.is_some())?;
         Ok(Hold(Kind::Local(Box::new(Local { reservation, spending }))))
     }
+}
+
+/// The charges by these rules in place of their own.
+fn shares<'a>(charges: &[Charge<'a>], rules: Vec<Rule>) -> SmallVec<[Charge<'a>; 4]> {
+    charges.iter().zip(rules).map(|(charge, rule)| Charge { rule, ..*charge }).collect()
+}
+
+/// Whether a charge asks for more than its limit ever admits.
+fn never_fits(charge: &Charge<'_>, expected: Tokens) -> bool {
+    Terms::of(&charge.rule).is_ok_and(|terms| terms.settling.reserves(expected) > terms.capacity)
+}
+
+/// Which charge a gate's share can't hold though its limit could: then the caller is not to blame, and may try again.
+fn too_large_for_a_share(charges: &[Charge<'_>], refused: &Refused) -> Option<usize> {
+    let limit = match refused {
+        Refused::Exceeded(exceeded) if exceeded.wait == Wait::Forever => &exceeded.limit,
+        Refused::BadRule { limit, .. } => limit,
+        _ => return None,
+    };
+    charges.iter().position(|charge| charge.limit == limit)
 }
 
 /// What one call holds. It must be settled once anything reached a backend; dropping it gives everything back, for then
@@ -149,6 +199,11 @@ impl Hold {
             Kind::Shared(reservation) => reservation.tells_standings(),
             Kind::Local(local) => local.reservation.as_mut().map_or_else(Vec::new, Reservation::tells_standings),
         }
+    }
+
+    /// Whether it should count in Redis, but Redis has yet to hear of it.
+    pub fn is_local(&self) -> bool {
+        matches!(self.0, Kind::Local(_))
     }
 
     /// The call is over, at this moment. Never waits.

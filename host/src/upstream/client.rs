@@ -1,6 +1,16 @@
 //! Sending a call to a backend. The address is built from the backend and the operation's row, never from a caller's text.
 
-use std::{error::Error, future::poll_fn, io, iter, pin::pin, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    future::poll_fn,
+    io, iter,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -27,6 +37,22 @@ pub struct Upstream {
     clock: Clock,
     /// Each ends with its connection, which ends with its backend, or with the call that uses it.
     connections: TaskTracker,
+}
+
+/// Whether anything of a call may have left for a backend; all clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Departure(Arc<AtomicBool>);
+
+impl Departure {
+    /// Whether it may have.
+    pub fn has_left(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+
+    /// It has, or it is certain that it has not.
+    pub fn note(&self, has_left: bool) {
+        self.0.store(has_left, Relaxed);
+    }
 }
 
 /// Where a call goes below a backend's address: a path of the operation table, and the parameter that some rows end with.
@@ -118,7 +144,8 @@ impl Upstream {
     }
 
     /// Sends a call and waits for the head of the answer. The time to its first byte counts from when all of the request
-    /// is on its way: an upload takes as long as it takes, and guards itself against silence.
+    /// is on its way: an upload takes as long as it takes, and guards itself against silence. `departure` tells from the moment
+    /// on at which a connection takes the call that it may have left.
     ///
     /// # Errors
     /// Why no answer began. Only after [`SendError::Connect`] may the call be tried elsewhere.
@@ -128,10 +155,10 @@ impl Upstream {
     pub async fn send(
         &self,
         backend: &Arc<Backend>,
-        method: &Method,
-        path: impl Into<CallPath<'_>>,
+        (method, path): (&Method, impl Into<CallPath<'_>>),
         headers: HeaderMap,
         mut body: Outgoing,
+        departure: &Departure,
     ) -> Result<Response<AnswerBody>, SendError> {
         let end_of_body = body.end();
         let mut request = Request::new(body);
@@ -139,7 +166,7 @@ impl Upstream {
         *request.uri_mut() = target(backend, path.into())?;
         *request.headers_mut() = headers;
         request.headers_mut().insert(header::HOST, backend.host().clone());
-        let mut answer = pin!(self.exchange(backend, request));
+        let mut answer = pin!(self.exchange(backend, request, departure));
         if let Some(end_of_body) = end_of_body {
             tokio::select! {
                 // First, because a body that breaks off breaks the exchange as well, and is the reason for it.
@@ -161,16 +188,17 @@ impl Upstream {
         &self,
         backend: &Arc<Backend>,
         mut request: Request<Outgoing>,
+        departure: &Departure,
     ) -> Result<Response<AnswerBody>, SendError> {
         while let Some(sender) = backend.pool().take(self.clock.monotonic_ms()) {
-            match self.try_on(backend, sender, request).await {
+            match self.try_on(backend, sender, request, departure).await {
                 Ok(response) => return Ok(response),
                 Err((_, Some(unsent))) => request = unsent,
                 Err((error, None)) => return Err(SendError::Broken(error.into())),
             }
         }
         let sender = self.connect(backend).await?;
-        self.try_on(backend, sender, request).await.map_err(|(error, unsent)| match unsent {
+        self.try_on(backend, sender, request, departure).await.map_err(|(error, unsent)| match unsent {
             Some(_) => SendError::Connect(error.into()),
             None => SendError::Broken(error.into()),
         })
@@ -181,7 +209,9 @@ impl Upstream {
         backend: &Arc<Backend>,
         mut sender: SendRequest<Outgoing>,
         request: Request<Outgoing>,
+        departure: &Departure,
     ) -> Result<Response<AnswerBody>, (hyper::Error, Option<Request<Outgoing>>)> {
+        departure.note(true);
         match sender.try_send_request(request).await {
             Ok(response) => {
                 let lease = Lease::new(Arc::clone(backend), sender);
@@ -189,6 +219,7 @@ impl Upstream {
             }
             Err(mut error) => {
                 let unsent = error.take_message();
+                departure.note(unsent.is_none());
                 Err((error.into_error(), unsent))
             }
         }

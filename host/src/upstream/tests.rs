@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     backend::Backend,
-    client::{CallPath, ParameterError, SendError, Upstream},
+    client::{CallPath, Departure, ParameterError, SendError, Upstream},
     control::Control,
     declared::DeclaredBackend,
     resolver::Resolver,
@@ -76,7 +76,8 @@ fn client(config: &config::Upstream, resolver: Resolver) -> Upstream {
 }
 
 async fn send(upstream: &Upstream, backend: &Arc<Backend>, body: impl Into<Outgoing>) -> Result<u16, SendError> {
-    let sending = upstream.send(backend, &Method::POST, "/api/chat", HeaderMap::new(), body.into());
+    let departure = Departure::default();
+    let sending = upstream.send(backend, (&Method::POST, "/api/chat"), HeaderMap::new(), body.into(), &departure);
     timeout(PATIENCE, sending).await.unwrap().map(|response| response.status().as_u16())
 }
 
@@ -101,6 +102,25 @@ async fn a_handshake_that_never_ends_is_no_connection_once_the_time_is_up() {
     assert!(matches!(error, SendError::Connect(_)), "{error:?}");
     assert!(causes(&error).contains("within 100ms"), "{}", causes(&error));
     assert!(!error.is_ours());
+}
+
+#[tokio::test]
+async fn a_call_whose_caller_leaves_before_there_is_a_connection_has_not_left() {
+    let (silent, address) = listener().await;
+    let upstream = client(&upstream_config(|_| {}), Resolver::system(false));
+    let (backend, departure) = (backend(&format!("https://{address}")), Departure::default());
+    let body = Pieces::whole("{}".into()).into();
+    let sending = upstream.send(&backend, (&Method::POST, "/api/chat"), HeaderMap::new(), body, &departure);
+    // The handshake has begun when the caller leaves.
+    let begun = async {
+        let (mut stream, _) = silent.accept().await.unwrap();
+        stream.read_u8().await.unwrap();
+    };
+    tokio::select! {
+        answer = sending => panic!("{:?}", answer.map(|answer| answer.status())),
+        begun = timeout(PATIENCE, begun) => begun.unwrap(),
+    }
+    assert!(!departure.has_left());
 }
 
 #[tokio::test]
@@ -293,11 +313,14 @@ async fn a_parameter_of_a_path_is_one_plain_segment() {
         stream.write_all(format!("HTTP/1.1 {status} X\r\n\r\n").as_bytes()).await.unwrap();
     });
     let path = CallPath::with_parameter("/api/blobs/", &digest).unwrap();
-    let sending = upstream.send(&backend, &Method::HEAD, path, HeaderMap::new(), Pieces::default().into());
+    let departure = Departure::default();
+    let target = (&Method::HEAD, path);
+    let sending = upstream.send(&backend, target, HeaderMap::new(), Pieces::default().into(), &departure);
     assert_eq!(timeout(PATIENCE, sending).await.unwrap().unwrap().status(), 200);
     for bad in ["", "a/b", "..", "a?b", "a%2fb", "a b", "ä"] {
         assert_eq!(CallPath::with_parameter("/api/blobs/", bad), Err(ParameterError), "{bad:?}");
     }
+    assert!(departure.has_left());
 }
 
 #[test]

@@ -14,6 +14,11 @@ impl<L, M> Default for Few<L, M> {
 }
 
 impl<L: Clone, M: Clone> Few<L, M> {
+    /// Whether the label set was seen that `is` tells.
+    pub(super) fn has(&self, is: impl Fn(&L) -> bool) -> bool {
+        self.0.load().iter().any(|(labels, _)| is(labels))
+    }
+
     /// Does something with the metric of the label set that `is` tells; the first time with the one that is made.
     pub(super) fn with<T>(
         &self,

@@ -19,6 +19,7 @@ use super::{
     estimate_error::EstimateError,
     few::Few,
     limit_counters::{LimitCounters, LimitNumbers},
+    limit_refusals::LimitRefusals,
     policy_numbers::{PolicyMetrics, PolicyNumbers},
     redis_numbers::{RedisMetrics, RedisNumbers},
 };
@@ -89,12 +90,14 @@ pub struct Metrics {
     known_requests: Few<RequestLabels, Counter>,
     in_flight: Gauge<i64, AtomicI64>,
     tokens: Family<TokenLabels, Counter>,
+    known_tokens: Few<TokenLabels, Counter>,
     estimate_error: EstimateError,
     policy_seconds: Seconds,
     known_policies: Few<PolicyLabels, Histogram>,
     policy_faults: Family<FaultLabels, Counter>,
     backends: BackendGauges,
     limits: LimitCounters,
+    limit_refusals: LimitRefusals,
     policies: PolicyMetrics,
     redis: RedisMetrics,
     edges: Edges,
@@ -127,6 +130,7 @@ impl Default for Metrics {
         registry.register_collector(Box::new(policies.clone()));
         let redis = RedisMetrics::default();
         registry.register_collector(Box::new(redis.clone()));
+        let limit_refusals = LimitRefusals::register(&mut registry);
         let (edges, admin) = (Edges::register(&mut registry), AdminNumbers::register(&mut registry));
         Self {
             registry,
@@ -134,12 +138,14 @@ impl Default for Metrics {
             known_requests: Few::default(),
             in_flight,
             tokens,
+            known_tokens: Few::default(),
             estimate_error,
             policy_seconds,
             known_policies: Few::default(),
             policy_faults,
             backends,
             limits,
+            limit_refusals,
             policies,
             redis,
             edges,
@@ -175,7 +181,9 @@ impl Metrics {
         }
         let (surface, direction) = (surface.as_str(), direction.as_str());
         let estimated = if is_estimated { "true" } else { "false" };
-        self.tokens.get_or_create(&TokenLabels { surface, direction, estimated }).inc_by(tokens);
+        let labels = TokenLabels { surface, direction, estimated };
+        let make = || (labels.clone(), self.tokens.get_or_create(&labels).clone());
+        self.known_tokens.with(|known| *known == labels, make, |counter| counter.inc_by(tokens));
     }
 
     /// A call of which so many tokens were expected took so many.
@@ -197,6 +205,11 @@ impl Metrics {
     /// The policies are asked for whenever the metrics are read. Only the first source counts.
     pub fn policies_from(&self, source: impl Fn() -> Vec<PolicyNumbers> + Send + Sync + 'static) {
         self.policies.read_from(source);
+    }
+
+    /// This limit refused a call.
+    pub fn limit_refused(&self, policy: &str, limit: &str) {
+        self.limit_refusals.note(policy, limit);
     }
 
     /// Redis is asked for whenever the metrics are read. Only the first source counts.

@@ -8,6 +8,7 @@ pub mod estimate;
 mod estimate_error;
 mod few;
 pub mod limit_counters;
+mod limit_refusals;
 pub mod metrics;
 pub mod policy_numbers;
 pub mod redis_numbers;

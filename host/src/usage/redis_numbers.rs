@@ -33,6 +33,12 @@ pub struct RedisNumbers {
     pub lost: u64,
     /// Units spent without Redis that it was never told of.
     pub forgotten_units: u64,
+    /// How often Redis had lost its counters.
+    pub losses: u64,
+    /// Budgets that it was then told again.
+    pub restored: u64,
+    /// Units of budgets that are written nowhere.
+    pub unwritten_units: u64,
     /// Calls that run, or whose end Redis has yet to hear of.
     pub waiting: u64,
 }
@@ -84,6 +90,13 @@ impl Collector for RedisMetrics {
             ),
             ("redis_lost", "Ends of calls that Redis answered with an error", numbers.lost),
             ("redis_forgotten_units", "Units spent without Redis of which it was never told", numbers.forgotten_units),
+            ("redis_losses", "How often Redis had lost its counters, so that windows began anew", numbers.losses),
+            ("redis_restored", "Budgets that Redis had lost and was told again from the store", numbers.restored),
+            (
+                "redis_unwritten_units",
+                "Units of budgets that found no place to wait for the store (limits.max_counters)",
+                numbers.unwritten_units,
+            ),
         ] {
             let counter = ConstCounter::new(count);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;

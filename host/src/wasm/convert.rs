@@ -9,7 +9,7 @@ use super::bindings::{
 use crate::{
     llm::{Operation, Surface},
     policy::{
-        self, AdmitDecision, Amount, AuthenticateDecision, Charge, MOST_UNITS, Period, Reason, Rejection,
+        self, AdmitDecision, Amount, AuthenticateDecision, Charge, Exchange, MOST_UNITS, Period, Reason, Rejection,
         RouteDecision, Rule, Shape, TokenKind,
     },
 };
@@ -115,61 +115,64 @@ fn operation(operation: Operation) -> types::Operation {
     }
 }
 
-/// A decision of `authenticate`; `blank` takes the presented credential out of a text.
+/// A decision of `authenticate`. The presented credential stands in no text that is taken over.
 pub(super) fn authenticated(
     decision: authenticate::Decision,
-    blank: impl Fn(String) -> String,
+    exchange: &Exchange,
 ) -> Result<AuthenticateDecision, Wrong> {
     match decision {
         authenticate::Decision::Abstain => Ok(AuthenticateDecision::Abstain),
-        authenticate::Decision::Reject(rejected) => Ok(AuthenticateDecision::Reject(rejection(rejected, blank)?)),
+        authenticate::Decision::Reject(rejected) => Ok(AuthenticateDecision::Reject(rejection(rejected, exchange)?)),
         authenticate::Decision::Allow(principal) => {
             let subject = principal.subject;
             if subject.is_empty() || subject.len() > MAX_SUBJECT_BYTES || subject.chars().any(char::is_control) {
                 return Err(format!("a subject has 1 to {MAX_SUBJECT_BYTES} bytes and no control characters"));
             }
             // It would stand in logs and counters.
-            without_credential("subject", &subject, &blank)?;
+            without_credential("subject", &subject, exchange)?;
             Ok(AuthenticateDecision::Allow { subject })
         }
     }
 }
 
 /// A decision of `admit`.
-pub(super) fn admitted(decision: admit::Decision, blank: impl Fn(String) -> String) -> Result<AdmitDecision, Wrong> {
+pub(super) fn admitted(decision: admit::Decision, exchange: &Exchange) -> Result<AdmitDecision, Wrong> {
     match decision {
         admit::Decision::Abstain => Ok(AdmitDecision::Abstain),
-        admit::Decision::Reject(rejected) => Ok(AdmitDecision::Reject(rejection(rejected, blank)?)),
+        admit::Decision::Reject(rejected) => Ok(AdmitDecision::Reject(rejection(rejected, exchange)?)),
         admit::Decision::Admit(charges) if charges.len() > MAX_CHARGES => {
             Err(format!("it asked for {} charges, at most {MAX_CHARGES} are taken", charges.len()))
         }
-        admit::Decision::Admit(charges) => {
-            Ok(AdmitDecision::Admit(charges.into_iter().map(|asked| charge(asked, &blank)).collect::<Result<_, _>>()?))
-        }
+        admit::Decision::Admit(charges) => Ok(AdmitDecision::Admit(
+            charges.into_iter().map(|asked| charge(asked, exchange)).collect::<Result<_, _>>()?,
+        )),
     }
 }
 
 /// A decision of `route`; whether its backends were offered is the chain's to check.
-pub(super) fn routed(decision: route::Decision, blank: impl Fn(String) -> String) -> Result<RouteDecision, Wrong> {
+pub(super) fn routed(decision: route::Decision, exchange: &Exchange) -> Result<RouteDecision, Wrong> {
     Ok(match decision {
         route::Decision::Abstain => RouteDecision::Abstain,
-        route::Decision::Reject(rejected) => RouteDecision::Reject(rejection(rejected, blank)?),
+        route::Decision::Reject(rejected) => RouteDecision::Reject(rejection(rejected, exchange)?),
         route::Decision::Pick(id) => RouteDecision::Pick(id),
         route::Decision::Ranked(ids) => RouteDecision::Ranked(ids),
     })
 }
 
-fn without_credential(what: &str, text: &str, blank: impl Fn(String) -> String) -> Result<(), Wrong> {
-    if blank(text.to_owned()) == text { Ok(()) } else { Err(format!("a {what} may not hold the credential")) }
+fn without_credential(what: &str, text: &str, exchange: &Exchange) -> Result<(), Wrong> {
+    if exchange.holds_credential(text.as_bytes()) {
+        return Err(format!("a {what} may not hold the credential"));
+    }
+    Ok(())
 }
 
-fn rejection(rejected: types::Rejection, blank: impl Fn(String) -> String) -> Result<Rejection, Wrong> {
+fn rejection(rejected: types::Rejection, exchange: &Exchange) -> Result<Rejection, Wrong> {
     let code_fits = matches!(rejected.code.len(), 1..=64)
         && rejected.code.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'));
     if !code_fits {
         return Err("a rejection's code is 1 to 64 of a-z, 0-9 and _".to_owned());
     }
-    without_credential("rejection's code", &rejected.code, &blank)?;
+    without_credential("rejection's code", &rejected.code, exchange)?;
     if rejected.message.len() > MAX_MESSAGE_BYTES || rejected.message.chars().any(char::is_control) {
         return Err(format!("a rejection's message has at most {MAX_MESSAGE_BYTES} bytes and no control characters"));
     }
@@ -182,18 +185,18 @@ fn rejection(rejected: types::Rejection, blank: impl Fn(String) -> String) -> Re
         types::Reason::BudgetSpent => Reason::BudgetSpent,
         types::Reason::Unavailable => Reason::Unavailable,
     };
-    let message = blank(rejected.message);
+    let message = exchange.blanked(rejected.message);
     Ok(Rejection { reason, code: rejected.code, message, retry_after_ms: rejected.retry_after_ms })
 }
 
-fn charge(charge: charges::Charge, blank: impl Fn(String) -> String) -> Result<Charge, Wrong> {
+fn charge(charge: charges::Charge, exchange: &Exchange) -> Result<Charge, Wrong> {
     let limit_fits = matches!(charge.limit.len(), 1..=32)
         && charge.limit.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
     if !limit_fits {
         return Err("a limit's name is 1 to 32 of a-z, 0-9 and -".to_owned());
     }
-    without_credential("limit's name", &charge.limit, &blank)?;
-    without_credential("partition", &charge.partition, &blank)?;
+    without_credential("limit's name", &charge.limit, exchange)?;
+    without_credential("partition", &charge.partition, exchange)?;
     Ok(Charge { limit: charge.limit, partition: charge.partition, rule: rule(charge.rule)? })
 }
 

@@ -17,7 +17,7 @@ use super::{
     instance::{Hooks, Instance, classify},
     janitor::Janitor,
     nursery::Nursery,
-    pool::{Pool, retires},
+    pool::Pool,
     tally::{Recheck, Tally},
     transcript::{Telling, Transcript},
     unpanicked,
@@ -116,7 +116,7 @@ impl GuestPolicy {
         if shared.terms.is_per_call {
             return self.janitor.bury(instance);
         }
-        if let Some(why) = retires(&instance, &shared.terms.retirement, shared.clock.monotonic_ms()) {
+        if let Some(why) = instance.retires(&shared.terms.retirement, || shared.clock.monotonic_ms()) {
             self.tally.retired(why);
             return self.janitor.bury(instance);
         }
@@ -238,7 +238,7 @@ impl Policy for GuestPolicy {
                 let Some(guest) = &hooks.authenticate else { return Ok(None) };
                 guest.call_check(store, convert::head(head), presented.map(convert::presented)).map(Some)
             },
-            |decision| convert::authenticated(decision, |text| exchange.blanked(text)),
+            |decision| convert::authenticated(decision, exchange),
             &AuthenticateDecision::Abstain,
         )
     }
@@ -251,7 +251,7 @@ impl Policy for GuestPolicy {
                 let Some(guest) = &hooks.admit else { return Ok(None) };
                 guest.call_decide(store, convert::call(call), convert::principal(principal)).map(Some)
             },
-            |decision| convert::admitted(decision, |text| exchange.blanked(text)),
+            |decision| convert::admitted(decision, exchange),
             &AdmitDecision::Abstain,
         )
     }
@@ -271,7 +271,7 @@ impl Policy for GuestPolicy {
                 let Some(guest) = &hooks.route else { return Ok(None) };
                 guest.call_choose(store, convert::call(call), convert::principal(principal), &backends).map(Some)
             },
-            |decision| convert::routed(decision, |text| exchange.blanked(text)),
+            |decision| convert::routed(decision, exchange),
             &RouteDecision::Abstain,
         )
     }

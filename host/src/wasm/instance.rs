@@ -12,11 +12,16 @@ use super::{
     host_state::{HostState, RuleBroken},
     limits::OverLimit,
     log::one_line,
+    tally::Retired,
+    terms::Retirement,
 };
 use crate::policy::{Exchange, FaultKind, Hook};
 
 /// Bytes that a guest may hand over in one call to the host or one answer.
 const HOST_CALL_BYTES: usize = 256 << 10;
+
+/// Its age is looked at after so many calls: asking the time each time would cost more than it finds.
+const CALLS_A_LOOK: u32 = 16;
 
 /// Where a component exports its hooks; found once, when it is loaded.
 #[derive(Clone)]
@@ -139,17 +144,23 @@ impl Instance {
         self.store.data_mut()
     }
 
+    /// Calls that it was asked so far.
     pub(super) fn calls(&self) -> u32 {
         self.calls
     }
 
-    pub(super) fn born_ms(&self) -> u64 {
-        self.born_ms
-    }
-
-    /// How much its memory has grown since it was configured, in bytes.
-    pub(super) fn growth(&self) -> usize {
-        self.store.data().limits.grown_to().saturating_sub(self.memory_at_birth)
+    /// Why it has served its time, if it has: by its calls, by what its memory has grown since it was configured, or by its age
+    /// at this moment, which is asked for now and then.
+    pub(super) fn retires(&self, at: &Retirement, now_ms: impl FnOnce() -> u64) -> Option<Retired> {
+        let growth = || self.store.data().limits.grown_to().saturating_sub(self.memory_at_birth);
+        let is_old = || now_ms().saturating_sub(self.born_ms) >= at.age_ms;
+        if self.calls >= at.calls {
+            Some(Retired::Calls)
+        } else if growth() >= at.growth {
+            Some(Retired::Growth)
+        } else {
+            (self.calls.is_multiple_of(CALLS_A_LOOK) && is_old()).then_some(Retired::Age)
+        }
     }
 }
 

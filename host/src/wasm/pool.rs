@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use super::{instance::Instance, tally::Retired, terms::Retirement};
+use super::instance::Instance;
 
 /// Shelves of a pool; with more threads than this, some share one.
 const SHELVES: usize = 64;
@@ -78,16 +78,5 @@ impl Pool {
             }
         });
         self.shelves.get(at)
-    }
-}
-
-/// Why this instance has served its time, if it has.
-pub(super) fn retires(instance: &Instance, at: &Retirement, now_ms: u64) -> Option<Retired> {
-    if instance.calls() >= at.calls {
-        Some(Retired::Calls)
-    } else if instance.growth() >= at.growth {
-        Some(Retired::Growth)
-    } else {
-        (now_ms.saturating_sub(instance.born_ms()) >= at.age_ms).then_some(Retired::Age)
     }
 }

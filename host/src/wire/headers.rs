@@ -31,7 +31,7 @@ pub const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-bufferi
 
 /// What a backend sees of a caller's headers.
 pub fn to_backend(headers: &HeaderMap) -> HeaderMap {
-    passed(headers, &TO_BACKEND)
+    passed(headers, &TO_BACKEND, USUAL_TO_BACKEND)
 }
 
 /// What a backend sees of the headers of an Anthropic caller, who may name several betas on several lines.
@@ -47,14 +47,15 @@ pub fn anthropic_to_backend(headers: &HeaderMap) -> HeaderMap {
 
 /// What a caller sees of a backend's headers.
 pub fn to_caller(headers: &HeaderMap) -> HeaderMap {
-    passed(headers, &TO_CALLER)
+    passed(headers, &TO_CALLER, USUAL_TO_CALLER)
 }
 
-/// Room for what a request or an answer has in the end; one more would double the map's size.
-const USUAL: usize = 12;
+/// Room for what a request to a backend has in the end, and for what an answer has; one more would double the map's size.
+const USUAL_TO_BACKEND: usize = 6;
+const USUAL_TO_CALLER: usize = 12;
 
-fn passed(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
-    let mut passed = HeaderMap::with_capacity(USUAL);
+fn passed(headers: &HeaderMap, names: &[HeaderName], usual: usize) -> HeaderMap {
+    let mut passed = HeaderMap::with_capacity(usual);
     for name in names {
         if let Some(value) = headers.get(name) {
             passed.insert(name, value.clone());

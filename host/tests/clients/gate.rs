@@ -16,6 +16,7 @@ use tollgate::{app::SimulatedOllama, identity::FreshKey};
 use crate::support::{
     LlmServer, Script,
     binary::{Running, run},
+    guest,
 };
 
 /// Bodies may be so large, in bytes.
@@ -36,6 +37,7 @@ pub(crate) struct Gate {
     folder: TempDir,
     transport: Transport,
     address: String,
+    admin: String,
     keys: Value,
     /// The backend that breaks off its first stream after its first piece, and then never ends its second.
     pub(crate) broken: LlmServer,
@@ -45,7 +47,19 @@ pub(crate) struct Gate {
 impl Gate {
     /// `first` is the first piece of a stream, in the dialect that will be asked for.
     pub(crate) async fn start(transport: Transport, first: &str) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), transport, first).await
+    }
+
+    /// A plain one that charges a call as a header of it says.
+    pub(crate) async fn start_charging() -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let policies = folder.path().join("policies");
+        fs::create_dir(&policies).unwrap();
+        fs::write(policies.join("ask-admit.wasm"), guest::gallery("ask-admit")).unwrap();
+        Self::start_in(folder, Transport::Plain, "").await
+    }
+
+    async fn start_in(folder: TempDir, transport: Transport, first: &str) -> Self {
         let simulated =
             SimulatedOllama::start("sim-1", &["llama3:latest"], &TaskTracker::new(), &CancellationToken::new())
                 .await
@@ -63,13 +77,14 @@ impl Gate {
         configure(folder.path(), transport, &backends);
         let keys = keys(folder.path());
         let mut running = Running::start(folder.path(), &["serve"]);
-        let address = running.on_stderr(|line| {
+        let (address, admin) = running.on_stderr(|line| {
             let line: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"));
-            (line["message"] == "serving").then(|| line["data_plane"].as_str().unwrap().to_owned())
+            let place = |name: &str| line[name].as_str().unwrap().to_owned();
+            (line["message"] == "serving").then(|| (place("data_plane"), place("admin")))
         });
         gone.kill().await;
         running.on_stderr(|line| (line.contains("the backend is down") && line.contains("gone")).then_some(()));
-        Self { folder, transport, address, keys, broken, _running: running }
+        Self { folder, transport, address, admin, keys, broken, _running: running }
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
@@ -84,7 +99,8 @@ impl Gate {
 
     /// What a client's program is told.
     pub(crate) fn described(&self) -> String {
-        json!({ "url": self.url(""), "keys": self.keys, "max_body": MAX_BODY }).to_string()
+        let admin = format!("http://{}", self.admin);
+        json!({ "url": self.url(""), "admin": admin, "keys": self.keys, "max_body": MAX_BODY }).to_string()
     }
 
     pub(crate) fn transport(&self) -> Transport {
@@ -109,6 +125,9 @@ fn configure(folder: &Path, transport: Transport, backends: &[(&str, String)]) {
     if transport == Transport::Tls {
         toml += "server.tls = { cert = \"cert.pem\", key = \"key.pem\" }\n";
         certify(folder);
+    }
+    if folder.join("policies").exists() {
+        toml += "policies.folder = \"policies\"\n";
     }
     for (name, url) in backends {
         write!(toml, "\n[[backends]]\nname = \"{name}\"\nurl = \"{url}\"\n").unwrap();
@@ -145,9 +164,14 @@ fn keys(folder: &Path) -> Value {
     };
     let good = create("good", &["--rpm", "1000000"]);
     let (manager, limited) = (create("manager", &["--manage"]), create("limited", &["--rpm", "1"]));
+    // More than a hundred tokens are reserved for a call, and few of them used.
+    let spent = create("spent", &["--budget", "day=130"]);
     let disabled = create("disabled", &[]);
     assert_eq!(run(folder, &["keys", "disable", "disabled"]).code, Some(0));
     // Well formed, and nobody's.
     let wrong = FreshKey::generate().unwrap();
-    json!({ "good": good, "manager": manager, "limited": limited, "disabled": disabled, "wrong": wrong.text() })
+    json!({
+        "good": good, "manager": manager, "limited": limited, "spent": spent, "disabled": disabled,
+        "wrong": wrong.text(),
+    })
 }

@@ -56,9 +56,7 @@ impl Client {
 
     /// Runs all of its checks; when it leaves a stream, the backend must be left too.
     pub(crate) async fn run(self, gate: &mut Gate) {
-        let mut child = self.command(gate).spawn().unwrap_or_else(|error| {
-            panic!("{self:?} can't be run: {error}; install the clients with ./scripts/clients")
-        });
+        let mut child = self.command(gate, "client").spawn().unwrap_or_else(|error| self.is_missing(&error));
         let mut stdin = child.stdin.take();
         let mut lines = lines(child.stdout.take().unwrap());
         let mut stderr = child.stderr.take().unwrap();
@@ -85,17 +83,29 @@ impl Client {
         assert!(reached_backend, "{self:?}, {transport:?}: the backend was not left within {LEAVING:?}");
     }
 
-    fn command(self, gate: &Gate) -> Command {
+    /// Runs the checks of what it does by itself when it is refused.
+    pub(crate) fn retries(self, gate: &Gate) {
+        let output = self.command(gate, "retries").output().unwrap_or_else(|error| self.is_missing(&error));
+        let problems = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{self:?}: {}\n{problems}", output.status);
+    }
+
+    fn is_missing(self, error: &std::io::Error) -> ! {
+        panic!("{self:?} can't be run: {error}; install the clients with ./scripts/clients")
+    }
+
+    /// `part` ends the name of the program.
+    fn command(self, gate: &Gate, part: &str) -> Command {
         let programs = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
         let modules = installed("javascript/node_modules");
         let mut command = if self.is_python {
             let mut command = Command::new(installed("python/bin/python"));
             // Nothing is written beside the sources.
-            command.arg("-B").arg(programs.join("python").join(format!("{}_client.py", self.name)));
+            command.arg("-B").arg(programs.join("python").join(format!("{}_{part}.py", self.name)));
             command
         } else {
             let mut command = Command::new(modules.join(".bin/node"));
-            command.arg(programs.join("javascript").join(format!("{}_client.cjs", self.name)));
+            command.arg(programs.join("javascript").join(format!("{}_{part}.cjs", self.name)));
             command
         };
         // Of this machine's settings none matters: no proxy, no other authority.

@@ -48,6 +48,7 @@ mod policy_interface_env;
 mod policy_interface_request;
 mod policy_terms;
 mod redis;
+mod redis_loss;
 mod reload;
 mod rotation;
 mod route;

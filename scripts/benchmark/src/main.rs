@@ -7,7 +7,9 @@ mod backend;
 mod clock;
 mod contender;
 mod failure;
+mod forwarder;
 mod instructions;
+mod limits;
 mod load;
 mod process;
 mod report;
@@ -28,6 +30,10 @@ use crate::{
     load::{Call, Load, Pace, Target, Until, client_tls},
 };
 
+/// The gate's own allocator, so that bare hyper, the floor under it, stands on the same ground.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Debug, Parser)]
 #[command(version, about = "What Tollgate costs, side by side with other proxies, and in instructions.")]
 struct Arguments {
@@ -47,6 +53,14 @@ enum Command {
         #[arg(long)]
         spin: bool,
     },
+    /// Forwards with hyper and nothing else; one of the proxies that `run` measures.
+    #[command(hide = true)]
+    Forward {
+        #[arg(long)]
+        listen: SocketAddr,
+        #[arg(long)]
+        backend: SocketAddr,
+    },
     /// Makes calls, and prints what it saw as JSON.
     Load(LoadArguments),
     /// Measures all contenders, prints the table, and writes every raw figure as JSON.
@@ -55,6 +69,8 @@ enum Command {
     Report(ReportArguments),
     /// Counts instructions under callgrind, and compares them with the committed counts.
     Instructions(instructions::InstructionArguments),
+    /// Looks whether limits hold, over several gates and whatever Redis does.
+    Limits(limits::LimitArguments),
 }
 
 #[derive(Args, Debug)]
@@ -111,6 +127,7 @@ struct LoadArguments {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Backend { listen, threads, spin } => backend::serve(listen, threads, spin),
+        Command::Forward { listen, backend } => forwarder::serve(listen, backend),
         Command::Load(arguments) => load(&arguments),
         Command::Run(arguments) => stoppable(move || {
             let results = run::run(&arguments)?;
@@ -119,6 +136,7 @@ fn main() -> ExitCode {
         }),
         Command::Report(arguments) => report(&arguments),
         Command::Instructions(arguments) => stoppable(move || instructions::run(&arguments)),
+        Command::Limits(arguments) => stoppable(move || limits::run(&arguments)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -97,6 +97,11 @@ impl Process {
         Ok(kib * 1024)
     }
 
+    /// Sends it, and what it started, a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<(), Failure> {
+        Ok(kill_process_group(self.group, signal)?)
+    }
+
     /// Asks it to stop, and waits; after a while it is killed.
     pub(crate) fn stop(self) -> Result<(), Failure> {
         self.stop_within(PATIENCE)

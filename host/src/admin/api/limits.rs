@@ -32,7 +32,7 @@ async fn show(
     })?;
     let operations = &shared.operations;
     let stored = operations.store.key(&key).await.map_err(|error| asked::refused(&error))?;
-    let told = operations.parts.limits_of(&Arc::new(stored.record), model.as_ref());
+    let told = operations.parts.limits_of(&Arc::new(stored.record), model.as_ref()).await;
     let list = told.map_err(|error| not_told(&error))?;
     Ok(Json(list).into_response())
 }

@@ -8,6 +8,7 @@
 
 mod caps;
 mod error;
+mod image;
 mod walk;
 mod wish;
 
@@ -20,8 +21,15 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-pub use self::error::{BodyError, Spot};
-use self::{caps::Caps, walk::Walk, wish::Asking};
+use self::{
+    caps::Caps,
+    walk::{Images, Walk},
+    wish::Asking,
+};
+pub use self::{
+    error::{BodyError, Spot},
+    image::IMAGE_TOKENS,
+};
 use super::{Operation, Surface};
 
 /// What was read of a body that passed: exactly one JSON object, in UTF-8, at most 64 levels deep, without a key that
@@ -33,6 +41,7 @@ pub struct JsonBody {
     stream: Option<bool>,
     caps: Caps,
     answers: u32,
+    images: Images,
     asking: Option<Asking>,
 }
 
@@ -76,7 +85,8 @@ impl JsonBody {
         let found = walk.into_found();
         let model = found.model.and_then(|(text, literal)| Some(Model { text, literal: range_of(literal, bytes)? }));
         let asking = found.wish.asking(bytes);
-        Ok(Self { length: bytes.len(), model, stream: found.stream, caps: found.caps, answers: found.answers, asking })
+        let walk::Found { stream, caps, answers, images, .. } = found;
+        Ok(Self { length: bytes.len(), model, stream, caps, answers, images, asking })
     }
 
     /// The model's name as the caller wrote it, unescaped; never empty.
@@ -106,6 +116,12 @@ impl JsonBody {
     /// How many answers the caller asks for at once (`n`, `best_of`); at least 1.
     pub fn answers(&self) -> u32 {
         self.answers
+    }
+
+    /// A rough estimate of the call's input tokens: those of its text, and [`IMAGE_TOKENS`] for each image.
+    pub fn input_tokens(&self) -> u32 {
+        let text = text_tokens(self.length.saturating_sub(self.images.bytes));
+        text.saturating_add(self.images.count.saturating_mul(IMAGE_TOKENS))
     }
 
     /// Whether the caller left `stream_options.include_usage` unsaid, false or null, so that it can be asked for.
@@ -153,12 +169,12 @@ fn literal_of(name: &str) -> Bytes {
     Bytes::from(serde_json::Value::from(name).to_string())
 }
 
-/// The host's rough estimate of a call's input tokens, from the bytes of its body, rounded up.
+/// The host's rough estimate of the tokens in so many bytes of text, rounded up.
 ///
 /// English text has about four bytes per token. The estimate only sizes a reservation; what a call costs in the end is
 /// what the backend counted.
-pub fn input_tokens(body_bytes: usize) -> u32 {
-    u32::try_from(body_bytes.div_ceil(4)).unwrap_or(u32::MAX)
+pub fn text_tokens(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(4)).unwrap_or(u32::MAX)
 }
 
 /// Where `part`, borrowed from `whole`, stands in it; none when it was not borrowed from there.

@@ -5,7 +5,7 @@ use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assert_eq, propte
 use serde_json::Value;
 
 use super::samples::json_object;
-use super::{BodyError, Edits, JsonBody, input_tokens};
+use super::{BodyError, Edits, IMAGE_TOKENS, JsonBody};
 use crate::llm::{Operation, Surface};
 
 fn read(text: &str) -> Result<JsonBody, BodyError> {
@@ -385,14 +385,35 @@ fn a_body_that_cannot_be_spliced_becomes_an_empty_one() {
 
 #[test]
 fn input_tokens_are_a_quarter_of_the_bytes_rounded_up() {
-    fn check(body_bytes: usize, expected: u32) {
-        assert_eq!(input_tokens(body_bytes), expected, "{body_bytes}");
+    for (padding, expected) in [("", 3), ("x", 3), ("xxx", 3), ("xxxx", 4)] {
+        let body = good(&format!("{{\"a\":\"{padding}\"}} "));
+        assert_eq!(body.input_tokens(), expected, "{padding}");
     }
-    check(0, 0);
-    check(1, 1);
-    check(4, 1);
-    check(5, 2);
-    check(usize::MAX, u32::MAX);
+}
+
+#[test]
+fn an_image_counts_as_a_fixed_number_of_tokens_in_every_api() {
+    let png = format!("iVBORw0KGgo{}", "A".repeat(1 << 20));
+    let url = format!("data:image/png;base64,{png}");
+    for (body, images) in [
+        (format!(r#"{{"model":"m","images":["{png}"],"prompt":"x"}}"#), 1),
+        (format!(r#"{{"messages":[{{"role":"user","content":"x","images":["{png}","{png}"]}}]}}"#), 2),
+        (format!(r#"{{"messages":[{{"content":[{{"type":"image_url","image_url":{{"url":"{url}"}}}}]}}]}}"#), 1),
+        (format!(r#"{{"input":[{{"content":[{{"type":"input_image","image_url":"{url}"}}]}}]}}"#), 1),
+        (
+            format!(
+                r#"{{"messages":[{{"content":[{{"type":"image","source":{{"type":"base64","data":"{png}"}}}}]}}]}}"#
+            ),
+            1,
+        ),
+    ] {
+        let tokens = good(&body).input_tokens();
+        let rest = tokens - images * IMAGE_TOKENS;
+        assert!((5..50).contains(&rest), "{tokens}");
+    }
+    // As a prompt it is text, whatever it looks like.
+    let text = good(&format!(r#"{{"prompt":"{png}","messages":[{{"content":"{url}"}}]}}"#)).input_tokens();
+    assert!(text > 2 * (1 << 18), "{text}");
 }
 
 /// The same JSON text with every letter of its strings written as an escape.

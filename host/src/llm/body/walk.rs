@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 
 use super::{
     caps::{CapField, Caps},
+    image,
     wish::Wish,
 };
 
@@ -30,6 +31,7 @@ pub(super) struct Walk<'de, 'f> {
     stream: Option<bool>,
     caps: Caps,
     answers: u32,
+    images: Images,
     wish: Wish<'de>,
     /// The key whose value is read, where the wish is said.
     wish_key: Option<&'de str>,
@@ -45,7 +47,15 @@ pub(super) struct Found<'de> {
     pub(super) caps: Caps,
     /// How many answers are asked for; at least 1.
     pub(super) answers: u32,
+    pub(super) images: Images,
     pub(super) wish: Wish<'de>,
+}
+
+/// The images of a body: how many, and how long they are together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Images {
+    pub(super) count: u32,
+    pub(super) bytes: usize,
 }
 
 /// Why a walk was stopped; no fault means that the parser stopped it.
@@ -87,6 +97,8 @@ enum Role {
     Options,
     StreamOptions,
     IncludeUsage,
+    /// Perhaps an image, or a list of them.
+    Image,
     Plain,
 }
 
@@ -94,7 +106,9 @@ impl Role {
     /// Whether its value may be an object or an array.
     fn may_hold_more(self) -> bool {
         match self {
-            Self::Plain | Self::Answers | Self::Options | Self::StreamOptions | Self::IncludeUsage => true,
+            Self::Plain | Self::Image | Self::Answers | Self::Options | Self::StreamOptions | Self::IncludeUsage => {
+                true
+            }
             Self::Body | Self::Model(_) | Self::Stream | Self::OutputCap(_) => false,
         }
     }
@@ -108,6 +122,7 @@ impl<'de, 'f> Walk<'de, 'f> {
             stream: None,
             caps: Caps::default(),
             answers: 1,
+            images: Images::default(),
             wish: Wish::default(),
             wish_key: None,
             open_keys: Vec::new(),
@@ -122,7 +137,8 @@ impl<'de, 'f> Walk<'de, 'f> {
 
     pub(super) fn into_found(self) -> Found<'de> {
         let model = self.model.map(|candidate| (candidate.text, candidate.literal));
-        Found { model, stream: self.stream, caps: self.caps, answers: self.answers, wish: self.wish }
+        let Self { stream, caps, answers, images, wish, .. } = self;
+        Found { model, stream, caps, answers, images, wish }
     }
 
     pub(super) fn into_refusal(self) -> Stop<'de> {
@@ -166,11 +182,13 @@ impl<'de, 'f> Walk<'de, 'f> {
                     "n" | "best_of" => Role::Answers,
                     "options" => Role::Options,
                     "stream_options" => Role::StreamOptions,
+                    key if image::may_stand_under(key) => Role::Image,
                     _ => Role::Plain,
                 },
             },
             Role::Options if key == "num_predict" => Role::OutputCap(CapField::NumPredict),
             Role::StreamOptions if key == "include_usage" => Role::IncludeUsage,
+            _ if image::may_stand_under(key) => Role::Image,
             _ => Role::Plain,
         }
     }
@@ -234,7 +252,9 @@ impl<'de> Node<'_, 'de, '_> {
     /// What to do with a value that holds nothing the walk keeps.
     fn pass<E: Error>(self) -> Result<(), E> {
         match self.role {
-            Role::Plain | Role::Answers | Role::Options | Role::StreamOptions | Role::IncludeUsage => Ok(()),
+            Role::Plain | Role::Image | Role::Answers | Role::Options | Role::StreamOptions | Role::IncludeUsage => {
+                Ok(())
+            }
             Role::Body => self.walk.refuse(Flaw::NotObject),
             Role::Model(_) => self.walk.refuse(Flaw::WrongType("a valid string")),
             Role::Stream => self.walk.refuse(Flaw::WrongType("true or false")),
@@ -314,7 +334,12 @@ impl<'de> Visitor<'de> for Node<'_, 'de, '_> {
         self.number(ceiling(value))
     }
 
-    fn visit_str<E: Error>(self, _: &str) -> Result<(), E> {
+    fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
+        if matches!(self.role, Role::Image) && image::is_image(text) {
+            let images = &mut self.walk.images;
+            images.count = images.count.saturating_add(1);
+            images.bytes = images.bytes.saturating_add(text.len());
+        }
         self.pass()
     }
 
@@ -326,8 +351,9 @@ impl<'de> Visitor<'de> for Node<'_, 'de, '_> {
         if depth >= MAX_DEPTH {
             return walk.refuse(Flaw::TooDeep);
         }
+        let role = if matches!(role, Role::Image) { Role::Image } else { Role::Plain };
         for index in 0_usize.. {
-            let element = Node { walk: &mut *walk, role: Role::Plain, depth: depth + 1, names_are_free };
+            let element = Node { walk: &mut *walk, role, depth: depth + 1, names_are_free };
             match access.next_element_seed(element) {
                 Ok(Some(())) => {}
                 Ok(None) => break,

@@ -3,7 +3,10 @@
 //! A server's numbers are taken as they are or not at all: what is negative, broken, written as text or larger than any
 //! model's is no count.
 
-use super::{Usage, members::Members};
+use super::{
+    Usage,
+    members::{Member, Members},
+};
 
 /// Larger counts are nonsense: no model reads or writes so much in one call.
 const MOST_TOKENS: u64 = u32::MAX as u64;
@@ -20,38 +23,74 @@ pub(super) enum Line {
 }
 
 /// What a whole answer says; `text` may have lost its beginning.
+///
+/// Each member is looked at once, and none before those that say all: of a long answer most is one text.
 pub(super) fn of_answer(text: &[u8]) -> Usage {
-    let usage = of_event(text);
-    if usage != Usage::default() {
-        return usage;
+    let (mut ending, mut is_said) = (Ending::default(), false);
+    for member in Members::of(text).into_iter().flatten() {
+        if !is_said && let Some(usage) = said_by(&member) {
+            if usage != Usage::default() {
+                return usage;
+            }
+            is_said = member.key == Some(b"usage");
+        }
+        if let Some(Line::Last(usage)) = ending.takes(&member) {
+            return usage;
+        }
     }
-    match of_line(text) {
+    match ending.line() {
         Line::Last(usage) => usage,
         Line::Piece | Line::Other => Usage::default(),
     }
 }
 
 /// What one line of Ollama's says; `text` may have lost its beginning.
+pub(super) fn of_line(text: &[u8]) -> Line {
+    let mut ending = Ending::default();
+    for member in Members::of(text).into_iter().flatten() {
+        if let Some(line) = ending.takes(&member) {
+            return line;
+        }
+    }
+    ending.line()
+}
+
+/// What the members of an Ollama object, told from the last to the first, say of it.
 ///
 /// Ollama leaves out counts that are 0, as that of a prompt that it still had in memory: what the last object doesn't say
 /// is 0. It is told by `done`, or where that was lost, or is never written, by any number that only the last one has.
-pub(super) fn of_line(text: &[u8]) -> Line {
-    let (mut input, mut output) = (None, None);
-    let mut is_last = false;
-    for member in Members::of(text).into_iter().flatten() {
+#[derive(Debug, Default)]
+struct Ending {
+    input: Option<Option<u64>>,
+    output: Option<Option<u64>>,
+    is_last: bool,
+    is_piece: bool,
+}
+
+impl Ending {
+    /// Looks at one member more; tells what the object is once no other can change it.
+    fn takes(&mut self, member: &Member<'_>) -> Option<Line> {
         match member.key {
-            Some(b"done") if member.value == b"false" => return Line::Piece,
-            Some(b"done") => is_last |= member.value == b"true",
-            Some(b"total_duration") => is_last = true,
-            Some(b"prompt_eval_count") if input.is_none() => input = Some(count(member.value)),
-            Some(b"eval_count") if output.is_none() => output = Some(count(member.value)),
-            _ => {}
+            Some(b"done") if member.value == b"false" => self.is_piece = true,
+            Some(b"done") => self.is_last |= member.value == b"true",
+            Some(b"total_duration") => self.is_last = true,
+            Some(b"prompt_eval_count") if self.input.is_none() => self.input = Some(count(member.value)),
+            Some(b"eval_count") if self.output.is_none() => self.output = Some(count(member.value)),
+            _ => return None,
         }
+        let is_known = self.is_piece || (self.is_last && self.input.is_some() && self.output.is_some());
+        is_known.then(|| self.line())
     }
-    if !is_last && input.is_none() && output.is_none() {
-        return Line::Other;
+
+    fn line(&self) -> Line {
+        if self.is_piece {
+            return Line::Piece;
+        }
+        if !self.is_last && self.input.is_none() && self.output.is_none() {
+            return Line::Other;
+        }
+        Line::Last(Usage { input: self.input.unwrap_or(Some(0)), output: self.output.unwrap_or(Some(0)) })
     }
-    Line::Last(Usage { input: input.unwrap_or(Some(0)), output: output.unwrap_or(Some(0)) })
 }
 
 /// What an event's data says, or a whole answer in one of the dialects that write `usage`; `text` may have lost its
@@ -61,18 +100,23 @@ pub(super) fn of_line(text: &[u8]) -> Line {
 /// `response.completed`) or in its `message` (Anthropic's `message_start`, which can't know the output yet).
 pub(super) fn of_event(text: &[u8]) -> Usage {
     for member in Members::of(text).into_iter().flatten() {
-        let usage = match member.key {
-            Some(b"usage") => return of_usage(member.value),
-            // A member without a key reaches beyond what was kept: in a long event that is the response.
-            Some(b"response") | None => within(member.value),
-            Some(b"message") => Usage { output: None, ..within(member.value) },
-            Some(_) => continue,
-        };
-        if usage != Usage::default() {
-            return usage;
+        match said_by(&member) {
+            Some(usage) if usage != Usage::default() || member.key == Some(b"usage") => return usage,
+            Some(_) | None => {}
         }
     }
     Usage::default()
+}
+
+/// What a member says of the usage; none where it is no place for it.
+fn said_by(member: &Member<'_>) -> Option<Usage> {
+    match member.key {
+        Some(b"usage") => Some(of_usage(member.value)),
+        // A member without a key reaches beyond what was kept: in a long event that is the response.
+        Some(b"response") | None => Some(within(member.value)),
+        Some(b"message") => Some(Usage { output: None, ..within(member.value) }),
+        Some(_) => None,
+    }
 }
 
 fn within(object: &[u8]) -> Usage {

@@ -16,7 +16,7 @@ mod sieve;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use memchr::memmem::Finder;
+use memchr::{memchr, memmem::Finder};
 
 use self::{
     counts::Line,
@@ -71,7 +71,8 @@ pub enum Framing {
 impl Framing {
     /// The framing that a content type means; none when an answer of that type tells no counts.
     pub fn of(content_type: &str, length: Option<u64>) -> Option<Self> {
-        let kind = content_type.split(';').next().unwrap_or_default().trim();
+        let end = memchr(b';', content_type.as_bytes()).unwrap_or(content_type.len());
+        let kind = content_type.get(..end).unwrap_or_default().trim();
         let is = |other: &str| kind.eq_ignore_ascii_case(other);
         if is("application/x-ndjson") {
             Some(Self::Lines)

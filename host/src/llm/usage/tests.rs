@@ -111,6 +111,19 @@ fn a_long_answer_is_read_from_its_end() {
 }
 
 #[test]
+fn an_answer_is_read_until_its_counts_are_known() {
+    for (answer, expected) in [
+        (r#"{"usage":{"prompt_tokens":1},"done":true,"prompt_eval_count":5,"eval_count":2}"#, usage(5, 2)),
+        (r#"{"usage":{"prompt_tokens":1},"done":true,"eval_count":2}"#, usage(1, None)),
+        (r#"{"usage":{"prompt_tokens":1},"done":false}"#, usage(1, None)),
+        (r#"{"prompt_eval_count":5,"done":true,"usage":{}}"#, usage(5, 0)),
+        (r#"{"prompt_eval_count":5,"eval_count":2,"done":false}"#, usage(None, None)),
+    ] {
+        assert_eq!(read(Framing::Whole(None), &[answer.as_bytes()], true).usage, expected, "{answer}");
+    }
+}
+
+#[test]
 fn the_last_line_and_the_last_event_may_be_long() {
     let numbers = "123456,".repeat(20_000);
     let line = format!(

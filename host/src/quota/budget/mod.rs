@@ -39,12 +39,7 @@ pub(super) struct Budget {
 impl Budget {
     /// For the counter that this charge names; none for other shapes.
     pub(super) fn of(charge: &Charge<'_>, terms: &Terms) -> Option<Self> {
-        let Span::Calendar(of) = terms.span else { return None };
-        let (_, unit) = UNITS.into_iter().find(|(unit, _)| *unit == terms.settling.unit())?;
-        let (_, period) = PERIODS.into_iter().find(|(period, _)| *period == of)?;
-        let (policy, limit) = (charge.policy.into(), charge.limit.into());
-        let partition = kept_partition(charge.partition).as_ref().into();
-        Some(Self::named(BudgetName { policy, limit, partition, unit: unit.into(), period: period.into() }, 0))
+        name(charge, terms).map(|name| Self::named(name, 0))
     }
 
     /// For a counter whose period ends there, with nothing to write.
@@ -75,8 +70,18 @@ impl Budget {
     }
 }
 
+/// How the counter is called that this charge names; none for shapes other than the calendar's.
+pub(super) fn name(charge: &Charge<'_>, terms: &Terms) -> Option<BudgetName> {
+    let Span::Calendar(of) = terms.span else { return None };
+    let (_, unit) = UNITS.into_iter().find(|(unit, _)| *unit == terms.settling.unit())?;
+    let (_, period) = PERIODS.into_iter().find(|(period, _)| *period == of)?;
+    let (policy, limit) = (charge.policy.into(), charge.limit.into());
+    let partition = kept_partition(charge.partition).as_ref().into();
+    Some(BudgetName { policy, limit, partition, unit: unit.into(), period: period.into() })
+}
+
 /// No counter counts as far as the largest number with a sign.
-fn signed(units: u64) -> i64 {
+pub(super) fn signed(units: u64) -> i64 {
     i64::try_from(units).unwrap_or(i64::MAX)
 }
 

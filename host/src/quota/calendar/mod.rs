@@ -8,9 +8,8 @@
 
 mod period;
 
-pub(super) use self::period::length_before;
+pub(super) use self::period::{end_of, length_before};
 
-use self::period::end_of;
 use super::{
     Moment,
     counter::{Counter, Mark, Wait, ceiling, sum},

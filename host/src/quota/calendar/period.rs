@@ -7,7 +7,7 @@ const HOUR_US: u64 = 3_600_000_000;
 const DAY_US: u64 = 24 * HOUR_US;
 
 /// The first microsecond after the period in which this one lies.
-pub(super) fn end_of(period: Period, unix_us: u64) -> u64 {
+pub(in crate::quota) fn end_of(period: Period, unix_us: u64) -> u64 {
     match period {
         Period::Hour => next_multiple(unix_us, HOUR_US),
         Period::Day => next_multiple(unix_us, DAY_US),

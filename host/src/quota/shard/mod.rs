@@ -9,7 +9,7 @@
 //! Whoever calls holds the shard's lock. Nothing here waits or asks the time.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
     hash::BuildHasherDefault,
     sync::Arc,
 };
@@ -157,7 +157,7 @@ impl Shard {
             live.counter.advance(now);
             return live.figures(at, terms.capacity);
         }
-        self.create(terms.span).figures(at, terms.capacity)
+        create(terms.span, now, &self.floors).figures(at, terms.capacity)
     }
 
     /// Drops empty counters until all of `keys` have a place, and tells whether they have.
@@ -186,16 +186,18 @@ impl Shard {
         amount: u64,
     ) -> (Mark, Figures) {
         let now = self.now;
-        if !self.counters.contains_key(&key) {
-            let mut live = self.create(terms.span);
-            (live.owner, live.is_owned) = (owner, true);
-            if let Some(budget) = Budget::of(charge, terms) {
-                live.is_written = true;
-                self.budgets.insert(key, budget);
+        let live = match self.counters.entry(key) {
+            Entry::Occupied(found) => found.into_mut(),
+            Entry::Vacant(place) => {
+                let mut live = create(terms.span, now, &self.floors);
+                (live.owner, live.is_owned) = (owner, true);
+                if let Some(budget) = Budget::of(charge, terms) {
+                    live.is_written = true;
+                    self.budgets.insert(key, budget);
+                }
+                place.insert(live)
             }
-            self.counters.insert(key, live);
-        }
-        let live = self.counters.get_mut(&key).expect("it was made if it was not there");
+        };
         live.counter.advance(now);
         let used_before = live.counter.used();
         let mark = live.counter.take(amount);
@@ -273,16 +275,6 @@ impl Shard {
         self.now = Moment { monotonic_us: self.now.monotonic_us.max(at.monotonic_us), unix_us: at.unix_us };
     }
 
-    fn create(&self, span: Span) -> Box<Live> {
-        let Moment { monotonic_us, unix_us } = self.now;
-        match span {
-            Span::Window { length_ms } => Live::of(Window::new(length_ms, monotonic_us)),
-            Span::Bucket { pace, .. } => Live::of(Bucket::new(pace, monotonic_us)),
-            Span::Calendar(period) => Live::of(Calendar::new(period, self.floors.start(period, unix_us))),
-            Span::Concurrent => Live::of(Concurrent::default()),
-        }
-    }
-
     /// Looks at the counter with the earliest note, if that is due. Tells whether it was.
     fn look_at_earliest(&mut self) -> bool {
         let Some(&(note_us, key)) = self.notes.first() else {
@@ -337,6 +329,16 @@ impl Shard {
         let noted = self.counters.values().filter(|live| live.note_us != NO_NOTE).count();
         assert_eq!(noted, self.notes.len());
         self.counters.len()
+    }
+}
+
+/// An empty counter of this shape, at this moment.
+fn create(span: Span, Moment { monotonic_us, unix_us }: Moment, floors: &Floors) -> Box<Live> {
+    match span {
+        Span::Window { length_ms } => Live::of(Window::new(length_ms, monotonic_us)),
+        Span::Bucket { pace, .. } => Live::of(Bucket::new(pace, monotonic_us)),
+        Span::Calendar(period) => Live::of(Calendar::new(period, floors.start(period, unix_us))),
+        Span::Concurrent => Live::of(Concurrent::default()),
     }
 }
 

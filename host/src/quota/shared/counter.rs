@@ -9,6 +9,8 @@ use aws_lc_rs::digest::{Context, SHA256};
 use smallvec::SmallVec;
 
 use crate::policy::{MOST_UNITS, Period, TokenKind};
+use crate::ports::budgets::{BudgetName, StoredBudget};
+use crate::quota::budget::{self, kept_partition};
 use crate::quota::charge::{Span, Terms};
 use crate::quota::window;
 use crate::quota::{Charge, MAX_CHARGES, Outcome, Refused, Tokens, Unit};
@@ -108,6 +110,15 @@ pub(super) fn counters(charges: &[Charge<'_>], expected: Tokens) -> Result<Small
     Ok(counters)
 }
 
+/// The counter of a budget as it is written, with the end of its period among its numbers, and its units; none where its
+/// words are of another version.
+pub(super) fn written(budget: &StoredBudget) -> Option<(Name, Numbers, u64)> {
+    let BudgetName { policy, limit, partition, .. } = &budget.name;
+    let (rule, _) = budget::rule(&budget.name)?;
+    let counter = Counter::of(&Charge { policy, limit, partition, rule }, Tokens::default()).ok()?;
+    Some((counter.name, Numbers { second: budget.period_end_us, ..counter.numbers }, budget.used))
+}
+
 fn numbers(terms: &Terms) -> Numbers {
     let (kind, bound, first, second) = match terms.span {
         Span::Concurrent => (Kind::Leases, terms.capacity, 0, 0),
@@ -141,7 +152,12 @@ fn name(charge: &Charge<'_>, terms: &Terms, numbers: Numbers) -> Name {
         Unit::Calls => "calls",
     };
     let mut hash = Context::new(&SHA256);
-    for part in [charge.policy, charge.limit, charge.partition, unit, numbers.kind.letter()] {
+    // As it is written down, so that what was written finds the counter.
+    let partition = match numbers.kind {
+        Kind::Calendar => kept_partition(charge.partition),
+        Kind::Window | Kind::Bucket | Kind::Leases => charge.partition.into(),
+    };
+    for part in [charge.policy, charge.limit, &partition, unit, numbers.kind.letter()] {
         hash.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());
         hash.update(part.as_bytes());
     }
@@ -210,6 +226,24 @@ mod tests {
         let mut text = String::new();
         counter(&charge("l", "x", Amount::Requests(1), WINDOW)).name.write(&mut text);
         assert_eq!(text, "f4b75a95b1c6d76570fd0d164e2ec8bf");
+    }
+
+    #[test]
+    fn what_is_written_of_a_budget_leads_to_its_counter() {
+        let long = "x".repeat(65);
+        let input = Amount::Tokens { kind: TokenKind::Input, weight_permille: 1_500 };
+        for partition in ["", "k1", &long] {
+            for (amount, period) in [(Amount::Requests(2), Period::Hour), (input, Period::Week)] {
+                let charge = charge("l", partition, amount, Shape::Calendar { capacity: 10, period });
+                let counter = counter(&charge);
+                let name = budget::name(&charge, &counter.terms).unwrap();
+                let stored = StoredBudget { name: name.clone(), period_end_us: 77, used: 5 };
+                let numbers = Numbers { second: 77, bound: 0, ..counter.numbers };
+                assert_eq!(written(&stored), Some((counter.name, numbers, 5)));
+                let name = BudgetName { period: "year".into(), ..name };
+                assert_eq!(written(&StoredBudget { name, period_end_us: 77, used: 5 }), None);
+            }
+        }
     }
 
     #[test]

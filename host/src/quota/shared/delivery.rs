@@ -4,7 +4,7 @@
 //! the queue, whose places were taken together with the reservations, and are sent when it is back.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,12 +12,13 @@ use redis::{ErrorKind, RedisResult, ServerErrorKind};
 use smallvec::SmallVec;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::counter::{Counter, Name};
 use super::ledger::{Debt, Ledger};
 use super::link::{Link, Ready, forgot_the_script};
 use super::script::{Call, Limits, Terms};
-use crate::clock::Clock;
+use crate::clock::{Clock, saturating_ms};
 use crate::quota::Outcome;
 
 /// Messages in one pipeline.
@@ -31,6 +32,21 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How often a message is sent that the server answers with an error of its own.
 const TRIES: u8 = 3;
 
+/// How long Redis keeps what a call holds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lasting {
+    /// A running call, after its gate was last heard of.
+    pub(super) lease: Duration,
+    /// A reservation that isn't settled.
+    pub(super) open: Duration,
+}
+
+impl Lasting {
+    pub(super) fn terms(self, id: &str) -> Terms<'_> {
+        Terms { lease_us: micros(self.lease), open_ms: saturating_ms(self.open), ..Terms::of(id) }
+    }
+}
+
 /// What one call reserved.
 #[derive(Debug)]
 pub(super) struct Booking {
@@ -39,6 +55,9 @@ pub(super) struct Booking {
     /// Unique in this gate.
     pub(super) number: u64,
     pub(super) counters: SmallVec<[Counter; 4]>,
+    /// Whether its leases were renewed, and so are known to Redis whoever reserved them. Changes under the lock of
+    /// [`Running`].
+    pub(super) is_renewed: AtomicBool,
 }
 
 /// How a booking ends.
@@ -78,8 +97,17 @@ impl Running {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&booking.number);
     }
 
-    fn all(&self) -> Vec<Arc<Booking>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    /// Units that running calls have reserved of this counter.
+    pub(super) fn holds(&self, counter: Name) -> u64 {
+        let running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let amounts = running.values().flat_map(|booking| &booking.counters).filter(|held| held.name == counter);
+        amounts.fold(0, |sum, held| sum.saturating_add(held.amount))
+    }
+
+    /// All of them, to be renewed now.
+    pub(super) fn renewing(&self) -> Vec<Arc<Booking>> {
+        let running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        running.values().inspect(|booking| booking.is_renewed.store(true, Relaxed)).cloned().collect()
     }
 }
 
@@ -96,6 +124,9 @@ pub(super) struct Delivered {
     pub(super) lost: AtomicU64,
     /// Counters whose debts Redis has heard of.
     pub(super) owed: AtomicU64,
+    /// How often a settlement made a counter pass its bound, and by how many units.
+    pub(super) debts: AtomicU64,
+    pub(super) debt_units: AtomicU64,
 }
 
 /// Sends what needs no answer.
@@ -108,15 +139,10 @@ pub(super) struct Delivery {
     pub(super) delivered: Arc<Delivered>,
     pub(super) clock: Clock,
     pub(super) gate: String,
-    pub(super) lease: Duration,
-    pub(super) open_ms: u64,
+    pub(super) lasting: Lasting,
 }
 
 impl Delivery {
-    fn terms<'a>(&self, id: &'a str) -> Terms<'a> {
-        Terms { id, lease_us: micros(self.lease), open_ms: self.open_ms }
-    }
-
     /// Delivers what ends, until `stop`; then what is left, until every reservation has ended.
     pub(super) async fn endings(&self, mut queue: mpsc::Receiver<Ending>, stop: impl Future<Output = ()>) {
         let mut batch = Vec::new();
@@ -146,7 +172,7 @@ impl Delivery {
     }
 
     fn call(&self, ending: &Ending) -> Call {
-        let (terms, counters) = (self.terms(&ending.booking.id), &ending.booking.counters);
+        let (terms, counters) = (self.lasting.terms(&ending.booking.id), &ending.booking.counters);
         match ending.how {
             How::Settled(outcome) => self.limits.settle(terms, counters, outcome),
             How::Cancelled => self.limits.cancel(terms, counters),
@@ -156,7 +182,11 @@ impl Delivery {
     /// Whether this ending has to be sent again.
     fn is_left(&self, ending: &mut Ending, answer: Option<RedisResult<Vec<i64>>>) -> bool {
         match answer {
-            Some(Ok(_)) => {
+            Some(Ok(answer)) => {
+                if let [_, debts, units] = *answer.as_slice() {
+                    self.delivered.debts.fetch_add(u64::try_from(debts).unwrap_or_default(), Relaxed);
+                    self.delivered.debt_units.fetch_add(u64::try_from(units).unwrap_or_default(), Relaxed);
+                }
                 self.delivered.ended.fetch_add(1, Relaxed);
                 self.delivered.cancelled.fetch_add(u64::from(matches!(ending.how, How::Cancelled)), Relaxed);
                 self.delivered.waiting.fetch_sub(1, Relaxed);
@@ -183,7 +213,7 @@ impl Delivery {
         if answers.iter().flat_map(|answer| answer.as_ref().err()).any(forgot_the_script) {
             // The link's own call brings the script back.
             match timeout(PIPELINE_WITHIN, self.link.beat(ready)).await {
-                Ok(Ok(())) => answers = self.send_once(ready, calls).await,
+                Ok(Ok(_)) => answers = self.send_once(ready, calls).await,
                 Ok(Err(error)) => self.link.failed(ready, &error),
                 Err(_) => self.link.was_slow(ready),
             }
@@ -195,13 +225,7 @@ impl Delivery {
     }
 
     async fn send_once(&self, ready: &Arc<Ready>, calls: &[Call]) -> Vec<RedisResult<Vec<i64>>> {
-        let mut pipeline = redis::Pipeline::with_capacity(calls.len());
-        for call in calls {
-            pipeline.add_command(call.by_hash().clone());
-        }
-        pipeline.ignore_errors();
-        let mut connection = ready.connection();
-        match timeout(PIPELINE_WITHIN, pipeline.query_async(&mut connection)).await {
+        match timeout(PIPELINE_WITHIN, ready.ask_all(calls)).await {
             Ok(Ok(answers)) => answers,
             Ok(Err(error)) => {
                 self.link.failed(ready, &error);
@@ -217,31 +241,33 @@ impl Delivery {
     /// Prolongs what running calls hold, three times in a lease; never ends.
     pub(super) async fn renewals(&self) {
         loop {
-            sleep(self.lease / 3).await;
-            let running = self.running.all();
+            sleep(self.lasting.lease / 3).await;
+            let running = self.running.renewing();
             for part in running.chunks(PIPELINE) {
                 let Some(ready) = self.link.ready() else { break };
-                let renew = |booking: &Arc<Booking>| self.limits.renew(self.terms(&booking.id), &booking.counters);
+                let renew =
+                    |booking: &Arc<Booking>| self.limits.renew(self.lasting.terms(&booking.id), &booking.counters);
                 let calls: Vec<_> = part.iter().map(renew).collect();
                 self.send(&ready, &calls).await;
             }
         }
     }
 
-    /// Tells Redis what was spent without it; never ends.
-    pub(super) async fn debts(&self) {
+    /// Tells Redis what was spent without it, until all calls are over; then what is left of that.
+    pub(super) async fn debts(&self, over: &CancellationToken) {
         let mut sent = 0_u64;
         loop {
-            self.ledger.added().await;
-            loop {
+            let is_last = over.run_until_cancelled(self.ledger.added()).await.is_none();
+            while self.ledger.len() > 0 {
                 // Taken only once it can be sent, so that it adds up until then.
                 self.link.sound().await;
                 let debts = self.ledger.take(DEBTS);
-                if debts.is_empty() {
-                    break;
-                }
                 sent = sent.wrapping_add(1);
-                self.tell(&format!("{}-d{sent:x}", self.gate), &debts).await;
+                // No reservation has such an id: its number is all hexadecimal.
+                self.tell(&format!("{}-owe-{sent:x}", self.gate), &debts).await;
+            }
+            if is_last {
+                return;
             }
         }
     }
@@ -251,12 +277,12 @@ impl Delivery {
         let mut tries = 0;
         while tries < TRIES {
             let ready = self.link.sound().await;
-            let now_ms = self.clock.monotonic_ms();
+            let now_us = self.clock.monotonic_us();
             let due = debts.iter().filter_map(|(name, debt)| {
-                let (numbers, units) = debt.due(now_ms)?;
+                let (numbers, units) = debt.due(now_us)?;
                 Some((*name, numbers, units))
             });
-            let call = self.limits.owe(self.terms(id), due);
+            let call = self.limits.owe(self.lasting.terms(id), due);
             match self.send(&ready, &[call]).await.pop() {
                 Some(Ok(_)) => {
                     self.delivered.owed.fetch_add(u64::try_from(debts.len()).unwrap_or(u64::MAX), Relaxed);
@@ -272,6 +298,6 @@ impl Delivery {
 }
 
 /// A duration in whole microseconds.
-pub(super) fn micros(duration: Duration) -> u64 {
+fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

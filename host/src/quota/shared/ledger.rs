@@ -1,4 +1,5 @@
-//! What was spent while Redis couldn't be asked: by counter, added up, until Redis has heard of it.
+//! What was spent while Redis couldn't be asked: by counter, added up as far as it would still count, until Redis has heard
+//! of it.
 //!
 //! Bounded by a number of counters; what finds no place is counted and lost. Pure but for its lock and its bell.
 
@@ -10,37 +11,91 @@ use tokio::sync::Notify;
 
 use super::counter::{Counter, Kind, Name, Numbers};
 use crate::policy::MOST_UNITS;
+use crate::quota::Moment;
+use crate::quota::calendar::end_of;
+use crate::quota::charge::Span;
+
+/// Parts of a window in which spending is kept apart. A part counts until all of it has left the window: that takes one part
+/// more than the window has.
+const PARTS: u64 = 3;
+const KEPT: usize = 4;
 
 /// Units owed to one counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Debt {
     numbers: Numbers,
-    units: u64,
+    /// Of a window, by part, the newest first; of a bucket, in its finest part; of a calendar, units. What isn't a window's
+    /// uses the first alone.
+    owed: [u64; KEPT],
     /// When the last of them were spent, on the monotonic clock.
-    spent_ms: u64,
+    spent_us: u64,
+    /// The end of a calendar's period; else 0.
+    border_us: u64,
 }
 
 impl Debt {
-    /// What is still owed at `now_ms`, as the script takes it; none when it would have been paid by then. Errs against
-    /// the caller: all units count as spent when the last of them were.
-    pub(super) fn due(&self, now_ms: u64) -> Option<(Numbers, u64)> {
-        let age_us = now_ms.saturating_sub(self.spent_ms).saturating_mul(1000).min(MOST_UNITS);
-        let mut numbers = self.numbers;
+    fn new(counter: &Counter, now: Moment) -> Self {
+        Self { numbers: counter.numbers, owed: [0; KEPT], spent_us: now.monotonic_us, border_us: border(counter, now) }
+    }
+
+    fn add(&mut self, counter: &Counter, units: u64, now: Moment) {
+        self.pass(now.monotonic_us);
+        let border_us = border(counter, now);
+        if border_us > self.border_us {
+            (self.owed, self.border_us) = ([0; KEPT], border_us);
+        }
+        let units = match self.numbers.kind {
+            Kind::Bucket => units.saturating_mul(self.numbers.first),
+            Kind::Window | Kind::Calendar | Kind::Leases => units,
+        };
+        let [newest, ..] = &mut self.owed;
+        *newest = newest.saturating_add(units).min(MOST_UNITS);
+    }
+
+    /// Moves to this time; an earlier one than before changes nothing.
+    fn pass(&mut self, now_us: u64) {
+        let passed_us = now_us.saturating_sub(self.spent_us);
         match self.numbers.kind {
-            Kind::Leases => None,
-            Kind::Window => (age_us < numbers.first).then_some((numbers, self.units)),
-            Kind::Calendar => {
-                numbers.second = age_us;
-                Some((numbers, self.units))
+            Kind::Window => {
+                let part_us = self.numbers.first.div_ceil(PARTS).max(1);
+                let parts = (self.spent_us.max(now_us) / part_us).saturating_sub(self.spent_us / part_us);
+                for _ in 0..parts.min(PARTS + 1) {
+                    self.owed.rotate_right(1);
+                    let [newest, ..] = &mut self.owed;
+                    *newest = 0;
+                }
             }
             Kind::Bucket => {
-                let level = self.units.saturating_mul(numbers.first).min(MOST_UNITS);
-                let level = level.saturating_sub(age_us.saturating_mul(numbers.second));
-                // Owed in the bucket's finest part: one of them costs one.
-                numbers.first = 1;
-                (level > 0).then_some((numbers, level))
+                let [level, ..] = &mut self.owed;
+                *level = level.saturating_sub(passed_us.saturating_mul(self.numbers.second));
             }
+            Kind::Calendar | Kind::Leases => {}
         }
+        self.spent_us = self.spent_us.max(now_us);
+    }
+
+    /// What is still owed at this time of the monotonic clock, as the script takes it; none when it would have been paid by
+    /// then. Errs against the caller, by less than a part of a window.
+    pub(super) fn due(&self, now_us: u64) -> Option<(Numbers, u64)> {
+        let mut then = *self;
+        then.pass(now_us);
+        let owed = then.owed.iter().fold(0, |sum: u64, owed| sum.saturating_add(*owed)).min(MOST_UNITS);
+        let mut numbers = self.numbers;
+        match numbers.kind {
+            // Owed in the bucket's finest part: one of them costs one.
+            Kind::Bucket => numbers.first = 1,
+            Kind::Calendar => numbers.second = now_us.saturating_sub(self.spent_us).min(MOST_UNITS),
+            Kind::Window | Kind::Leases => {}
+        }
+        (owed > 0).then_some((numbers, owed))
+    }
+}
+
+/// The end of the period in which a calendar counts at this moment; 0 for what is none.
+fn border(counter: &Counter, now: Moment) -> u64 {
+    match counter.terms.span {
+        Span::Calendar(period) => end_of(period, now.unix_us),
+        Span::Window { .. } | Span::Bucket { .. } | Span::Concurrent => 0,
     }
 }
 
@@ -59,22 +114,16 @@ impl Ledger {
     }
 
     /// Adds units that were spent now. False: there is no place for another counter.
-    pub(super) fn add(&self, counter: &Counter, units: u64, now_ms: u64) -> bool {
+    pub(super) fn add(&self, counter: &Counter, units: u64, now: Moment) -> bool {
         if units == 0 || counter.numbers.kind == Kind::Leases {
             return true;
         }
         let mut debts = self.debts.lock().unwrap_or_else(PoisonError::into_inner);
         let full = debts.len() >= self.most;
         match debts.entry(counter.name) {
-            Entry::Occupied(mut held) => {
-                let debt = held.get_mut();
-                debt.units = debt.units.saturating_add(units).min(MOST_UNITS);
-                debt.spent_ms = debt.spent_ms.max(now_ms);
-            }
+            Entry::Occupied(mut held) => held.get_mut().add(counter, units, now),
             Entry::Vacant(_) if full => return false,
-            Entry::Vacant(place) => {
-                place.insert(Debt { numbers: counter.numbers, units, spent_ms: now_ms });
-            }
+            Entry::Vacant(place) => place.insert(Debt::new(counter, now)).add(counter, units, now),
         }
         drop(debts);
         self.added.notify_one();
@@ -91,6 +140,12 @@ impl Ledger {
         let mut debts = self.debts.lock().unwrap_or_else(PoisonError::into_inner);
         let names: Vec<_> = debts.keys().take(most).copied().collect();
         names.into_iter().filter_map(|name| debts.remove_entry(&name)).collect()
+    }
+
+    /// Forgets what is owed to calendars: somebody else tells of that.
+    pub(super) fn forget_calendars(&self) {
+        let mut debts = self.debts.lock().unwrap_or_else(PoisonError::into_inner);
+        debts.retain(|_, debt| debt.numbers.kind != Kind::Calendar);
     }
 
     /// How many counters are owed to.
@@ -110,33 +165,66 @@ mod tests {
         Counter::of(&Charge { policy: "p", limit: "l", partition, rule }, Tokens::default()).unwrap()
     }
 
-    fn due(shape: Shape, units: u64, age_ms: u64) -> Option<u64> {
-        let debt = Debt { numbers: counter("x", shape).numbers, units, spent_ms: 1_000 };
-        debt.due(1_000 + age_ms).map(|(_, units)| units)
+    const SECOND: u64 = 1_000_000;
+    const WINDOW: Shape = Shape::Window { capacity: 9, length_ms: 3_000 };
+    const DAY: Shape = Shape::Calendar { capacity: 9, period: Period::Day };
+    const DAY_US: u64 = 86_400 * SECOND;
+
+    fn at(us: u64) -> Moment {
+        Moment { monotonic_us: us, unix_us: us }
+    }
+
+    /// What is due at `then` of units that were spent at these times.
+    fn due(shape: Shape, spent: &[(u64, u64)], then: u64) -> Option<u64> {
+        let ledger = Ledger::new(1);
+        for (us, units) in spent {
+            assert!(ledger.add(&counter("x", shape), *units, at(*us)));
+        }
+        ledger.take(1).first().and_then(|(_, debt)| debt.due(then)).map(|(_, units)| units)
     }
 
     #[test]
     fn a_debt_is_due_only_as_long_as_spending_would_have_counted() {
-        let window = Shape::Window { capacity: 9, length_ms: 100 };
-        assert_eq!((due(window, 7, 99), due(window, 7, 100)), (Some(7), None));
+        let window = |then| due(WINDOW, &[(10 * SECOND, 7)], then);
+        assert_eq!(window(13 * SECOND - 1), Some(7));
+        assert_eq!(window(14 * SECOND), None);
         // A unit costs 1000 parts, of which one leaks each µs.
         let bucket = Shape::Bucket { burst: 9, refill: 1, every_ms: 1 };
-        assert_eq!((due(bucket, 7, 0), due(bucket, 7, 2), due(bucket, 7, 7)), (Some(7_000), Some(5_000), None));
-        assert_eq!(due(Shape::Calendar { capacity: 9, period: Period::Day }, 7, u64::MAX / 2), Some(7));
+        let bucket = |then| due(bucket, &[(5_000, 7)], then);
+        assert_eq!((bucket(5_000), bucket(7_000), bucket(12_000)), (Some(7_000), Some(5_000), None));
+        assert_eq!(due(DAY, &[(5, 7)], u64::MAX / 2), Some(7));
+    }
+
+    #[test]
+    fn a_long_outage_owes_no_more_than_what_still_counts() {
+        let spent: Vec<_> = (0..60).map(|second| (second * SECOND, 2)).collect();
+        // A window of three seconds, of which the last four parts count.
+        assert_eq!(due(WINDOW, &spent, 59 * SECOND), Some(8));
+        // One unit a second leaks, two are spent: the rest adds up.
+        let slow = Shape::Bucket { burst: 9, refill: 1, every_ms: 1_000 };
+        assert_eq!(due(slow, &spent, 59 * SECOND), Some(61 * SECOND));
+        let paid = Shape::Bucket { burst: 9, refill: 2, every_ms: 1_000 };
+        let (numbers, level) = (counter("x", paid).numbers, due(paid, &spent, 59 * SECOND));
+        assert_eq!(level, Some(2 * numbers.first), "what leaks meanwhile is paid");
+        assert_eq!(due(DAY, &[(DAY_US - 1, 5), (DAY_US, 1)], DAY_US), Some(1), "yesterday's budget is yesterday's");
     }
 
     #[test]
     fn debts_add_up_by_counter_within_the_bound() {
         let ledger = Ledger::new(2);
-        let shape = Shape::Window { capacity: 9, length_ms: 100 };
-        assert!(ledger.add(&counter("x", shape), 3, 5));
-        assert!(ledger.add(&counter("x", shape), MOST_UNITS, 4));
-        assert!(ledger.add(&counter("y", shape), 1, 5));
-        assert!(!ledger.add(&counter("z", shape), 1, 5));
-        assert!(ledger.add(&counter("y", shape), 1, 5));
-        let mut debts: Vec<_> = ledger.take(9).into_iter().map(|(_, debt)| (debt.units, debt.spent_ms)).collect();
+        assert!(ledger.add(&counter("x", WINDOW), 3, at(5)));
+        assert!(ledger.add(&counter("x", WINDOW), MOST_UNITS, at(4)));
+        assert!(ledger.add(&counter("y", WINDOW), 1, at(5)));
+        assert!(!ledger.add(&counter("z", WINDOW), 1, at(5)));
+        assert!(ledger.add(&counter("y", WINDOW), 1, at(5)));
+        let due = |(_, debt): (Name, Debt)| debt.due(5).map(|(_, units)| units);
+        let mut debts: Vec<_> = ledger.take(9).into_iter().map(due).collect();
         debts.sort_unstable();
-        assert_eq!(debts, [(2, 5), (MOST_UNITS, 5)]);
+        assert_eq!(debts, [Some(2), Some(MOST_UNITS)]);
         assert_eq!(ledger.len(), 0);
+        assert!(ledger.add(&counter("x", DAY), 1, at(5)));
+        assert!(ledger.add(&counter("x", WINDOW), 1, at(5)));
+        ledger.forget_calendars();
+        assert_eq!(ledger.len(), 1);
     }
 }

@@ -4,23 +4,27 @@
 -- Everything is read before anything is written, so a call that fails half-way leaves nothing behind. A refusal writes
 -- nothing at all.
 --
--- ARGV: operation, time ('' asks the server), id, lease in us, how long an open reservation is remembered in ms; then
--- five for each counter: shape, bound, amount, first, second.
+-- ARGV: operation, time ('' asks the server), id, lease in us, how long an open reservation is remembered in ms, the
+-- generation of counters that the gate knows (0: any); then five for each counter: shape, bound, amount, first, second.
 --   w  bound = capacity      first = length      second = width of a slice   state { seen, first slice, count, ... }
 --   b  bound = burst * cost  first = cost        second = leak               state { level, at }
 --   c  bound = capacity      first = period      second = age of a debt      state { used, end of the period }
 --   n  bound = most          (a sorted set: id -> end of its lease)
--- KEYS: what is remembered of the id, then one key for each counter.
+-- KEYS: what is remembered of the id, the generation, then one key for each counter.
 --
+-- The generation is a number that lives as long as the counters do: where it is gone, or another, they were lost.
 -- Remembered of an id: { OPEN, marks, amounts, answer } or { CLOSED }.
 
 local MOST = 9007199254740991
 local HOUR, DAY = 3600000000, 86400000000
 local OPEN, CLOSED = 1, 2
-local REFUSED, ADMITTED, VOID, FOREIGN, DONE = 0, 1, 2, 3, 4
+local REFUSED, ADMITTED, VOID, FOREIGN, DONE, LOST = 0, 1, 2, 3, 4, 5
 local NEVER, WHEN_ONE_ENDS = -1, -2
--- How long it is remembered that an id is settled, and that one was cancelled before it came.
-local CLOSED_MS, CANCELLED_MS = 60000, 600000
+-- How long it is remembered that an id is settled, that one was cancelled before it came, and that a debt was told: a gate
+-- that didn't hear the answer tells it again when Redis is back.
+local CLOSED_MS, CANCELLED_MS, OWED_MS = 60000, 600000, 86400000
+-- The generation outlives every counter: the longest is a month's, and a day more.
+local GENERATION_MS = 40 * 86400000
 -- No key goes sooner, however short its shape.
 local LEAST_MS = 10000
 
@@ -31,7 +35,7 @@ if not now then
   local time = redis.call('TIME')
   now = time[1] * 1000000 + time[2]
 end
-local id, lease, open_ms = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local id, lease, open_ms, generation = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 
 local function text(number) return string.format('%.0f', number) end
 
@@ -84,8 +88,8 @@ local function period_end(period, at)
   end
 end
 
--- Each shape: load reads the counter (false: not ours), fits and wait look at `amount`, free and reset tell how it
--- stands, add counts (and answers the mark by which units are given back), back gives back, save writes. A lease isn't
+-- Each shape: load reads the counter (false: not ours), fits and wait look at `amount`, free (less than none: over its
+-- bound), used and reset tell how it stands, add counts (and answers the mark by which units are given back), back gives back, save writes. A lease isn't
 -- given back in part: it ends.
 local window, bucket, calendar, leases = {}, {}, {}, {}
 
@@ -124,6 +128,7 @@ function window.wait(c)
   return falls_to(c, c.bound - c.amount) - now
 end
 function window.free(c) return c.bound - c.total end
+function window.used(c) return c.total end
 function window.reset(c) return falls_to(c, 0) - now end
 function window.add(c, units)
   local added = min(units, MOST - c.total)
@@ -159,6 +164,7 @@ function bucket.wait(c)
   return min(MOST, c.at - now + ceil_div(c.level - (c.bound - asked), c.second))
 end
 function bucket.free(c) return floor((c.bound - c.level) / c.first) end
+function bucket.used(c) return ceil_div(c.level, c.first) end
 function bucket.reset(c)
   if c.level == 0 then return 0 end
   return min(MOST, c.at - now + ceil_div(c.level, c.second))
@@ -193,6 +199,7 @@ function calendar.wait(c)
   return c.border - now
 end
 function calendar.free(c) return c.bound - c.used end
+function calendar.used(c) return c.used end
 function calendar.reset(c) return c.border - now end
 function calendar.add(c, units, border)
   if border and border ~= c.border then return border end
@@ -217,6 +224,7 @@ function leases.wait(c)
   return WHEN_ONE_ENDS
 end
 function leases.free(c) return c.bound - c.running end
+function leases.used(c) return c.running end
 function leases.reset() return 0 end
 function leases.add(c)
   c.running = c.running + 1
@@ -236,9 +244,9 @@ local SHAPES = { w = window, b = bucket, c = calendar, n = leases }
 
 local function counters()
   local all = {}
-  for i = 2, #KEYS do
-    local at = 5 * (i - 2) + 6
-    all[i - 1] = {
+  for i = 3, #KEYS do
+    local at = 5 * (i - 3) + 7
+    all[i - 2] = {
       key = KEYS[i], shape = SHAPES[ARGV[at]], bound = tonumber(ARGV[at + 1]), amount = tonumber(ARGV[at + 2]),
       first = tonumber(ARGV[at + 3]), second = tonumber(ARGV[at + 4]),
     }
@@ -246,10 +254,15 @@ local function counters()
   return all
 end
 
--- Status, then for each counter: whether the amount fits, units free, us until all are free, us to wait.
+-- The generation that Redis holds; 0: none.
+local function generation_held() return tonumber(redis.call('GET', KEYS[2]) or 0) or 0 end
+
+-- Status, the time, units by which what was just admitted is beyond its bounds; then for each counter: whether the amount
+-- fits, units free, us until all are free, us to wait.
 local function answer_of(status, all)
-  local answer = { status }
+  local answer = { status, now, 0 }
   for _, c in ipairs(all) do
+    if status == ADMITTED and c.amount > 0 then answer[3] = answer[3] + max(0, -c.shape.free(c)) end
     answer[#answer + 1] = c.fitted and 1 or 0
     answer[#answer + 1] = max(0, c.shape.free(c))
     answer[#answer + 1] = c.shape.reset(c)
@@ -259,6 +272,7 @@ local function answer_of(status, all)
 end
 
 local function reserve()
+  if generation > 0 and generation_held() ~= generation then return { LOST } end
   local known, ours = read(KEYS[1])
   if not ours then return { FOREIGN, 0 } end
   if known then return known[1] == OPEN and known[4] or { VOID } end
@@ -279,35 +293,48 @@ local function reserve()
   return answer
 end
 
--- The difference to what was reserved. Debt of a calendar stays in the period that the reservation was made in.
+-- The difference to what was reserved; answers by how many units the counter is over its bound now and was not before.
+-- Debt of a calendar stays in the period that the reservation was made in.
 local function correct(c, more, mark, reserved)
+  local before = max(0, -c.shape.free(c))
   if more < 0 then
     c.shape.back(c, -more, mark, reserved)
   else
     c.shape.add(c, more, c.shape == calendar and mark or nil)
   end
+  return max(0, max(0, -c.shape.free(c)) - before)
 end
 
 -- `amount` is what each counter is charged in the end. A counter that isn't ours is left alone; a lease ends even where
--- Redis has forgotten the reservation.
+-- Redis has forgotten the reservation. Answers how many counters passed their bounds by that, and by how many units.
 local function settle(cancelled)
   local known = read(KEYS[1])
   local open = known and known[1] == OPEN
   if known and not open then return { DONE } end
-  local all, changed = counters(), {}
+  local all, changed, debts, units = counters(), {}, 0, 0
   for i, c in ipairs(all) do
     c.more = open and c.amount - known[3][i] or 0
     if (c.shape == leases or c.more ~= 0) and c.shape.load(c) and (c.known or c.more > 0) then
-      if c.shape == leases then c.ended = true else correct(c, c.more, known[2][i], known[3][i]) end
+      if c.shape == leases then
+        c.ended = true
+      else
+        local over = correct(c, c.more, known[2][i], known[3][i])
+        debts, units = debts + min(1, over), min(MOST, units + over)
+      end
       changed[#changed + 1] = c
     end
   end
   for _, c in ipairs(changed) do c.shape.save(c) end
   if open then
     write(KEYS[1], { CLOSED }, CLOSED_MS)
-    return { ADMITTED }
+    return { ADMITTED, debts, units }
   end
-  if cancelled then write(KEYS[1], { CLOSED }, CANCELLED_MS) end
+  if cancelled then
+    write(KEYS[1], { CLOSED }, CANCELLED_MS)
+  elseif #changed > 0 then
+    -- A renewal that comes late must not bring its leases back.
+    write(KEYS[1], { CLOSED }, CLOSED_MS)
+  end
   return { VOID }
 end
 
@@ -336,20 +363,56 @@ local function owe()
     end
   end
   for _, c in ipairs(changed) do c.shape.save(c) end
-  write(KEYS[1], { CLOSED }, CANCELLED_MS)
+  write(KEYS[1], { CLOSED }, OWED_MS)
   return { ADMITTED }
 end
 
--- The gate `id` is there, for as long as the lease; answers how many gates are.
+-- Where the counters stand: units used, units free, us until all are free. Writes nothing.
+local function look()
+  local answer = { ADMITTED }
+  for i, c in ipairs(counters()) do
+    if not c.shape.load(c) then return { FOREIGN, i } end
+    answer[#answer + 1] = c.shape.used(c)
+    answer[#answer + 1] = max(0, c.shape.free(c))
+    answer[#answer + 1] = c.shape.reset(c)
+  end
+  return answer
+end
+
+-- What is known elsewhere of calendars that were lost: at least `amount` is used of the period that ends at `second`.
+-- Done twice it changes nothing the second time.
+local function restore()
+  local changed = {}
+  for _, c in ipairs(counters()) do
+    if c.shape == calendar and c.shape.load(c) and c.border == c.second and c.used < c.amount then
+      c.used = c.amount
+      changed[#changed + 1] = c
+    end
+  end
+  for _, c in ipairs(changed) do c.shape.save(c) end
+  return { ADMITTED, #changed }
+end
+
+-- Counters begin anew under this generation, unless another gate was faster; answers the one that holds.
+local function found()
+  local held = generation_held()
+  if held > 0 then return { ADMITTED, held } end
+  redis.call('SET', KEYS[2], text(generation), 'PX', text(GENERATION_MS))
+  return { ADMITTED, generation }
+end
+
+-- The gate `id` is there, for as long as the lease; answers how many gates are, and the generation of counters.
 local function beat()
   redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', text(now))
   redis.call('ZADD', KEYS[1], text(now + lease), id)
   redis.call('PEXPIRE', KEYS[1], text(ceil_div(2 * lease, 1000)))
-  return { ADMITTED, redis.call('ZCARD', KEYS[1]) }
+  local held = generation_held()
+  if held > 0 then redis.call('PEXPIRE', KEYS[2], text(GENERATION_MS)) end
+  return { ADMITTED, redis.call('ZCARD', KEYS[1]), held }
 end
 
 local OPERATIONS = {
   reserve = reserve, settle = function() return settle(false) end, cancel = function() return settle(true) end,
-  renew = renew, owe = owe, beat = beat,
+  renew = renew, owe = owe, look = look, restore = restore, found = found, beat = beat,
 }
 return OPERATIONS[ARGV[1]]()

@@ -7,7 +7,8 @@
 //!
 //! Nothing here knows of charges.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ use tokio::time::{sleep, timeout};
 
 use super::address::Address;
 use super::breaker::{Breaker, Tolerance};
+use super::gates::Gates;
+use super::recovery::Recovery;
 use super::script::{Call, Limits, Terms};
 use crate::clock::Clock;
 
@@ -57,12 +60,19 @@ pub enum Condition {
 #[derive(Debug)]
 pub(super) struct Ready {
     connection: MultiplexedConnection,
+    /// Of the counters that Redis holds.
+    generation: u64,
 }
 
 impl Ready {
     /// A handle of its own on the connection.
     pub(super) fn connection(&self) -> MultiplexedConnection {
         self.connection.clone()
+    }
+
+    /// Of the counters that calls are reserved against.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Runs the script, in full where the server has forgotten it.
@@ -72,6 +82,19 @@ impl Ready {
             Err(error) if forgot_the_script(&error) => call.in_full().query_async(&mut connection).await,
             answer => answer,
         }
+    }
+
+    /// Runs the script for all of these, in one message.
+    ///
+    /// # Errors
+    /// When the connection fails; what the server answers to each stands in the answers.
+    pub(super) async fn ask_all(&self, calls: &[Call]) -> RedisResult<Vec<RedisResult<Vec<i64>>>> {
+        let mut pipeline = redis::Pipeline::with_capacity(calls.len());
+        for call in calls {
+            pipeline.add_command(call.by_hash().clone());
+        }
+        pipeline.ignore_errors();
+        pipeline.query_async(&mut self.connection()).await
     }
 }
 
@@ -84,6 +107,8 @@ pub(super) struct Pace {
     pub(super) beat_every: Duration,
     /// How many failures are too many.
     pub(super) tolerance: Tolerance,
+    /// Among how many gates limits are shared without Redis, as configured.
+    pub(super) replicas: Option<NonZeroU32>,
 }
 
 /// The connection, and whether it can be used.
@@ -94,29 +119,39 @@ pub(super) struct Link {
     pace: Pace,
     clock: Clock,
     limits: Arc<Limits>,
+    recovery: Recovery,
     current: ArcSwapOption<Ready>,
     /// Also held while `current` and `condition` change, so that they change together.
     breaker: Mutex<Breaker>,
-    lost: Notify,
+    left: Notify,
     condition: watch::Sender<Condition>,
-    /// Gates that were there when last counted; 0: never counted.
-    gates: AtomicU32,
+    gates: Mutex<Gates>,
+    /// Whether it was said that there are more gates than configured.
+    told_of_more: AtomicBool,
     degraded_ms: AtomicU64,
 }
 
 impl Link {
-    pub(super) fn new(address: Address, gate: String, pace: Pace, clock: Clock, limits: Arc<Limits>) -> Self {
+    pub(super) fn new(
+        address: Address,
+        gate: String,
+        pace: Pace,
+        clock: Clock,
+        (limits, recovery): (Arc<Limits>, Recovery),
+    ) -> Self {
         Self {
             address,
             gate,
             pace,
             clock,
             limits,
+            recovery,
             current: ArcSwapOption::empty(),
             breaker: Mutex::default(),
-            lost: Notify::new(),
+            left: Notify::new(),
             condition: watch::Sender::new(Condition::Starting),
-            gates: AtomicU32::new(0),
+            gates: Mutex::default(),
+            told_of_more: AtomicBool::new(false),
             degraded_ms: AtomicU64::new(0),
         }
     }
@@ -143,9 +178,21 @@ impl Link {
         self.condition.subscribe()
     }
 
-    /// Gates that were there when last counted. None: never counted.
+    /// Gates that are there, or were when last counted. None: never counted.
     pub(super) fn gates(&self) -> Option<u32> {
-        Some(self.gates.load(Relaxed)).filter(|gates| *gates > 0)
+        self.gates.lock().unwrap_or_else(PoisonError::into_inner).believed()
+    }
+
+    fn counted(&self, gates: u32) {
+        let now_ms = self.clock.monotonic_ms();
+        self.gates.lock().unwrap_or_else(PoisonError::into_inner).counted(gates, now_ms);
+        let is_more = self.pace.replicas.is_some_and(|replicas| gates > replicas.get());
+        if is_more && !self.told_of_more.swap(true, Relaxed) {
+            tracing::warn!(
+                gates,
+                "more gates share limits than redis.replicas says: without Redis they would admit more than the limits; raise it"
+            );
+        }
     }
 
     /// Milliseconds without Redis so far.
@@ -157,6 +204,10 @@ impl Link {
             }
             Condition::Starting | Condition::Sound => ended,
         }
+    }
+
+    pub(super) fn recovery(&self) -> &Recovery {
+        &self.recovery
     }
 
     /// A call took too long.
@@ -192,7 +243,7 @@ impl Link {
         if self.holds(ready) {
             self.current.store(None);
             self.degrade(cause);
-            self.lost.notify_one();
+            self.left.notify_one();
         }
         drop(breaker);
     }
@@ -224,7 +275,7 @@ impl Link {
         if let Condition::Degraded { since_ms, .. } = before {
             self.degraded_ms.fetch_add(ended_ms.saturating_sub(since_ms), Relaxed);
         }
-        tracing::info!(gates = self.gates.load(Relaxed), "limits are shared through Redis");
+        tracing::info!(gates = self.gates().unwrap_or_default(), "limits are shared through Redis");
     }
 
     /// Keeps the connection; never ends.
@@ -265,12 +316,21 @@ impl Link {
             .await
             .map_err(|_| format!("no connection within {} ms", CONNECT_WITHIN.as_millis()))?
             .map_err(|error| error.to_string())?;
-        let ready = Arc::new(Ready { connection });
-        match timeout(self.pace.deadline, self.beat(&ready)).await {
-            Ok(Ok(())) => Ok(ready),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("a first call takes longer than {} ms", self.pace.deadline.as_millis())),
-        }
+        let mut ready = Ready { connection, generation: 0 };
+        self.gates.lock().unwrap_or_else(PoisonError::into_inner).lost_sight();
+        let found = match timeout(self.pace.deadline, self.beat(&ready)).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(_) => return Err(format!("a first call takes longer than {} ms", self.pace.deadline.as_millis())),
+        };
+        ready.generation = self.recovery.generation(&ready, found).await?;
+        self.recovery.renew_leases(&ready).await?;
+        Ok(Arc::new(ready))
+    }
+
+    /// Redis has lost the counters that calls were reserved against over this connection.
+    pub(super) fn lost(&self, ready: &Arc<Ready>) {
+        self.give_up(ready, "it has lost its counters");
     }
 
     /// Beats until the connection is no longer the callers'.
@@ -278,26 +338,28 @@ impl Link {
         let mut pause = self.pace.beat_every;
         while self.holds(ready) {
             tokio::select! {
-                () = self.lost.notified() => continue,
+                () = self.left.notified() => continue,
                 () = sleep(pause) => {}
             }
             pause = SUSPECT_PAUSE;
             match timeout(self.pace.deadline, self.beat(ready)).await {
-                Ok(Ok(())) => pause = self.pace.beat_every,
+                Ok(Ok(found)) if found == ready.generation => pause = self.pace.beat_every,
+                Ok(Ok(_)) => self.lost(ready),
                 Ok(Err(error)) => self.failed(ready, &error),
                 Err(_) => self.was_slow(ready),
             }
         }
     }
 
-    /// Says that this gate is there, and hears how many are. Also brings a script back that the server forgot.
-    pub(super) async fn beat(&self, ready: &Ready) -> RedisResult<()> {
-        let terms = Terms { id: &self.gate, lease_us: PRESENT_US, open_ms: 0 };
+    /// Says that this gate is there, and hears how many are; answers the generation of the counters. Also brings a script
+    /// back that the server forgot.
+    pub(super) async fn beat(&self, ready: &Ready) -> RedisResult<u64> {
+        let terms = Terms { lease_us: PRESENT_US, ..Terms::of(&self.gate) };
         let answer = ready.ask(&self.limits.beat(terms)).await?;
         match answer.as_slice() {
-            [1, gates] => {
-                self.gates.store(u32::try_from(*gates).unwrap_or(u32::MAX).max(1), Relaxed);
-                Ok(())
+            [1, gates, found] => {
+                self.counted(u32::try_from(*gates).unwrap_or(u32::MAX).max(1));
+                Ok(u64::try_from(*found).unwrap_or_default())
             }
             _ => Err((ErrorKind::UnexpectedReturnType, "the script answered something else than expected").into()),
         }

@@ -12,100 +12,51 @@ mod address;
 mod breaker;
 mod counter;
 mod delivery;
+mod gates;
 mod ledger;
 mod link;
+mod recovery;
 mod reservation;
 mod script;
+mod settings;
 mod share;
 mod standing;
 #[cfg(test)]
 mod tests;
+mod unwritten;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use smallvec::SmallVec;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
-pub use address::{Address, AddressError};
+pub use address::{Address, AddressError, SentinelLogin};
 pub use breaker::Tolerance;
 pub use link::Condition;
 pub use reservation::SharedReservation;
+pub use settings::{SettingsError, SharedSettings};
 pub use share::{Fallback, Mode, WhyClosed, fall_back, share};
+pub use unwritten::Unwritten;
 
-use super::{Charge, Outcome, Refused, Tokens};
+use super::calendar::end_of;
+use super::charge::Span;
+use super::{Charge, Moment, Outcome, Refused, Standing, Tokens, budget};
 use crate::clock::Clock;
 use crate::policy::Rule;
-use counter::Counter;
-use delivery::{Booking, Delivered, Delivery, Ending, Running};
+use crate::ports::budgets::WrittenBudgets;
+use counter::{Counter, Kind};
+use delivery::{Booking, Delivered, Delivery, Ending, Lasting, Running};
 use ledger::Ledger;
 use link::{Link, Pace};
-use reservation::Pending;
-use script::{Answer, Limits, Terms};
-
-/// How the limits are shared.
-#[derive(Clone, Debug)]
-pub struct SharedSettings {
-    /// Where Redis is.
-    pub address: Address,
-    /// The hash tag of all keys: gates with the same tag share limits. Letters, digits, `-`, `_` and `.`, at most 64.
-    pub tag: String,
-    /// What is done while Redis can't be asked.
-    pub mode: Mode,
-    /// Among how many gates limits are shared meanwhile; none: as many as were there when last counted.
-    pub replicas: Option<NonZeroU32>,
-    /// How long a reservation may take, all of it.
-    pub deadline: Duration,
-    /// How often this gate says that it is there, and so finds out that Redis isn't.
-    pub beat_every: Duration,
-    /// How many failures are too many.
-    pub tolerance: Tolerance,
-    /// How long a running call counts after its gate was last heard of. Renewed three times in that time.
-    pub lease: Duration,
-    /// How long Redis remembers a reservation that isn't settled; at least two leases.
-    pub open: Duration,
-    /// Most reservations that are open or wait to be settled.
-    pub most_open: usize,
-    /// Most counters whose local spending is remembered.
-    pub most_owed: usize,
-}
-
-impl SharedSettings {
-    /// The defaults, for this place.
-    pub fn new(address: Address) -> Self {
-        Self {
-            address,
-            tag: "limits".to_owned(),
-            mode: Mode::default(),
-            replicas: None,
-            deadline: Duration::from_millis(25),
-            beat_every: Duration::from_millis(250),
-            tolerance: Tolerance::default(),
-            lease: Duration::from_secs(30),
-            open: Duration::from_secs(3_600),
-            most_open: 65_536,
-            most_owed: 100_000,
-        }
-    }
-}
-
-/// Settings with which limits can't be shared.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum SettingsError {
-    /// The tag has no characters, too many, or others.
-    #[error("the tag of the keys in Redis is not [A-Za-z0-9._-]{{1,64}}: name another")]
-    Tag,
-    /// A time or a bound is zero, or a reservation is forgotten before its lease can be renewed.
-    #[error("`{0}` is too small for shared limits: raise it")]
-    TooSmall(&'static str),
-    /// The system gives no random bytes.
-    #[error("the system gives no random bytes to tell this gate from others: try again")]
-    NoRandomness,
-}
+use recovery::Recovery;
+use reservation::{LocalLease, Pending};
+use script::{Answer, Limits, Terms, Told};
+use unwritten::Booked;
 
 /// Why Redis didn't answer.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -119,6 +70,9 @@ pub enum Unavailable {
     /// Too many reservations are open or wait to be settled.
     #[error("too many reservations wait to be settled in Redis: raise their bound, or look at Redis")]
     Backlog,
+    /// It has lost its counters; what is known of them is restored first.
+    #[error("Redis has lost its counters, and is told what is known of them")]
+    Lost,
     /// It answered, but nothing that helps.
     #[error("Redis can't count: {0}")]
     Error(String),
@@ -166,6 +120,27 @@ pub struct SharedTotals {
     pub forgotten: u64,
     /// Milliseconds without Redis.
     pub degraded_ms: u64,
+    /// Units reserved beyond a bound: a fault, if it is ever more than 0.
+    pub overshoot_units: u64,
+    /// How often what a call used made a counter pass its capacity.
+    pub debts: u64,
+    /// By how many units they passed it.
+    pub debt_units: u64,
+    /// How often Redis had lost its counters.
+    pub losses: u64,
+    /// Budgets that it was then told again.
+    pub restored: u64,
+    /// Units of budgets that found no place to wait until they are written.
+    pub unwritten: u64,
+}
+
+/// The way to what is written of budgets, and back.
+#[derive(Debug, Default)]
+pub struct Budgets {
+    /// What is to be written; the same that somebody takes it from.
+    pub unwritten: Arc<Unwritten>,
+    /// What was written, for a Redis that has lost its counters; none: they then begin anew.
+    pub written: Option<Arc<dyn WrittenBudgets>>,
 }
 
 /// Counters kept in Redis.
@@ -179,6 +154,7 @@ pub struct SharedQuota {
     running: Arc<Running>,
     ledger: Arc<Ledger>,
     delivered: Arc<Delivered>,
+    unwritten: Arc<Unwritten>,
     queue: mpsc::Sender<Ending>,
     next: AtomicU64,
     admitted: AtomicU64,
@@ -188,6 +164,9 @@ pub struct SharedQuota {
     backlog: AtomicU64,
     failed: AtomicU64,
     forgotten: AtomicU64,
+    overshoot_units: AtomicU64,
+    /// Whether it was said that a key holds what no gate wrote.
+    told_of_foreign: AtomicBool,
 }
 
 /// What runs beside the calls: the connection, settling, renewing and replaying.
@@ -202,18 +181,29 @@ impl SharedQuota {
     ///
     /// # Errors
     /// [`SettingsError`] says which setting is wrong.
-    pub fn new(settings: SharedSettings, clock: Clock) -> Result<(Arc<Self>, Keeper), SettingsError> {
-        check(&settings)?;
+    pub fn new(settings: SharedSettings, clock: Clock, budgets: Budgets) -> Result<(Arc<Self>, Keeper), SettingsError> {
+        settings::check(&settings)?;
         let mut random = [0; 8];
         aws_lc_rs::rand::fill(&mut random).map_err(|_| SettingsError::NoRandomness)?;
-        let gate = format!("{:016x}", u64::from_le_bytes(random));
+        let seed = u64::from_le_bytes(random);
+        let gate = format!("{seed:016x}");
         let limits = Arc::new(Limits::new(&settings.tag));
-        let pace = Pace { deadline: settings.deadline, beat_every: settings.beat_every, tolerance: settings.tolerance };
+        let pace = Pace {
+            deadline: settings.deadline,
+            beat_every: settings.beat_every,
+            tolerance: settings.tolerance,
+            replicas: settings.replicas,
+        };
         let address = settings.address.clone();
-        let link = Arc::new(Link::new(address, gate.clone(), pace, clock.clone(), Arc::clone(&limits)));
-        let (queue, endings) = mpsc::channel(settings.most_open);
-        let (running, delivered) = (Arc::<Running>::default(), Arc::<Delivered>::default());
         let ledger = Arc::new(Ledger::new(settings.most_owed));
+        let (running, delivered) = (Arc::<Running>::default(), Arc::<Delivered>::default());
+        let lasting = Lasting { lease: settings.lease, open: settings.open };
+        let Budgets { unwritten, written } = budgets;
+        let leases = (Arc::clone(&running), lasting);
+        let recovery = Recovery::new(Arc::clone(&limits), Arc::clone(&ledger), leases, written, seed);
+        let link = Link::new(address, gate.clone(), pace, clock.clone(), (Arc::clone(&limits), recovery));
+        let link = Arc::new(link);
+        let (queue, endings) = mpsc::channel(settings.most_open);
         let delivery = Delivery {
             link: Arc::clone(&link),
             limits: Arc::clone(&limits),
@@ -222,8 +212,7 @@ impl SharedQuota {
             delivered: Arc::clone(&delivered),
             clock: clock.clone(),
             gate: gate.clone(),
-            lease: settings.lease,
-            open_ms: millis(settings.open),
+            lasting,
         };
         let quota = Self {
             settings,
@@ -234,6 +223,7 @@ impl SharedQuota {
             running,
             ledger,
             delivered,
+            unwritten,
             queue,
             next: AtomicU64::new(0),
             admitted: AtomicU64::new(0),
@@ -243,6 +233,8 @@ impl SharedQuota {
             backlog: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             forgotten: AtomicU64::new(0),
+            overshoot_units: AtomicU64::new(0),
+            told_of_foreign: AtomicBool::new(false),
         };
         Ok((Arc::new(quota), Keeper { delivery, queue: endings }))
     }
@@ -261,7 +253,7 @@ impl SharedQuota {
             Ok(_) => &self.admitted,
             Err(NotReserved::Refused(_)) => &self.refused,
             Err(NotReserved::Unavailable(Unavailable::Deadline)) => &self.late,
-            Err(NotReserved::Unavailable(Unavailable::Open)) => &self.not_asked,
+            Err(NotReserved::Unavailable(Unavailable::Open | Unavailable::Lost)) => &self.not_asked,
             Err(NotReserved::Unavailable(Unavailable::Backlog)) => &self.backlog,
             Err(NotReserved::Unavailable(Unavailable::Error(_))) => &self.failed,
         };
@@ -276,13 +268,11 @@ impl SharedQuota {
     ) -> Result<SharedReservation, NotReserved> {
         let ready = self.link.ready().ok_or(Unavailable::Open)?;
         let slot = self.queue.clone().try_reserve_owned().map_err(|_| Unavailable::Backlog)?;
-        let number = self.next.fetch_add(1, Relaxed);
-        let booking = Arc::new(Booking { id: format!("{}-{number:x}", self.gate), number, counters });
-        let terms = Terms {
-            id: &booking.id,
-            lease_us: delivery::micros(self.settings.lease),
-            open_ms: millis(self.settings.open),
-        };
+        let booking = Arc::new(self.booking(counters));
+        let lasting = Lasting { lease: self.settings.lease, open: self.settings.open };
+        // Only budgets outlive their loss.
+        let generation = if has_budgets(&booking.counters) { ready.generation() } else { 0 };
+        let terms = Terms { generation, ..lasting.terms(&booking.id) };
         let call = self.limits.reserve(terms, &booking.counters);
         let pending = Pending::new(slot, Arc::clone(&booking), &self.delivered.waiting);
         let numbers = match timeout(self.settings.deadline, ready.ask(&call)).await {
@@ -297,23 +287,74 @@ impl SharedQuota {
             }
         };
         match script::answer(&numbers, booking.counters.len()) {
-            Ok(Answer::Admitted(readings)) => {
-                let standings = standing::standings(charges, &booking.counters, &readings, self.clock.unix_us());
-                Ok(pending.reserved(&self.running, standings))
+            Ok(Answer::Admitted(told)) => {
+                self.overshoot_units.fetch_add(told.overshoot_units, Relaxed);
+                let booked = booked(charges, &booking.counters, &told);
+                let standings = standing::standings(charges, &booking.counters, &told);
+                Ok(pending.reserved(&self.running, (&self.unwritten, booked), standings))
             }
-            Ok(Answer::Refused(readings)) => {
+            Ok(Answer::Refused(told)) => {
                 pending.nothing();
-                let unix_us = self.clock.unix_us();
-                Err(standing::exceeded(charges, &booking.counters, &readings, unix_us)?.into())
+                Err(standing::exceeded(charges, &booking.counters, &told)?.into())
+            }
+            Ok(Answer::Lost) => {
+                pending.nothing();
+                self.link.lost(&ready);
+                Err(Unavailable::Lost.into())
             }
             Ok(Answer::Void) => Err(Unavailable::Error("the reservation was taken back before it came".into()).into()),
             Ok(Answer::Foreign(place)) => {
                 pending.nothing();
+                if !self.told_of_foreign.swap(true, Relaxed) {
+                    tracing::warn!(
+                        "a key of a limit in Redis holds what no gate wrote: delete it, or change redis.tag"
+                    );
+                }
                 let text = format!("the key of charge {place} holds what no gate wrote: delete it, or change the tag");
                 Err(Unavailable::Error(text).into())
             }
             Err(text) => Err(Unavailable::Error(text).into()),
         }
+    }
+
+    fn booking(&self, counters: SmallVec<[Counter; 4]>) -> Booking {
+        let number = self.next.fetch_add(1, Relaxed);
+        Booking { id: format!("{}-{number:x}", self.gate), number, counters, is_renewed: AtomicBool::new(false) }
+    }
+
+    /// The leases among these, for a call that Redis isn't asked about. None: there are none, or no place in the queue of
+    /// endings; then Redis never hears of them.
+    fn local_lease(&self, counters: &[Counter]) -> Option<LocalLease> {
+        let is_lease = |counter: &&Counter| counter.numbers.kind == Kind::Leases;
+        let leases: SmallVec<_> = counters.iter().filter(is_lease).copied().collect();
+        if leases.is_empty() {
+            return None;
+        }
+        let slot = self.queue.clone().try_reserve_owned().ok()?;
+        Some(LocalLease::new(slot, Arc::new(self.booking(leases)), &self.running, &self.delivered))
+    }
+
+    /// Where the counters of these charges stand, in their order, and the units counted. Of what is reserved it tells the part
+    /// of this gate's calls, and all of calls that run at a time. Nothing is charged, and Redis writes nothing.
+    ///
+    /// # Errors
+    /// [`NotReserved`]: the charges are a bad answer, or Redis doesn't tell in time.
+    pub async fn look(&self, charges: &[Charge<'_>]) -> Result<Vec<(Standing, u64)>, NotReserved> {
+        let counters = counter::counters(charges, Tokens::default())?;
+        if counters.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ready = self.link.ready().ok_or(Unavailable::Open)?;
+        let call = self.limits.look(Terms::of("look"), &counters);
+        let asked = timeout(self.settings.deadline, ready.ask(&call)).await;
+        let numbers =
+            asked.map_err(|_| Unavailable::Deadline)?.map_err(|error| Unavailable::Error(error.to_string()))?;
+        let looks = script::looks(&numbers, counters.len()).map_err(Unavailable::Error)?;
+        let foreign = || Unavailable::Error("a counter's key holds what no gate wrote: delete it".to_owned());
+        let told = charges.iter().zip(&counters).zip(looks.ok_or_else(foreign)?);
+        Ok(told
+            .map(|((charge, counter), look)| standing::looked(charge, counter, look, self.running.holds(counter.name)))
+            .collect())
     }
 
     /// What to do with a call of these rules that Redis can't be asked about.
@@ -326,7 +367,8 @@ impl SharedQuota {
         self.settings.replicas.or_else(|| NonZeroU32::new(self.link.gates()?))
     }
 
-    /// What a call spends that isn't reserved in Redis. `charges` are the policy's own, not their shares.
+    /// What a call spends that isn't reserved in Redis. `charges` are the policy's own, not their shares. Whether memory
+    /// counts it, which then writes down what is spent of budgets.
     ///
     /// # Errors
     /// [`Refused`] when the charges are a bad answer.
@@ -334,9 +376,13 @@ impl SharedQuota {
         self: &Arc<Self>,
         charges: &[Charge<'_>],
         expected: Tokens,
+        is_counted: bool,
     ) -> Result<LocalSpending, Refused> {
-        let counters = counter::counters(charges, expected)?.into_vec();
-        Ok(LocalSpending { shared: Arc::clone(self), counters })
+        let counters = counter::counters(charges, expected)?;
+        let now = Told { at_us: self.clock.unix_us(), overshoot_units: 0, readings: SmallVec::new() };
+        let booked = if is_counted { Vec::new() } else { booked(charges, &counters, &now) };
+        let lease = self.local_lease(&counters);
+        Ok(LocalSpending { shared: Arc::clone(self), counters: counters.into_vec(), booked, _lease: lease })
     }
 
     /// Whether Redis is asked now: it was there, and hasn't failed since.
@@ -367,6 +413,12 @@ impl SharedQuota {
             owing: long(self.ledger.len()),
             forgotten: self.forgotten.load(Relaxed),
             degraded_ms: self.link.degraded_ms(),
+            overshoot_units: self.overshoot_units.load(Relaxed),
+            debts: self.delivered.debts.load(Relaxed),
+            debt_units: self.delivered.debt_units.load(Relaxed),
+            losses: self.link.recovery().losses(),
+            restored: self.link.recovery().restored(),
+            unwritten: self.unwritten.lost_units(),
         }
     }
 }
@@ -376,15 +428,22 @@ impl SharedQuota {
 pub struct LocalSpending {
     shared: Arc<SharedQuota>,
     counters: Vec<Counter>,
+    booked: Vec<Booked>,
+    /// Held for what its end does.
+    _lease: Option<LocalLease>,
 }
 
 impl LocalSpending {
     /// The call has ended: Redis is told of it as soon as it can be.
     pub fn settle(self, outcome: Outcome) {
-        let now_ms = self.shared.clock.monotonic_ms();
+        for booked in &self.booked {
+            let units = self.counters.get(booked.place).map_or(0, |counter| counter.settled(outcome));
+            self.shared.unwritten.moved(booked, 0, units);
+        }
+        let now = Moment::now(&self.shared.clock);
         for counter in self.counters {
             let units = counter.settled(outcome);
-            if !self.shared.ledger.add(&counter, units, now_ms) {
+            if !self.shared.ledger.add(&counter, units, now) {
                 self.shared.forgotten.fetch_add(units, Relaxed);
             }
         }
@@ -396,36 +455,35 @@ impl Keeper {
     /// caller lets it. No reservation is made from `stop` on.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self { delivery, queue } = self;
+        let over = CancellationToken::new();
+        let ending = async {
+            delivery.endings(queue, stop).await;
+            over.cancel();
+        };
         tokio::select! {
-            () = delivery.endings(queue, stop) => {}
+            _ = async { tokio::join!(ending, delivery.debts(&over)) } => {}
             () = delivery.link.keep() => {}
             () = delivery.renewals() => {}
-            () = delivery.debts() => {}
         }
         delivery.link.leave().await;
     }
 }
 
-fn check(settings: &SharedSettings) -> Result<(), SettingsError> {
-    let spelled = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    if settings.tag.is_empty() || settings.tag.len() > 64 || !settings.tag.bytes().all(spelled) {
-        return Err(SettingsError::Tag);
-    }
-    for (name, large_enough) in [
-        ("deadline", !settings.deadline.is_zero()),
-        ("beat_every", !settings.beat_every.is_zero()),
-        ("lease", settings.lease >= Duration::from_millis(100)),
-        ("open", settings.open >= settings.lease * 2),
-        ("most_open", settings.most_open > 0),
-        ("tolerance", settings.tolerance.failures > 0),
-    ] {
-        if !large_enough {
-            return Err(SettingsError::TooSmall(name));
-        }
-    }
-    Ok(())
+fn has_budgets(counters: &[Counter]) -> bool {
+    counters.iter().any(|counter| counter.numbers.kind == Kind::Calendar)
 }
 
-fn millis(duration: Duration) -> u64 {
-    crate::clock::saturating_ms(duration)
+/// The budgets among a call's counters, each with the period that it counts in at that time.
+fn booked(charges: &[Charge<'_>], counters: &[Counter], told: &Told) -> Vec<Booked> {
+    let mut booked = Vec::new();
+    for (place, (charge, counter)) in charges.iter().zip(counters).enumerate() {
+        let Span::Calendar(period) = counter.terms.span else { continue };
+        let Some(name) = budget::name(charge, &counter.terms) else { continue };
+        let reading = told.readings.get(place);
+        // Redis keeps to a later period than its clock is in, when that went back.
+        let period_end_us = reading
+            .map_or_else(|| end_of(period, told.at_us), |reading| told.at_us.saturating_add(reading.reset_after_us));
+        booked.push(Booked { place, counter: counter.name, name: Arc::new(name), period_end_us });
+    }
+    booked
 }

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tokio::sync::mpsc::OwnedPermit;
 
-use super::delivery::{Booking, Ending, How, Running};
+use super::counter::Counter;
+use super::delivery::{Booking, Delivered, Ending, How, Running};
+use super::unwritten::{Booked, Unwritten};
 use crate::quota::{Outcome, Standing};
 
 /// A reservation that Redis hasn't answered yet. Dropped, it is cancelled.
@@ -31,10 +33,17 @@ impl<'a> Pending<'a> {
     }
 
     /// Redis answered that all is reserved.
-    pub(super) fn reserved(mut self, running: &Arc<Running>, standings: Vec<Standing>) -> SharedReservation {
+    pub(super) fn reserved(
+        mut self,
+        running: &Arc<Running>,
+        (unwritten, booked): (&Arc<Unwritten>, Vec<Booked>),
+        standings: Vec<Standing>,
+    ) -> SharedReservation {
         let held = self.held.take().map(|(slot, booking)| {
             running.began(&booking);
-            Held { slot, booking, running: Arc::clone(running) }
+            let held = Held { slot, booking, running: Arc::clone(running), unwritten: Arc::clone(unwritten), booked };
+            held.note(|counter| (0, counter.amount));
+            held
         });
         SharedReservation { held, standings }
     }
@@ -53,6 +62,20 @@ struct Held {
     slot: OwnedPermit<Ending>,
     booking: Arc<Booking>,
     running: Arc<Running>,
+    unwritten: Arc<Unwritten>,
+    booked: Vec<Booked>,
+}
+
+impl Held {
+    /// Notes to be written how the call's budgets moved.
+    fn note(&self, units: impl Fn(&Counter) -> (u64, u64)) {
+        for booked in &self.booked {
+            if let Some(counter) = self.booking.counters.get(booked.place) {
+                let (before, after) = units(counter);
+                self.unwritten.moved(booked, before, after);
+            }
+        }
+    }
 }
 
 /// What one call has reserved. Dropping it gives everything back.
@@ -80,9 +103,44 @@ impl SharedReservation {
     }
 
     fn end(&mut self, outcome: Outcome) {
-        if let Some(Held { slot, booking, running }) = self.held.take() {
+        if let Some(held) = self.held.take() {
+            held.note(|counter| (counter.amount, counter.settled(outcome)));
+            let Held { slot, booking, running, .. } = held;
             running.ended(&booking);
             slot.send(Ending::new(booking, How::Settled(outcome)));
+        }
+    }
+}
+
+/// The leases of a call that was admitted without Redis: once Redis is back, it counts there too until it has ended.
+#[derive(Debug)]
+pub(super) struct LocalLease {
+    held: Option<(OwnedPermit<Ending>, Arc<Booking>)>,
+    running: Arc<Running>,
+    delivered: Arc<Delivered>,
+}
+
+impl LocalLease {
+    /// Of a call that runs from now on.
+    pub(super) fn new(
+        slot: OwnedPermit<Ending>,
+        booking: Arc<Booking>,
+        running: &Arc<Running>,
+        delivered: &Arc<Delivered>,
+    ) -> Self {
+        running.began(&booking);
+        Self { held: Some((slot, booking)), running: Arc::clone(running), delivered: Arc::clone(delivered) }
+    }
+}
+
+impl Drop for LocalLease {
+    fn drop(&mut self) {
+        let Some((slot, booking)) = self.held.take() else { return };
+        self.running.ended(&booking);
+        // Nobody renews it any more: what Redis hasn't heard of by now it never will.
+        if booking.is_renewed.load(Relaxed) {
+            self.delivered.waiting.fetch_add(1, Relaxed);
+            slot.send(Ending::new(booking, How::Settled(Outcome::Refund)));
         }
     }
 }

@@ -24,15 +24,35 @@ pub(super) struct Reading {
     pub(super) wait: Option<Wait>,
 }
 
+/// What the script told of a call's counters, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Told {
+    /// Redis' wall clock, in Unix microseconds.
+    pub(super) at_us: u64,
+    /// Units reserved beyond a bound: a fault of the script, if it is ever more than 0.
+    pub(super) overshoot_units: u64,
+    pub(super) readings: SmallVec<[Reading; 4]>,
+}
+
+/// Where a counter stands when nothing is asked of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Look {
+    pub(super) used: u64,
+    pub(super) remaining: u64,
+    pub(super) reset_after_us: u64,
+}
+
 /// What the script answers to a reservation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    Admitted(SmallVec<[Reading; 4]>),
-    Refused(SmallVec<[Reading; 4]>),
+    Admitted(Told),
+    Refused(Told),
     /// The id was cancelled or settled before: nothing is reserved.
     Void,
     /// The key of a charge, counted from 1, holds what no gate wrote; 0 is the reservation's own.
     Foreign(u64),
+    /// Redis has lost the counters that the gate knows.
+    Lost,
 }
 
 /// The script, and the names of all keys.
@@ -50,6 +70,15 @@ pub(super) struct Terms<'a> {
     pub(super) id: &'a str,
     pub(super) lease_us: u64,
     pub(super) open_ms: u64,
+    /// The counters that are meant, by their generation; 0: any.
+    pub(super) generation: u64,
+}
+
+impl<'a> Terms<'a> {
+    /// Of a call that needs no more than its id.
+    pub(super) fn of(id: &'a str) -> Self {
+        Self { id, lease_us: 0, open_ms: 0, generation: 0 }
+    }
 }
 
 impl Limits {
@@ -85,9 +114,24 @@ impl Limits {
         self.call("owe", terms, debts)
     }
 
+    /// Asks where counters stand.
+    pub(super) fn look(&self, terms: Terms<'_>, counters: &[Counter]) -> Call {
+        self.call("look", terms, counters.iter().map(|counter| (counter.name, counter.numbers, 0)))
+    }
+
+    /// Tells what is known of calendars that were lost: for each the least that is used, with the period's end in its numbers.
+    pub(super) fn restore(&self, terms: Terms<'_>, known: impl Iterator<Item = (Name, Numbers, u64)>) -> Call {
+        self.call("restore", terms, known)
+    }
+
+    /// Begins a generation of counters.
+    pub(super) fn found(&self, terms: Terms<'_>) -> Call {
+        self.call("found", terms, std::iter::empty())
+    }
+
     /// Says that the gate of this id is there.
     pub(super) fn beat(&self, terms: Terms<'_>) -> Call {
-        self.assemble("beat", terms, &[format!("{}replicas", self.prefix)], &[])
+        self.assemble("beat", terms, &[format!("{}replicas", self.prefix), self.generation_key()], &[])
     }
 
     /// Says that it has gone.
@@ -100,6 +144,7 @@ impl Limits {
     fn call(&self, operation: &str, terms: Terms<'_>, counters: impl Iterator<Item = (Name, Numbers, u64)>) -> Call {
         let mut keys: SmallVec<[String; 5]> = SmallVec::new();
         keys.push(format!("{}r:{}", self.prefix, terms.id));
+        keys.push(self.generation_key());
         let mut arguments: SmallVec<[String; 20]> = SmallVec::new();
         for (name, numbers, amount) in counters {
             let mut key = String::with_capacity(self.prefix.len() + 34);
@@ -115,6 +160,11 @@ impl Limits {
         self.assemble(operation, terms, &keys, &arguments)
     }
 
+    /// Under which the generation stands.
+    fn generation_key(&self) -> String {
+        format!("{}generation", self.prefix)
+    }
+
     fn assemble(&self, operation: &str, terms: Terms<'_>, keys: &[String], arguments: &[String]) -> Call {
         let mut command = redis::cmd("EVALSHA");
         command.arg(self.script.get_hash()).arg(keys.len());
@@ -122,6 +172,7 @@ impl Limits {
             command.arg(key);
         }
         command.arg(operation).arg("").arg(terms.id).arg(terms.lease_us).arg(terms.open_ms);
+        command.arg(terms.generation);
         for argument in arguments {
             command.arg(argument);
         }
@@ -157,20 +208,49 @@ impl Call {
 /// # Errors
 /// A text when the answer is no answer of this script.
 pub(super) fn answer(numbers: &[i64], counters: usize) -> Result<Answer, String> {
-    let strange = || {
-        let mut text = String::from("the script answered something else than expected: ");
-        let shown = numbers.get(..numbers.len().min(8)).unwrap_or_default();
-        write!(text, "{shown:?}").map_or_else(|_| String::new(), |()| text)
-    };
+    let strange = || strange(numbers);
+    let whole = |number: &i64| u64::try_from(*number).map_err(|_| strange());
     match numbers {
-        [status @ (0 | 1), rest @ ..] if rest.len() == counters * 4 => {
+        [status @ (0 | 1), at_us, overshoot_units, rest @ ..] if rest.len() == counters * 4 => {
             let readings = rest.chunks_exact(4).map(reading).collect::<Option<_>>().ok_or_else(strange)?;
-            Ok(if *status == 1 { Answer::Admitted(readings) } else { Answer::Refused(readings) })
+            let (at_us, overshoot_units) = (whole(at_us)?, whole(overshoot_units)?);
+            let told = Told { at_us, overshoot_units, readings };
+            Ok(if *status == 1 { Answer::Admitted(told) } else { Answer::Refused(told) })
         }
         [2] => Ok(Answer::Void),
-        [3, place] => Ok(Answer::Foreign(u64::try_from(*place).map_err(|_| strange())?)),
+        [3, place] => Ok(Answer::Foreign(whole(place)?)),
+        [5] => Ok(Answer::Lost),
         _ => Err(strange()),
     }
+}
+
+/// Reads where so many counters stand; none where one of them is no counter of ours.
+///
+/// # Errors
+/// A text when the answer is no answer of this script.
+pub(super) fn looks(numbers: &[i64], counters: usize) -> Result<Option<Vec<Look>>, String> {
+    match numbers {
+        [1, rest @ ..] if rest.len() == counters * 3 => {
+            rest.chunks_exact(3).map(look).collect::<Option<_>>().map(Some).ok_or_else(|| strange(numbers))
+        }
+        [3, _] => Ok(None),
+        _ => Err(strange(numbers)),
+    }
+}
+
+fn strange(numbers: &[i64]) -> String {
+    let mut text = String::from("the script answered something else than expected: ");
+    let shown = numbers.get(..numbers.len().min(8)).unwrap_or_default();
+    write!(text, "{shown:?}").map_or_else(|_| String::new(), |()| text)
+}
+
+fn look(numbers: &[i64]) -> Option<Look> {
+    let [used, remaining, reset_after_us] = *numbers else { return None };
+    Some(Look {
+        used: u64::try_from(used).ok()?,
+        remaining: u64::try_from(remaining).ok()?,
+        reset_after_us: u64::try_from(reset_after_us).ok()?,
+    })
 }
 
 fn reading(numbers: &[i64]) -> Option<Reading> {
@@ -208,11 +288,27 @@ mod tests {
 
     #[test]
     fn an_answer_of_another_shape_is_an_error_and_never_an_admission() {
-        for numbers in [&[][..], &[1], &[1, 1, 2, 3], &[1, 1, 2, 3, 0, 0], &[0, 1, -1, 0, 0], &[9], &[3, -1], &[2, 0]] {
+        for numbers in [
+            &[][..],
+            &[1],
+            &[1, 9, 0, 1, 2, 3],
+            &[1, 9, 0, 1, 2, 3, 0, 0],
+            &[1, 9, -1, 1, 2, 3, 0],
+            &[0, 9, 0, 1, -1, 0, 0],
+            &[9],
+            &[3, -1],
+            &[2, 0],
+            &[5, 0],
+        ] {
             assert!(answer(numbers, 1).is_err(), "{numbers:?}");
+            assert!(looks(numbers, 1).is_ok_and(|looks| looks.is_none()) == (numbers == [3, -1]), "{numbers:?}");
         }
         let reading = Reading { remaining: 2, reset_after_us: 3, wait: Some(Wait::Micros(4)) };
-        assert_eq!(answer(&[0, 0, 2, 3, 4], 1), Ok(Answer::Refused(SmallVec::from_slice(&[reading]))));
+        let told = Told { at_us: 9, overshoot_units: 0, readings: SmallVec::from_slice(&[reading]) };
+        assert_eq!(answer(&[5], 1), Ok(Answer::Lost));
+        let (used, remaining, reset_after_us) = (7, 0, 3);
+        assert_eq!(looks(&[1, 7, 0, 3], 1), Ok(Some(vec![Look { used, remaining, reset_after_us }])));
+        assert_eq!(answer(&[0, 9, 0, 0, 2, 3, 4], 1), Ok(Answer::Refused(told)));
     }
 
     #[test]

@@ -26,6 +26,8 @@ use crate::ports::budgets::{BudgetChange, BudgetName, StoredBudget};
 
 /// How many charges one call may name.
 pub const MAX_CHARGES: usize = 32;
+/// Charges that find room without memory of their own: one of each kind of limit that a key has.
+const USUAL: usize = 5;
 /// How many due notes of each shard are looked at before a principal is refused for its many counters.
 const NOTES_PER_SWEEP: usize = 64;
 
@@ -202,11 +204,11 @@ impl Quota {
         principal: &str,
         charges: &'c [Charge<'c>],
         expected: Tokens,
-    ) -> Result<SmallVec<[Named<'c>; 4]>, Refused> {
+    ) -> Result<SmallVec<[Named<'c>; USUAL]>, Refused> {
         if charges.len() > MAX_CHARGES {
             return Err(Refused::TooMany { count: charges.len() });
         }
-        let mut named: SmallVec<[Named<'c>; 4]> = SmallVec::with_capacity(charges.len());
+        let mut named: SmallVec<[Named<'c>; USUAL]> = SmallVec::with_capacity(charges.len());
         for (position, charge) in charges.iter().enumerate() {
             let (policy, limit) = (charge.policy, charge.limit);
             let terms = Terms::of(&charge.rule).map_err(|wrong| Refused::BadRule {
@@ -233,7 +235,7 @@ impl Quota {
     }
 
     /// Locks each shard that is needed, once. The order of keys makes it the same order in every thread.
-    fn lock<'a, 'c>(&'a self, named: &'a [Named<'c>]) -> SmallVec<[Locked<'a, 'c>; 4]> {
+    fn lock<'a, 'c>(&'a self, named: &'a [Named<'c>]) -> SmallVec<[Locked<'a, 'c>; USUAL]> {
         named
             .chunk_by(|one, next| one.key.shard() == next.key.shard())
             .filter_map(|named| Some(Locked { shard: self.shard(named.first()?.key), named }))
@@ -344,9 +346,8 @@ fn standings(locked: &mut [Locked<'_, '_>], at: Moment) -> Vec<Standing> {
 /// Counts every charge.
 fn commit_all(locked: &mut [Locked<'_, '_>], at: Moment) -> Reserved {
     let count = locked.iter().map(|group| group.named.len()).sum();
-    let mut reserved =
-        Reserved { held: Vec::with_capacity(count), standings: Vec::with_capacity(count), overshoot_units: 0 };
-    let mut found: SmallVec<[(usize, Standing); 4]> = SmallVec::with_capacity(count);
+    let mut reserved = Reserved { held: Vec::with_capacity(count), standings: Vec::new(), overshoot_units: 0 };
+    let mut found = Vec::with_capacity(count);
     for Locked { shard, named } in locked {
         for named in *named {
             let Named { key, terms, owner, amount, .. } = named;
@@ -360,7 +361,8 @@ fn commit_all(locked: &mut [Locked<'_, '_>], at: Moment) -> Reserved {
         }
     }
     found.sort_unstable_by_key(|(position, _)| *position);
-    reserved.standings.extend(found.into_iter().map(|(_, standing)| standing));
+    // Within the memory of what was found.
+    reserved.standings = found.into_iter().map(|(_, standing)| standing).collect();
     reserved
 }
 

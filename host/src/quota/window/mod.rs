@@ -40,6 +40,8 @@ pub struct Window {
     total: u64,
     /// The latest time seen.
     seen_us: u64,
+    /// The slice that is filled then: a division takes its time.
+    newest: u64,
     length_us: NonZeroU64,
     width_us: NonZeroU64,
 }
@@ -54,7 +56,8 @@ impl Window {
     /// An empty window of this length, for a clock that stands at `now_us`.
     pub fn new(length_ms: NonZeroU32, now_us: u64) -> Self {
         let (length_us, width_us) = measures(length_ms);
-        Self { counts: Ring::new(), total: 0, seen_us: now_us, length_us, width_us }
+        let newest = now_us / width_us;
+        Self { counts: Ring::new(), total: 0, seen_us: now_us, newest, length_us, width_us }
     }
 
     /// An earlier time than the latest seen moves nothing.
@@ -62,12 +65,12 @@ impl Window {
         if now_us <= self.seen_us {
             return;
         }
-        let (oldest, newest) = (self.oldest(), self.newest());
-        self.seen_us = now_us;
+        let (seen_us, newest) = (self.seen_us, self.newest);
+        (self.seen_us, self.newest) = (now_us, now_us / self.width_us);
         if self.total == 0 {
             return;
         }
-        for slice in oldest..self.oldest().min(newest.saturating_add(1)) {
+        for slice in self.oldest_at(seen_us)..self.oldest().min(newest.saturating_add(1)) {
             self.put(slice, 0);
         }
     }
@@ -116,12 +119,16 @@ impl Window {
 
     /// The oldest slice that still counts: the smallest `s` with `seen < clears(s)`.
     fn oldest(&self) -> u64 {
-        self.seen_us.saturating_sub(self.reach_us()) / self.width_us
+        self.oldest_at(self.seen_us)
+    }
+
+    fn oldest_at(&self, seen_us: u64) -> u64 {
+        seen_us.saturating_sub(self.reach_us()) / self.width_us
     }
 
     /// The slice that is being filled.
     fn newest(&self) -> u64 {
-        self.seen_us / self.width_us
+        self.newest
     }
 
     /// How far apart two microseconds of one stretch can be.

@@ -1,7 +1,8 @@
 """What the programs of the three Python clients share.
 
-A program is given the gate before it in the environment variable GATE, as JSON: `url`, `keys` by what they are for, and
-`max_body` in bytes. It says `cancelled` on stdout once it has left a stream, and then waits for its stdin to end.
+A program is given the gate before it in the environment variable GATE, as JSON: `url`, `admin` (where its
+metrics are), `keys` by what they are for, and `max_body` in bytes. It says `cancelled` on stdout once it has left a stream,
+and then waits for its stdin to end.
 """
 
 import json

@@ -58,6 +58,14 @@ impl RedisServer {
         command.query::<redis::Value>(&mut connection).unwrap();
     }
 
+    /// The names of all that it holds, sorted.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        let mut connection = redis::Client::open(self.url()).unwrap().get_connection().unwrap();
+        let mut keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut connection).unwrap();
+        keys.sort();
+        keys
+    }
+
     /// It takes calls and answers none.
     pub(crate) fn pause(&self) {
         kill_process(Pid::from_child(&self.child), Signal::STOP).unwrap();

@@ -27,6 +27,7 @@ pub(super) fn set_up(bench: &Bench) -> Result<SetUp, Failure> {
         whole: target.clone(),
         streams: target,
         key: KEY.to_owned(),
+        sharing: None,
     })
 }
 

@@ -38,5 +38,6 @@ backend servers
         whole: target.clone(),
         streams: target,
         key: NO_KEY.to_owned(),
+        sharing: None,
     })
 }

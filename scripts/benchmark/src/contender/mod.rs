@@ -1,10 +1,14 @@
 //! What is compared: each proxy with one thread, set up as its manual says for this use, before the same backend.
 
+mod bare_hyper;
 mod envoy;
 mod haproxy;
 mod nginx;
 mod probe;
+mod redis;
 mod tollgate;
+
+pub(crate) use self::redis::Sharing;
 
 use std::{
     fs,
@@ -36,12 +40,16 @@ pub(crate) enum Kind {
     Nginx,
     /// HAProxy, forwarding.
     Haproxy,
+    /// A forwarder made of hyper and nothing else: the floor under every proxy made of it.
+    BareHyper,
     /// Envoy with our key filter in proxy-wasm.
     Envoy,
     /// Tollgate: key, limit and route in Wasm, metrics; warnings are logged.
     Tollgate,
     /// The same with its default log: a line for each call, into a file.
     TollgateInfo,
+    /// Tollgate with its limits in a Redis of its own.
+    TollgateRedis,
     /// Tollgate with TLS to callers.
     TollgateTls,
     /// nginx with TLS to callers, forwarding.
@@ -50,13 +58,15 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// In the order of the table.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Direct,
         Self::Nginx,
         Self::Haproxy,
+        Self::BareHyper,
         Self::Envoy,
         Self::Tollgate,
         Self::TollgateInfo,
+        Self::TollgateRedis,
         Self::TollgateTls,
         Self::NginxTls,
     ];
@@ -67,17 +77,23 @@ impl Kind {
             Self::Direct => "direct",
             Self::Nginx => "nginx",
             Self::Haproxy => "HAProxy",
+            Self::BareHyper => "bare hyper",
             Self::Envoy => "Envoy + key filter",
             Self::Tollgate => "Tollgate",
             Self::TollgateInfo => "Tollgate, call log",
+            Self::TollgateRedis => "Tollgate, Redis",
             Self::TollgateTls => "Tollgate, TLS",
             Self::NginxTls => "nginx, TLS",
         }
     }
 
+    pub(crate) fn is_tollgate(self) -> bool {
+        matches!(self, Self::Tollgate | Self::TollgateInfo | Self::TollgateRedis | Self::TollgateTls)
+    }
+
     /// Whether a call without a known key is refused.
     pub(crate) fn checks_keys(self) -> bool {
-        matches!(self, Self::Envoy | Self::Tollgate | Self::TollgateInfo | Self::TollgateTls)
+        self == Self::Envoy || self.is_tollgate()
     }
 }
 
@@ -89,6 +105,7 @@ pub(crate) struct Programs {
     pub(crate) haproxy: PathBuf,
     pub(crate) envoy: PathBuf,
     pub(crate) envoy_filter: PathBuf,
+    pub(crate) redis: PathBuf,
 }
 
 /// Where proxies are set up.
@@ -118,6 +135,8 @@ pub(crate) struct Running {
     /// Where streams go: nginx is set up for them on a port of its own.
     pub(crate) streams: Target,
     pub(crate) key: String,
+    /// Where limits are in a Redis.
+    pub(crate) sharing: Option<Sharing>,
     /// From the start of the process to its first answered call.
     pub(crate) started_in: Duration,
 }
@@ -128,6 +147,7 @@ struct Prepared {
     whole: Target,
     streams: Target,
     key: String,
+    sharing: Option<Sharing>,
 }
 
 /// Tollgate, about to be started under callgrind.
@@ -143,7 +163,7 @@ impl Programs {
     /// Where nothing else is needed.
     pub(crate) fn only_tollgate(tollgate: PathBuf) -> Self {
         let none = PathBuf::new;
-        Self { tollgate, nginx: none(), haproxy: none(), envoy: none(), envoy_filter: none() }
+        Self { tollgate, nginx: none(), haproxy: none(), envoy: none(), envoy_filter: none(), redis: none() }
     }
 }
 
@@ -160,11 +180,12 @@ impl Bench {
     pub(crate) fn missing(&self, kind: Kind) -> Option<String> {
         let programs = &self.programs;
         let needed: &[&Path] = match kind {
-            Kind::Direct => &[],
+            Kind::Direct | Kind::BareHyper => &[],
             Kind::Nginx | Kind::NginxTls => &[&programs.nginx],
             Kind::Haproxy => &[&programs.haproxy],
             Kind::Envoy => &[&programs.envoy, &programs.envoy_filter],
             Kind::Tollgate | Kind::TollgateInfo | Kind::TollgateTls => &[&programs.tollgate],
+            Kind::TollgateRedis => &[&programs.tollgate, &programs.redis],
         };
         needed.iter().find(|path| !path.is_file()).map(|path| format!("{} is not there", path.display()))
     }
@@ -174,13 +195,17 @@ impl Bench {
         if kind == Kind::Direct {
             let target = Target { address: self.backend, tls: None };
             let (whole, streams) = (target.clone(), target);
-            return Ok(Running { process: None, whole, streams, key: NO_KEY.to_owned(), started_in: Duration::ZERO });
+            let (key, started_in) = (NO_KEY.to_owned(), Duration::ZERO);
+            return Ok(Running { process: None, whole, streams, key, sharing: None, started_in });
         }
         let set_up = match kind {
             Kind::Nginx | Kind::NginxTls => nginx::set_up(self, kind),
             Kind::Haproxy => haproxy::set_up(self),
+            Kind::BareHyper => bare_hyper::set_up(self),
             Kind::Envoy => envoy::set_up(self),
-            Kind::Tollgate | Kind::TollgateInfo | Kind::TollgateTls => tollgate::set_up(self, kind),
+            Kind::Tollgate | Kind::TollgateInfo | Kind::TollgateRedis | Kind::TollgateTls => {
+                tollgate::set_up(self, kind)
+            }
             Kind::Direct => Err(Failure::new("there is no proxy to set up")),
         };
         let set_up = set_up.trying(kind.title())?;
@@ -189,8 +214,11 @@ impl Bench {
         let served = probe::until_served(&mut prepared, kind);
         let started_in = now().duration_since(began);
         served.trying(format_args!("{}; its log is {}", kind.title(), self.log(kind).display()))?;
-        let Prepared { process, whole, streams, key } = prepared;
-        Ok(Running { process: Some(process), whole, streams, key, started_in })
+        let Prepared { process, whole, streams, key, mut sharing } = prepared;
+        if let Some(sharing) = &mut sharing {
+            sharing.begin().trying(kind.title())?;
+        }
+        Ok(Running { process: Some(process), whole, streams, key, sharing, started_in })
     }
 
     /// Tollgate behind this command, with a budget that a hook doesn't spend even when it is slowed down.
@@ -210,7 +238,8 @@ impl Bench {
             Kind::Haproxy => (&self.programs.haproxy, "-v"),
             Kind::Envoy => (&self.programs.envoy, "--version"),
             Kind::Tollgate => (&self.programs.tollgate, "--version"),
-            Kind::Direct | Kind::NginxTls | Kind::TollgateInfo | Kind::TollgateTls => return None,
+            Kind::TollgateRedis => (&self.programs.redis, "--version"),
+            Kind::Direct | Kind::BareHyper | Kind::NginxTls | Kind::TollgateInfo | Kind::TollgateTls => return None,
         };
         let output = Command::new(program).arg(argument).output().ok()?;
         let text = [output.stdout, output.stderr].concat();
@@ -242,12 +271,14 @@ struct SetUp {
     whole: Target,
     streams: Target,
     key: String,
+    sharing: Option<Sharing>,
 }
 
 impl SetUp {
     fn start(mut self) -> Result<Prepared, Failure> {
         let process = Process::start(self.name, &mut self.command, &self.log)?;
-        Ok(Prepared { process, whole: self.whole, streams: self.streams, key: self.key })
+        let Self { whole, streams, key, sharing, .. } = self;
+        Ok(Prepared { process, whole, streams, key, sharing })
     }
 }
 
@@ -265,7 +296,7 @@ impl Tls {
 }
 
 /// So many ports that nobody listens on now.
-fn free_ports<const COUNT: usize>() -> Result<[SocketAddr; COUNT], Failure> {
+pub(crate) fn free_ports<const COUNT: usize>() -> Result<[SocketAddr; COUNT], Failure> {
     let mut addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); COUNT];
     // Held until all are known, so that none comes twice.
     let mut held = Vec::with_capacity(COUNT);

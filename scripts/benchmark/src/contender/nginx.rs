@@ -60,5 +60,6 @@ http {{
         whole: Target { address: whole, tls: tls.clone() },
         streams: Target { address: streams, tls },
         key: NO_KEY.to_owned(),
+        sharing: None,
     })
 }

@@ -1,8 +1,12 @@
 //! Tollgate: one thread, the built-in policies (key check, limit, route), metrics. The limit is too high to be reached.
+//! Where Redis has it, one is started with each gate.
 
 use std::{fs, path::Path, process::Command};
 
-use super::{Bench, Kind, SetUp, free_ports};
+use super::{
+    Bench, Kind, SetUp, free_ports,
+    redis::{self, Sharing},
+};
 use crate::{
     failure::{Failure, Trying},
     load::Target,
@@ -17,6 +21,12 @@ pub(super) fn set_up(bench: &Bench, kind: Kind) -> Result<SetUp, Failure> {
     } else {
         String::new()
     };
+    let redis = if kind == Kind::TollgateRedis { Some(redis::start(bench)?) } else { None };
+    let sharing = match &redis {
+        // The server shares its core with load and backend: a call that waits for that core is no sign of a slow Redis.
+        Some((_, redis)) => format!("[redis]\nurl = \"redis://{redis}\"\ndeadline = \"1s\"\n"),
+        None => String::new(),
+    };
     let level = if kind == Kind::TollgateInfo { "info" } else { "warn" };
     let config = format!(
         r#"state_dir = {state:?}
@@ -30,7 +40,7 @@ max_in_flight = 25000
 listen = "{admin}"
 [limits]
 requests_per_minute = 1000000000
-[log]
+{sharing}[log]
 level = "{level}"
 [[backends]]
 name = "bench"
@@ -45,7 +55,8 @@ url = "http://{backend}"
     command.arg("--config").arg(path).arg("serve");
     let target = Target { address, tls: is_tls.then(|| bench.tls.client.clone()) };
     let log = bench.log(kind);
-    Ok(SetUp { name: "Tollgate", command, log, whole: target.clone(), streams: target, key })
+    let sharing = redis.map(|(server, _)| Sharing::new(server, admin));
+    Ok(SetUp { name: "Tollgate", command, log, whole: target.clone(), streams: target, key, sharing })
 }
 
 /// The key of this run. The first time it is created, and the policies are compiled: starts are measured with a warm cache.

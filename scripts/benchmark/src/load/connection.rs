@@ -126,6 +126,12 @@ impl Connection {
         }
     }
 
+    /// Takes what has come though nothing was asked; whether the connection still serves. Over TLS it may be tickets for
+    /// later; without it nothing can have come but the end.
+    pub(crate) fn is_still_usable(&mut self, scratch: &mut [u8]) -> bool {
+        self.tls.is_some() && matches!(self.read_tls(scratch), Ok(None))
+    }
+
     /// What TLS has in clear; none when the socket has nothing.
     fn read_tls(&mut self, scratch: &mut [u8]) -> Result<Option<usize>, Broken> {
         let Some(tls) = &mut self.tls else { return Ok(None) };

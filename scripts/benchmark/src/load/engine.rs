@@ -285,8 +285,11 @@ impl<'a> Engine<'a> {
         }
         let Some(Some(slot)) = self.slots.get_mut(index) else { return };
         let Some(call) = &mut slot.call else {
-            // Nothing was asked, so nothing can have come but the end of the connection: servers may close an idle one.
-            return self.reopen(index);
+            // Servers may close a connection without a call.
+            if !slot.connection.is_still_usable(&mut self.scratch) {
+                self.reopen(index);
+            }
+            return;
         };
         let read = slot.connection.read(&mut self.scratch);
         let time = now();

@@ -5,7 +5,10 @@ mod readme;
 mod table;
 mod targets;
 
-pub(crate) use self::{readme::write, targets::smoke};
+pub(crate) use self::{
+    readme::{write, write_block},
+    targets::smoke,
+};
 
 use crate::run::Results;
 
@@ -37,8 +40,10 @@ pub(crate) fn text(results: &Results) -> String {
     text.push_str(&table::figures(results));
     text.push_str(
         "\nCPU is that of the proxy's own process, all threads. Requests/s are what the cores left to load and backend can do at most: \
-         compare CPU. Where the second table says ×, it is the median of the rounds' own ratios. nginx and HAProxy only forward; Envoy checks the key in Wasm; Tollgate checks the key, charges the limit and \
-         chooses the backend in Wasm, and counts metrics; it logs warnings, in *call log* a line for each call into a file.\n",
+         compare CPU. Where the second table says ×, it is the median of the rounds' own ratios. nginx and HAProxy only forward; so does *bare hyper*, a forwarder made of hyper that looks at nothing: \
+         what hyper itself costs. Envoy checks the key in Wasm; Tollgate checks the key, charges the limit and \
+         chooses the backend in Wasm, and counts metrics; it logs warnings, in *call log* a line for each call into a file, with *Redis* its limits are \
+         in a Redis on the machine, which shares the core of load and backend, and whose CPU doesn't count.\n",
     );
     text.push_str(&table::versions(results));
     let targets = targets::table(results);

@@ -8,10 +8,10 @@ use crate::{
 
 use super::table::added_first_line_ms;
 
-/// One target: at most so much.
+/// One target: at most so much; without a target a figure to judge the others by.
 struct Target {
     name: &'static str,
-    most: f64,
+    most: Option<f64>,
     unit: &'static str,
     figure: Option<f64>,
 }
@@ -25,13 +25,19 @@ pub(super) fn table(results: &Results) -> String {
     let mut text = String::from("| Tollgate | target | measured | |\n|---|---:|---:|---|\n");
     for target in targets(results, tollgate) {
         let Target { name, most, unit, figure } = target;
-        let (measured, verdict) = match figure {
-            Some(figure) if figure < 0.0 => (format!("{figure:.2}{unit}"), "too restless a machine to tell".to_owned()),
-            None => ("–".to_owned(), "not measured".to_owned()),
-            Some(figure) if figure <= most => (format!("{figure:.2}{unit}"), "holds".to_owned()),
-            Some(figure) => (format!("{figure:.2}{unit}"), format!("missed by {:.0} %", (figure / most - 1.0) * 100.0)),
+        let aim = most.map_or_else(|| "–".to_owned(), |most| format!("≤ {most}{unit}"));
+        let (measured, verdict) = match (figure, most) {
+            (Some(figure), Some(_)) if figure < 0.0 => {
+                (format!("{figure:.2}{unit}"), "too restless a machine to tell".to_owned())
+            }
+            (None, _) => ("–".to_owned(), "not measured".to_owned()),
+            (Some(figure), None) => (format!("{figure:.2}{unit}"), "to judge by".to_owned()),
+            (Some(figure), Some(most)) if figure <= most => (format!("{figure:.2}{unit}"), "holds".to_owned()),
+            (Some(figure), Some(most)) => {
+                (format!("{figure:.2}{unit}"), format!("missed by {:.0} %", (figure / most - 1.0) * 100.0))
+            }
         };
-        text.push_str(&format!("| {name} | ≤ {most}{unit} | {measured} | {verdict} |\n"));
+        text.push_str(&format!("| {name} | {aim} | {measured} | {verdict} |\n"));
     }
     text
 }
@@ -39,17 +45,31 @@ pub(super) fn table(results: &Results) -> String {
 fn targets(results: &Results, tollgate: &Contender) -> Vec<Target> {
     let call_times = |mine: &Contender, kind| mine.times(results.contender(kind)?, of_a_call);
     let line_times = |kind| tollgate.times(results.contender(kind)?, |round| round.paced.cpu_us_per_line());
-    let tls = results.contender(Kind::TollgateTls);
+    let (tls, redis) = (results.contender(Kind::TollgateTls), results.contender(Kind::TollgateRedis));
+    let hyper = results.contender(Kind::BareHyper);
     let times = " ×";
     #[expect(clippy::cast_precision_loss, reason = "bytes of memory lie far below 2^53")]
     let idle = tollgate.median(|round| round.idle_resident_bytes.map(|bytes| bytes as f64 / 1e6));
-    let target = |name, most, unit, figure| Target { name, most, unit, figure };
+    let target = |name, most, unit, figure| Target { name, most: Some(most), unit, figure };
+    let figure = |name, figure| Target { name, most: None, unit: times, figure };
     vec![
         target("CPU/request, of nginx's", 1.9, times, call_times(tollgate, Kind::Nginx)),
         target("CPU/request, of Envoy's with its filter", 0.5, times, call_times(tollgate, Kind::Envoy)),
+        figure("CPU/request, of bare hyper's", call_times(tollgate, Kind::BareHyper)),
+        figure("CPU/request of bare hyper, of nginx's", hyper.and_then(|hyper| call_times(hyper, Kind::Nginx))),
+        figure(
+            "CPU/request of bare hyper, of Envoy's with its filter",
+            hyper.and_then(|hyper| call_times(hyper, Kind::Envoy)),
+        ),
         target("CPU/line of a stream, of nginx's", 1.4, times, line_times(Kind::Nginx)),
         target("first line, added p99 at 1,000 calls/s", 0.5, " ms", added_first_line_ms(results, tollgate, true)),
         target("CPU/request with TLS, of plain", 1.35, times, tls.and_then(|tls| call_times(tls, Kind::Tollgate))),
+        target(
+            "CPU/request with Redis, of plain in memory",
+            1.6,
+            times,
+            redis.and_then(|redis| call_times(redis, Kind::Tollgate)),
+        ),
         target("memory of an open stream", 40.0, " KB", tollgate.stream_bytes.map(|bytes| bytes / 1e3)),
         target("resident, idle", 60.0, " MB", idle),
         target("start to first answer, compiled before", 500.0, " ms", tollgate.median(|round| round.start_ms)),

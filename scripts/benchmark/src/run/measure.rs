@@ -43,6 +43,10 @@ pub(super) fn round(bench: &Bench, kind: Kind, settings: &Settings) -> Result<Ro
     // All streams run, and none ends, within the second that one takes.
     paced.warm_up = paced.warm_up.max(Duration::from_millis(300));
     let paced = figures(process, &paced).trying(format_args!("{}, streams", kind.title()))?;
+    if let Some(sharing) = &running.sharing {
+        let calls = closed.values().chain([&open, &paced]).map(|figures| figures.report.calls).sum();
+        sharing.must_have_held(number(calls)).trying(kind.title())?;
+    }
     stop(running)?;
     Ok(Round { start_ms, idle_resident_bytes, closed, open, paced })
 }
@@ -60,8 +64,11 @@ pub(super) fn stream_bytes(bench: &Bench, kind: Kind, settings: &Settings) -> Re
         Ok(())
     })
     .trying(format_args!("{}, {} open streams", kind.title(), settings.held_streams))?;
-    stop(running)?;
     let streams = u64::try_from(settings.held_streams).unwrap_or(u64::MAX);
+    if let Some(sharing) = &running.sharing {
+        sharing.must_have_held(number(streams)).trying(kind.title())?;
+    }
+    stop(running)?;
     Ok(Some(number(held.saturating_sub(before)) / number(streams)))
 }
 

@@ -37,6 +37,8 @@ pub(crate) struct RunArguments {
     /// Our key filter for Envoy, built for wasm32-wasip1.
     #[arg(long, default_value = "envoy-filter.wasm")]
     envoy_filter: PathBuf,
+    #[arg(long, default_value = "/usr/bin/redis-server")]
+    redis: PathBuf,
     /// Only these; one that can't be measured then fails the run.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Kind>,
@@ -77,6 +79,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<Results, Failure> {
         haproxy: arguments.haproxy.clone(),
         envoy: arguments.envoy.clone(),
         envoy_filter: arguments.envoy_filter.clone(),
+        redis: arguments.redis.clone(),
     };
     let bench = Bench::new(arguments.folder.clone(), programs, address)?;
     stay_away()?;

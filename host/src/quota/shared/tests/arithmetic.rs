@@ -156,7 +156,7 @@ impl History {
             .zip(&counters)
             .zip(&fits)
             .map(|((place, counter), fits)| self.references[*place].reading(counter, now, *fits));
-        let answer = numbers(admitted, readings);
+        let answer = numbers(admitted, now, readings);
         self.expect(&call, answer.clone());
         self.calls.push(Reserved { charged, counters, open: admitted.then_some((answer, marks)), closed: false });
     }
@@ -171,33 +171,43 @@ impl History {
             None => self.limits.cancel(terms(&name), &reserved.counters),
         };
         let open = reserved.open.take();
-        let answer = match (&open, reserved.closed) {
-            (Some(_), _) => 1,
-            (None, true) => 4,
-            (None, false) => 2,
-        };
+        let mut debts = [0, 0];
         for (index, place) in reserved.charged.iter().enumerate() {
             let (reference, counter) = (&mut self.references[*place], &reserved.counters[index]);
             let Some((_, marks)) = &open else { continue };
             reference.ends.remove(&id);
+            let over = reference.over(counter, now);
             let settled = counter.settled(outcome.unwrap_or(Outcome::Refund));
             if settled > counter.amount {
                 reference.add(counter, now, settled - counter.amount, Some(marks[index]));
             } else if settled < counter.amount {
                 reference.give_back(counter, now, counter.amount - settled, marks[index]);
             }
+            let owed = reference.over(counter, now).saturating_sub(over);
+            let units = debts[1] + i64::try_from(owed).unwrap();
+            debts = [debts[0] + i64::from(owed > 0), units.min(MOST_UNITS.cast_signed())];
         }
-        reserved.closed |= open.is_some() || outcome.is_none();
-        self.expect(&call, vec![answer]);
+        let answer = match (&open, reserved.closed) {
+            (Some(_), _) => [&[1][..], &debts].concat(),
+            (None, true) => vec![4],
+            (None, false) => vec![2],
+        };
+        // Where there are leases even an end that finds nothing is remembered, for a renewal may come later.
+        let leased = reserved.counters.iter().any(|counter| counter.numbers.kind == Kind::Leases);
+        reserved.closed |= open.is_some() || outcome.is_none() || leased;
+        self.expect(&call, answer);
     }
 
     fn renews(&mut self, call: usize) {
         let Some(id) = self.back(call) else { return };
         let reserved = &self.calls[id];
+        let call = self.limits.renew(terms(&id.to_string()), &reserved.counters);
+        if reserved.closed {
+            return self.expect(&call, vec![4]);
+        }
         if reserved.open.is_none() {
             return;
         }
-        let call = self.limits.renew(terms(&id.to_string()), &reserved.counters);
         for (place, counter) in reserved.charged.iter().zip(&reserved.counters) {
             if counter.numbers.kind == Kind::Leases {
                 let ends = &mut self.references[*place].ends;
@@ -223,13 +233,13 @@ impl History {
 }
 
 fn terms(id: &str) -> Terms<'_> {
-    Terms { id, lease_us: LEASE_US, open_ms: 600_000 }
+    Terms { lease_us: LEASE_US, open_ms: 600_000, ..Terms::of(id) }
 }
 
 /// The answer in the script's numbers.
-fn numbers(admitted: bool, readings: impl Iterator<Item = Reading>) -> Vec<i64> {
-    let mut numbers = vec![i64::from(admitted)];
+fn numbers(admitted: bool, now: u64, readings: impl Iterator<Item = Reading>) -> Vec<i64> {
     let number = |number: u64| i64::try_from(number).unwrap();
+    let mut numbers = vec![i64::from(admitted), number(now), 0];
     for Reading { remaining, reset_after_us, wait } in readings {
         let wait_us = match wait {
             None => 0,
@@ -316,9 +326,9 @@ fn an_id_is_reserved_settled_and_cancelled_at_most_once() {
     let mut run = |call: &Call| -> Vec<i64> { at(call, 1_000_000_000).query(&mut redis).unwrap() };
     let (one, two) = (terms("one"), terms("two"));
     let first = run(&limits.reserve(one, &counters));
-    assert_eq!(first[..3], [1, 1, 90]);
+    assert_eq!(first[..5], [1, 1_000_000_000, 0, 1, 90]);
     assert_eq!(run(&limits.reserve(one, &counters)), first);
-    assert_eq!(run(&limits.settle(one, &counters, used)), [1]);
+    assert_eq!(run(&limits.settle(one, &counters, used)), [1, 0, 0]);
     assert_eq!(run(&limits.settle(one, &counters, used)), [4]);
     assert_eq!(run(&limits.cancel(one, &counters)), [4]);
     assert_eq!(run(&limits.reserve(one, &counters)), [2]);
@@ -327,12 +337,12 @@ fn an_id_is_reserved_settled_and_cancelled_at_most_once() {
     assert_eq!(run(&limits.reserve(two, &counters)), [2]);
     assert_eq!(run(&limits.settle(two, &counters, used)), [4]);
     let three = terms("three");
-    assert_eq!(run(&limits.reserve(three, &counters))[..3], [1, 1, 60]);
-    assert_eq!(run(&limits.cancel(three, &counters)), [1]);
+    assert_eq!(run(&limits.reserve(three, &counters))[3..5], [1, 60]);
+    assert_eq!(run(&limits.cancel(three, &counters)), [1, 0, 0]);
     assert_eq!(run(&limits.reserve(three, &counters)), [2]);
     // Settling what nobody reserved does nothing.
     assert_eq!(run(&limits.settle(terms("four"), &counters, used)), [2]);
-    assert_eq!(run(&limits.reserve(terms("five"), &counters))[..3], [1, 1, 60]);
+    assert_eq!(run(&limits.reserve(terms("five"), &counters))[3..5], [1, 60]);
 }
 
 #[test]
@@ -359,9 +369,9 @@ fn debts_are_added_once_and_those_of_an_ended_period_are_not() {
     assert_eq!(run(&owed("d1"), now), [1]);
     assert_eq!(run(&owed("d1"), now), [4]);
     let refused = run(&limits.reserve(terms("r"), &counters), now);
-    assert_eq!(refused[..3], [0, 0, 0]);
+    assert_eq!((refused[0], &refused[3..5]), (0, &[0, 0][..]));
     let next = period_end(4, now);
     age_us.set(next - now);
     assert_eq!(run(&owed("d2"), next), [1]);
-    assert_eq!(run(&limits.reserve(terms("s"), &counters), next)[..3], [1, 1, 4]);
+    assert_eq!(run(&limits.reserve(terms("s"), &counters), next)[3..5], [1, 4]);
 }

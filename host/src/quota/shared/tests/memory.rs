@@ -39,7 +39,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-type Answered = Result<Vec<quota::Standing>, Refused>;
+type Answered = Result<Vec<Standing>, Refused>;
 
 /// A call that was asked of both.
 struct Asked {
@@ -65,7 +65,7 @@ struct History<'a> {
 }
 
 fn terms(id: &str) -> Terms<'_> {
-    Terms { id, lease_us: 1_000_000_000_000_000, open_ms: 600_000 }
+    Terms { lease_us: 1_000_000_000_000_000, open_ms: 600_000, ..Terms::of(id) }
 }
 
 impl History<'_> {
@@ -127,8 +127,11 @@ impl History<'_> {
         let charges = self.charges(&asked.charged);
         let counters = counters(&charges, asked.expected).unwrap();
         match script::answer(numbers, counters.len()).unwrap() {
-            Answer::Admitted(readings) => Ok(standing::standings(&charges, &counters, &readings, asked.now)),
-            Answer::Refused(readings) => Err(standing::exceeded(&charges, &counters, &readings, asked.now).unwrap()),
+            Answer::Admitted(told) => {
+                assert_eq!((told.at_us, told.overshoot_units), (asked.now, 0));
+                Ok(standing::standings(&charges, &counters, &told))
+            }
+            Answer::Refused(told) => Err(standing::exceeded(&charges, &counters, &told).unwrap()),
             other => panic!("{other:?}"),
         }
     }
@@ -136,8 +139,8 @@ impl History<'_> {
 
 /// Of what running calls hold, Redis keeps no sum.
 fn without_held(answered: &Answered) -> Answered {
-    let blind = |standings: &[quota::Standing]| {
-        standings.iter().cloned().map(|standing| quota::Standing { reserved: 0, ..standing }).collect::<Vec<_>>()
+    let blind = |standings: &[Standing]| {
+        standings.iter().cloned().map(|standing| Standing { reserved: 0, ..standing }).collect::<Vec<_>>()
     };
     match answered {
         Ok(standings) => Ok(blind(standings)),

@@ -2,6 +2,7 @@
 
 mod arithmetic;
 mod failover;
+mod loss;
 mod memory;
 mod outage;
 mod reaching;
@@ -36,7 +37,11 @@ impl Gate {
     fn start(url: &str, adjust: impl FnOnce(&mut SharedSettings)) -> Self {
         let mut settings = SharedSettings::new(Address::parse(url, None).unwrap());
         adjust(&mut settings);
-        let (quota, keeper) = SharedQuota::new(settings, Clock::system()).unwrap();
+        Self::start_by(settings, Clock::system(), Budgets::default())
+    }
+
+    fn start_by(settings: SharedSettings, clock: Clock, budgets: Budgets) -> Self {
+        let (quota, keeper) = SharedQuota::new(settings, clock, budgets).unwrap();
         let (stop, stopped) = oneshot::channel();
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper.run(async {
@@ -129,12 +134,18 @@ fn per_month(capacity: u64) -> Charge<'static> {
     Charge { policy: "rate-limit", limit: "month", partition: "somebody", rule }
 }
 
+fn tokens_per_month(capacity: u64) -> Charge<'static> {
+    let shape = Shape::Calendar { capacity, period: Period::Month };
+    let rule = Rule::Metered { amount: Amount::Tokens { kind: TokenKind::All, weight_permille: 1_000 }, shape };
+    Charge { limit: "tokens", rule, ..per_month(capacity) }
+}
+
 #[test]
 fn settings_that_cannot_work_are_refused() {
     let refused = |adjust: fn(&mut SharedSettings)| {
         let mut settings = SharedSettings::new(Address::parse("redis://127.0.0.1", None).unwrap());
         adjust(&mut settings);
-        SharedQuota::new(settings, Clock::system()).err()
+        SharedQuota::new(settings, Clock::system(), Budgets::default()).err()
     };
     assert_eq!(refused(|_| ()), None);
     assert_eq!(refused(|settings| settings.tag = "a}b".to_owned()), Some(SettingsError::Tag));

@@ -67,11 +67,11 @@ async fn settlements_wait_for_redis_and_local_spending_is_told_as_debt() {
     call_until_open(&gate, per_month(9)).await;
     held.settle(Outcome::Used(Tokens { input: 2, output: 0 }));
     for _ in 0..3 {
-        gate.quota.spends_locally(&[per_month(5), at_once(1)], ONE).unwrap().settle(Outcome::Used(ONE));
+        gate.quota.spends_locally(&[per_month(5), at_once(1)], ONE, true).unwrap().settle(Outcome::Used(ONE));
     }
     let used = Outcome::Used(Tokens { input: 1, output: 2 });
-    gate.quota.spends_locally(&[tokens_per_minute(10)], ONE).unwrap().settle(used);
-    drop(gate.quota.spends_locally(&[tokens_per_minute(10)], ONE));
+    gate.quota.spends_locally(&[tokens_per_minute(10)], ONE, true).unwrap().settle(used);
+    drop(gate.quota.spends_locally(&[tokens_per_minute(10)], ONE, true));
     assert_eq!(gate.quota.totals().owing, 2);
     assert_eq!(gate.quota.fall_back([Rule::Concurrent(3)]), Fallback::Share(vec![Rule::Concurrent(3)]));
     server.resume();
@@ -95,9 +95,56 @@ async fn a_redis_that_was_killed_and_came_back_empty_counts_anew() {
     let _empty = Server::start_on(port, &[]);
     gate.until(|condition| *condition == Condition::Sound).await;
     assert_eq!(gate.admitted(per_minute(5), 9).await, 5);
+    assert_eq!(gate.admitted(at_once(1), 1).await, 0, "the call that runs has kept its place");
     held.settle(Outcome::Used(ONE));
     gate.until_totals(|totals| totals.waiting == 0).await;
-    assert_eq!(gate.quota.totals().lost, 0);
+    assert_eq!(gate.admitted(at_once(1), 1).await, 1);
+    gate.until_totals(|totals| totals.waiting == 0 && totals.lost == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_was_admitted_without_redis_counts_there_once_it_is_back() {
+    let server = Server::start();
+    let gate = Gate::sound_with(&server.url(), |_| ()).await;
+    server.pause();
+    call_until_open(&gate, per_month(9)).await;
+    let over_before = gate.quota.spends_locally(&[at_once(2)], ONE, true).unwrap();
+    let running = gate.quota.spends_locally(&[at_once(2)], ONE, true).unwrap();
+    over_before.settle(Outcome::Used(ONE));
+    server.resume();
+    gate.until(|condition| *condition == Condition::Sound).await;
+    let beside = gate.reserve(at_once(2)).await.unwrap();
+    assert_eq!(gate.admitted(at_once(2), 1).await, 0);
+    running.settle(Outcome::Used(ONE));
+    gate.until_totals(|totals| totals.waiting == 1).await;
+    assert_eq!(gate.admitted(at_once(2), 1).await, 1);
+    drop(beside);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_debt_is_told_whatever_numbers_reservations_have() {
+    let server = Server::start();
+    let gate = Gate::sound(&server.url()).await;
+    // Reservations 0 to d1, in hexadecimal.
+    assert_eq!(gate.admitted(per_minute(1_000), 0xd2).await, 0xd2);
+    gate.quota.spends_locally(&[per_month(9)], ONE, true).unwrap().settle(Outcome::Used(ONE));
+    gate.until_totals(|totals| totals.owed == 1).await;
+    assert_eq!(gate.admitted(per_month(9), 9).await, 8);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_spent_without_redis_is_told_before_a_gate_ends() {
+    let server = Server::start();
+    let gate = Gate::sound(&server.url()).await;
+    for place in 0..200 {
+        let partition = format!("{place}");
+        let charge = Charge { partition: &partition, ..per_month(9) };
+        gate.quota.spends_locally(&[charge], ONE, true).unwrap().settle(Outcome::Used(ONE));
+    }
+    gate.stop().await;
+    let next = Gate::sound(&server.url()).await;
+    assert_eq!(next.admitted(Charge { partition: "199", ..per_month(9) }, 9).await, 8);
+    assert_eq!(next.admitted(Charge { partition: "0", ..per_month(9) }, 9).await, 8);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -146,7 +193,9 @@ async fn a_key_that_holds_something_else_fails_its_own_charge_only() {
         }
         held.settle(Outcome::Refund);
         gate.until_totals(|totals| totals.waiting == 0).await;
-        server.run(&["FLUSHALL"]);
+        for key in server.keys("*:c:*") {
+            server.run(&["DEL", &key]);
+        }
     }
     assert_eq!((gate.quota.totals().lost, gate.quota.totals().degraded_ms), (0, 0));
 }
@@ -177,7 +226,7 @@ async fn garbage_half_replies_and_strange_answers_admit_nobody() {
         &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
         b"*5\r\n:1\r\n:1\r",
         b"*1\r\n:1\r\n",
-        b"*5\r\n:1\r\n:1\r\n:-5\r\n:0\r\n:0\r\n",
+        b"*7\r\n:1\r\n:1\r\n:0\r\n:1\r\n:-5\r\n:0\r\n:0\r\n",
         b"$2\r\nOK\r\n",
         b"*-1\r\n",
         b"-ERR something is wrong\r\n",

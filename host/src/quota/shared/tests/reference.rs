@@ -106,6 +106,12 @@ impl Reference {
         counter.amount == 0 || self.total(counter, now) + asked <= u128::from(counter.numbers.bound)
     }
 
+    /// Units beyond the bound.
+    pub(super) fn over(&self, counter: &Counter, now: u64) -> u64 {
+        let over = self.total(counter, now).saturating_sub(u128::from(counter.numbers.bound));
+        u64::try_from(over.div_ceil(Self::cost(counter))).unwrap()
+    }
+
     /// Adds units; the mark is where they can be given back.
     pub(super) fn add(&mut self, counter: &Counter, now: u64, units: u64, mark: Option<u64>) -> u64 {
         let total = self.total(counter, now);

@@ -134,11 +134,60 @@ async fn nothing_in_redis_names_a_partition_and_everything_expires() {
     let charges = [per_minute(9), per_month(9), at_once(9), Charge { rule: bucket, ..per_minute(9) }];
     let held = gate.quota.reserve(&charges, ONE).await.unwrap();
     let keys = server.keys("*");
-    assert_eq!(keys.len(), charges.len() + 2, "{keys:?}");
+    assert_eq!(keys.len(), charges.len() + 3, "{keys:?}");
     for key in keys {
         assert!(key.starts_with("tollgate:{limits}:") && !key.contains("somebody"), "{key}");
         let left_ms: i64 = redis::from_redis_value(server.run(&["PTTL", &key])).unwrap();
         assert!(left_ms >= 15_000, "{key} {left_ms}");
     }
     drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gates_whose_clocks_are_five_minutes_apart_count_by_the_time_of_redis() {
+    let server = Server::start();
+    let now_ms = Clock::system().unix_ms();
+    let mut gates = Vec::new();
+    for off_ms in [0, 300_000] {
+        let mut settings = SharedSettings::new(Address::parse(&server.url(), None).unwrap());
+        settings.deadline = Duration::from_secs(2);
+        let (clock, _hand) = Clock::manual(now_ms - 150_000 + off_ms);
+        let unwritten = Arc::<Unwritten>::default();
+        let budgets = Budgets { unwritten: Arc::clone(&unwritten), written: None };
+        let gate = Gate::start_by(settings, clock, budgets);
+        gate.until(|condition| *condition == Condition::Sound).await;
+        gates.push((gate, unwritten));
+    }
+    let hour = Shape::Calendar { capacity: 5, period: Period::Hour };
+    let hour = Rule::Metered { amount: Amount::Requests(1), shape: hour };
+    let charges = [per_minute(5), per_month(5), Charge { rule: hour, ..per_month(5) }];
+    let server_hour = || {
+        let time: Vec<u64> = redis::from_redis_value(server.run(&["TIME"])).unwrap();
+        time[0] / 3_600
+    };
+    let (began, mut admitted, mut resets) = (server_hour(), 0, Vec::new());
+    for _ in 0..20 {
+        for (gate, _) in &gates {
+            match gate.quota.reserve(&charges, ONE).await {
+                Ok(mut reservation) => {
+                    resets.push(reservation.tells_standings()[1].reset_after_us.unwrap());
+                    reservation.settle(Outcome::Used(ONE));
+                    admitted += 1;
+                }
+                Err(NotReserved::Refused(Refused::Exceeded(_))) => {}
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+    assert_eq!(admitted, 5);
+    assert!(resets.is_sorted_by(|one, next| one >= next), "{resets:?}");
+    let mut ends: Vec<u64> = gates
+        .iter()
+        .flat_map(|(_, unwritten)| unwritten.take(0, 9))
+        .filter(|change| *change.name.period == *"hour")
+        .map(|change| change.period_end_us / 3_600_000_000)
+        .collect();
+    ends.dedup();
+    // Unless the hour ended meanwhile.
+    assert!(ends == [began + 1] || server_hour() > began, "{ends:?}");
 }

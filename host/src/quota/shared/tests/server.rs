@@ -39,13 +39,24 @@ impl Server {
 
     /// A Sentinel over the group `main` of this primary.
     pub(super) fn sentinel_of(primary: &Self) -> Self {
+        Self::sentinel_with(primary.port, "")
+    }
+
+    /// A Sentinel over the group `main` of the primary at this port, with these lines in its configuration. It listens on its
+    /// port unless they say otherwise, which they do by `PORT`.
+    pub(super) fn sentinel_with(primary: u16, lines: &str) -> Self {
         let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
         let config = folder.path().join("sentinel.conf");
+        let listens = if lines.contains("PORT") {
+            lines.replace("PORT", &port.to_string())
+        } else {
+            format!("port {port}\n{lines}")
+        };
         let text = format!(
-            "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor main 127.0.0.1 {} 1\n\
+            "{listens}\nbind 127.0.0.1\ndir {}\nsentinel monitor main 127.0.0.1 {} 1\n\
              sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n",
             folder.path().display(),
-            primary.port
+            primary
         );
         std::fs::write(&config, text).unwrap();
         let mut command = Command::new("redis-sentinel");
@@ -162,7 +173,7 @@ async fn serve(mut stream: tokio::net::TcpStream, answer: Arc<Mutex<&'static [u8
         let text = String::from_utf8_lossy(&piece[..length]).into_owned();
         for command in text.split("*").filter(|command| command.contains("\r\n$")) {
             let reply: &[u8] = if command.contains("beat") {
-                b"*2\r\n:1\r\n:1\r\n"
+                b"*3\r\n:1\r\n:1\r\n:7\r\n"
             } else if command.contains("EVALSHA") {
                 *answer.lock().unwrap()
             } else if command.contains("INFO") && !command.contains("SETINFO") {
