@@ -14,7 +14,7 @@ use super::folder::{self, Digest, PolicyFile};
 use crate::{
     clock::Clock,
     config,
-    policy::{Chains, Hook, Observer, Policy},
+    policy::{Chains, Grants, Hook, Observer, Policy},
     ports::control::{PolicyList, PolicySource, PolicyState, PolicyStatus},
     usage::metrics::Metrics,
     wasm::{BUILT_IN, GuestPolicy, LoadError, Runtime},
@@ -59,6 +59,8 @@ pub struct Policies {
     observer: Arc<dyn Observer>,
     chains: Arc<ArcSwap<Chains>>,
     folder: Option<PathBuf>,
+    /// Policies that may read credentials.
+    raw_credential: Vec<String>,
     built_in: Vec<Loaded>,
     from_folder: BTreeMap<String, Loaded>,
     /// The last complaint about each file, so that it is made once.
@@ -87,6 +89,7 @@ impl Policies {
             observer,
             chains: Arc::new(ArcSwap::from_pointee(empty)),
             folder: config.folder.clone(),
+            raw_credential: config.raw_credential.clone(),
             built_in,
             from_folder: BTreeMap::new(),
             complaints: BTreeMap::new(),
@@ -152,7 +155,8 @@ impl Policies {
         match self.load_file(&name, &content.bytes) {
             Ok(policy) => {
                 let hooks: Vec<&str> = policy.inspection().hooks.iter().map(|hook| hook.as_str()).collect();
-                tracing::info!(policy = name, hooks = hooks.join(","), "the policy is loaded");
+                let capabilities = policy.inspection().capabilities_text();
+                tracing::info!(policy = name, hooks = hooks.join(","), capabilities, "the policy is loaded");
                 self.complaints.remove(&name);
                 let generation = self.generation + 1;
                 self.from_folder.insert(name, Loaded { digest: content.digest, policy: Arc::new(policy), generation });
@@ -170,7 +174,8 @@ impl Policies {
     /// Loads a policy. One that takes a built-in's place must decide all that the built-in decides: what nobody decides
     /// would pass.
     fn load_file(&self, name: &str, bytes: &[u8]) -> Result<GuestPolicy, String> {
-        let policy = self.runtime.load(&name.into(), bytes, NO_SETTINGS).map_err(|error| error.to_string())?;
+        let grants = Grants { raw_credential: self.raw_credential.iter().any(|granted| granted == name) };
+        let policy = self.runtime.load(&name.into(), bytes, NO_SETTINGS, grants).map_err(|error| error.to_string())?;
         let replaced = self.built_in.iter().map(|built_in| &built_in.policy).find(|policy| **policy.name() == *name);
         let missing = replaced
             .and_then(|built_in| Hook::ALL.into_iter().find(|hook| built_in.decides(*hook) && !policy.decides(*hook)));
@@ -275,7 +280,7 @@ impl Policies {
 fn load_built_in(runtime: &Runtime) -> Result<Vec<Loaded>, PolicyProblems> {
     let loaded: Vec<Result<GuestPolicy, LoadError>> = thread::scope(|scope| {
         let loading = BUILT_IN
-            .map(|built_in| scope.spawn(move || runtime.load(&built_in.name.into(), built_in.bytes, NO_SETTINGS)));
+            .map(|built_in| scope.spawn(move || runtime.load(&built_in.name.into(), built_in.bytes, NO_SETTINGS, Grants::default())));
         let gone = |_| Err(LoadError::Start("its loader panicked".to_owned()));
         loading.into_iter().map(|thread| thread.join().unwrap_or_else(gone)).collect()
     });

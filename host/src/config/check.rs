@@ -39,6 +39,7 @@ pub(super) const WEIGHTS: RangeInclusive<u64> = 1..=1000;
 const SETTLE_QUEUE: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 const SETTLE_QUEUE_MAX: u64 = 100_000;
 const MASKED_HEADERS_MAX: usize = 64;
+const RAW_CREDENTIAL_MAX: usize = 64;
 const ADMIN_HOSTS_MAX: usize = 16;
 
 pub(super) const KINDS: &[(&str, BackendKind)] = &[("ollama", BackendKind::Ollama), ("openai", BackendKind::OpenAi)];
@@ -175,6 +176,7 @@ fn policies(keys: &mut Section<'_>) -> Policies {
         memory: keys.or("memory", 64 * MIB, values::size(MIB..=GIB)),
         settle_queue: keys.or("settle_queue", SETTLE_QUEUE, values::count(SETTLE_QUEUE_MAX)),
         masked_headers: keys.list("masked_headers", MASKED_HEADERS_MAX, values::header_name),
+        raw_credential: keys.list("raw_credential", RAW_CREDENTIAL_MAX, values::text),
     }
 }
 

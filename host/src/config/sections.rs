@@ -119,6 +119,9 @@ pub struct Policies {
     pub settle_queue: NonZeroUsize,
     /// Headers that policies never see, besides credentials and cookies, at most 64. Default: none.
     pub masked_headers: Vec<HeaderName>,
+    /// Names of the policies that may read callers' credentials in clear, to know callers by something else than a key; at
+    /// most 64. Default: none.
+    pub raw_credential: Vec<String>,
 }
 
 /// Limits of keys that have none of their own: each counts for a key where neither it nor its user has the limit of the

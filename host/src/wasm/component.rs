@@ -11,7 +11,7 @@ use super::{
     instance::{BirthError, Exports},
     wasi,
 };
-use crate::policy::Hook;
+use crate::policy::{Capability, Grants, Hook};
 
 /// The package and version of the interface, as names of imports and exports have them.
 const PACKAGE: &str = "tollgate:policy/";
@@ -45,6 +45,17 @@ pub enum LoadError {
         import: String,
         /// What to do.
         hint: &'static str,
+    },
+    /// It reads credentials, and nobody said that it may.
+    #[error(
+        "it imports `{import}`, with which it reads callers' credentials in clear, and that needs a grant: if it is meant \
+         to, write `raw_credential = [\"{policy}\"]` under [policies]"
+    )]
+    NotGranted {
+        /// The import.
+        import: String,
+        /// The policy's name.
+        policy: String,
     },
     /// It decides at a hook that isn't asked.
     #[error("it exports `{export}`, which the gate doesn't call: {hint}")]
@@ -84,6 +95,15 @@ pub struct Inspection {
     pub hooks: Vec<Hook>,
     /// Its imports, by interface.
     pub imports: Vec<String>,
+    /// What it can do with them.
+    pub capabilities: Vec<Capability>,
+}
+
+impl Inspection {
+    /// What it can do, in plain words.
+    pub fn capabilities_text(&self) -> String {
+        self.capabilities.iter().map(|capability| capability.as_str()).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// A component that was checked: every import is linked, and it decides at one hook at least.
@@ -105,7 +125,20 @@ pub(super) fn check(engine: &Engine, linker: &Linker<HostState>, bytes: &[u8]) -
         return Err(LoadError::NoHook);
     }
     refuse_half_hooks(engine, pre.component(), &hooks)?;
-    Ok(Checked { pre, exports, inspection: Inspection { hooks, imports } })
+    let capabilities = Capability::of(imports.iter().map(String::as_str));
+    Ok(Checked { pre, exports, inspection: Inspection { hooks, imports, capabilities } })
+}
+
+/// A component that reads credentials is for those whom somebody granted that.
+pub(super) fn check_grants(inspection: &Inspection, policy: &str, grants: Grants) -> Result<(), LoadError> {
+    let is_ungranted = |import: &&String| {
+        let interface = import.split('@').next();
+        interface == Some(asked::CREDENTIAL) && !grants.raw_credential
+    };
+    match inspection.imports.iter().find(is_ungranted) {
+        Some(import) => Err(LoadError::NotGranted { import: import.clone(), policy: policy.to_owned() }),
+        None => Ok(()),
+    }
 }
 
 fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, LoadError> {
@@ -136,7 +169,7 @@ fn imports(engine: &Engine, component: &Component) -> Result<Vec<String>, LoadEr
             } else if asked::LINKED.contains(&interface) {
                 Some("it was built for another version of the interface; build it against 0.1")
             } else {
-                Some("this version doesn't enforce it yet")
+                Some("this version has no such interface")
             }
         } else if wasi::LINKED.contains(&interface) {
             None

@@ -2,6 +2,7 @@
 
 use std::{
     fmt::{Debug, Formatter, Result as FmtResult},
+    mem,
     sync::Arc,
     time::Duration,
 };
@@ -19,7 +20,7 @@ use super::{
     pool::Pool,
 };
 use crate::policy::{
-    AdmitDecision, AuthenticateDecision, Backend, Call, Exchange, Fault, FaultKind, Head, Hook, Outcome, Policy,
+    Admission, AdmitDecision, AuthenticateDecision, Backend, Call, Exchange, Fault, FaultKind, Head, Hook, Outcome, Policy,
     Presented, Principal, RouteDecision,
 };
 
@@ -148,23 +149,29 @@ impl Policy for GuestPolicy {
             exchange,
             |hooks, store| {
                 let Some(guest) = &hooks.authenticate else { return Ok(None) };
-                guest.call_check(store, convert::head(head), presented.map(convert::presented)).map(Some)
+                let decision =
+                    guest.call_check(&mut *store, convert::head(head), presented.map(convert::presented))?;
+                Ok(Some((decision, mem::take(store.data_mut().attributes()))))
             },
-            |decision| convert::authenticated(decision, |text| exchange.blanked(text)),
+            |(decision, given)| convert::authenticated(decision, given, |text| exchange.blanked(text)),
             AuthenticateDecision::Abstain,
         )
     }
 
-    fn admit(&self, exchange: &Arc<Exchange>, call: &Call, principal: &Principal) -> Result<AdmitDecision, Fault> {
+    fn admit(&self, exchange: &Arc<Exchange>, call: &Call, principal: &Principal) -> Result<Admission, Fault> {
         self.ask(
             Hook::Admit,
             exchange,
             |hooks, store| {
                 let Some(guest) = &hooks.admit else { return Ok(None) };
-                guest.call_decide(store, convert::call(call), convert::principal(principal)).map(Some)
+                let decision = guest.call_decide(&mut *store, convert::call(call), convert::principal(principal))?;
+                Ok(Some((decision, store.data_mut().take_draft())))
             },
-            |decision| convert::admitted(decision, |text| exchange.blanked(text)),
-            AdmitDecision::Abstain,
+            |(decision, draft)| {
+                let decision = convert::admitted(decision, |text| exchange.blanked(text))?;
+                Ok(Admission { decision, draft })
+            },
+            AdmitDecision::Abstain.into(),
         )
     }
 

@@ -15,7 +15,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use super::{budget::Budget, limits::GuestLimits, log::GuestLog, shared_state::SharedState, wasi};
 use crate::{
     clock::Clock,
-    policy::{Caller, Exchange, Hook},
+    policy::{Caller, Draft, Exchange, Hook},
     ports::{catalogue::Catalogue, limits::LimitSet},
 };
 
@@ -88,6 +88,19 @@ struct Turn {
     host_calls: u32,
     scanned: usize,
     random_drawn: u64,
+    /// What it has changed in the call so far.
+    draft: Option<Box<Draft>>,
+    /// What it has said of the caller so far.
+    attributes: GivenAttributes,
+}
+
+/// Attributes by name, as a policy gives them.
+pub(super) type GivenAttributes = Vec<(Box<str>, Box<[Box<str>]>)>;
+
+impl Turn {
+    fn of(during: Option<(Hook, Arc<Exchange>)>) -> Self {
+        Self { during, host_calls: 0, scanned: 0, random_drawn: 0, draft: None, attributes: Vec::new() }
+    }
 }
 
 /// Data of one store.
@@ -112,7 +125,7 @@ impl HostState {
             limits: GuestLimits::new(memory_bytes),
             budget,
             time,
-            turn: Turn { during: None, host_calls: 0, scanned: 0, random_drawn: 0 },
+            turn: Turn::of(None),
             table,
             wasi,
         }
@@ -120,14 +133,29 @@ impl HostState {
 
     /// A hook begins, or, without an exchange, the configuration.
     pub(super) fn begin(&mut self, during: Option<(Hook, Arc<Exchange>)>) {
-        self.turn = Turn { during, host_calls: 0, scanned: 0, random_drawn: 0 };
+        self.turn = Turn::of(during);
         self.time.forget();
         self.budget.restart();
     }
 
     /// The hook is over: the request is let go.
     pub(super) fn end(&mut self) {
-        self.turn.during = None;
+        self.turn = Turn::of(None);
+    }
+
+    /// What the hook has changed in the call so far, to change more.
+    pub(super) fn draft(&mut self) -> &mut Draft {
+        self.turn.draft.get_or_insert_default()
+    }
+
+    /// What the hook has changed in the call; none where it changed nothing.
+    pub(super) fn take_draft(&mut self) -> Option<Box<Draft>> {
+        self.turn.draft.take().filter(|draft| !draft.is_empty())
+    }
+
+    /// What the hook has said of the caller so far, to say more.
+    pub(super) fn attributes(&mut self) -> &mut GivenAttributes {
+        &mut self.turn.attributes
     }
 
     pub(super) fn time(&self) -> &HookTime {

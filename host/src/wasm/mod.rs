@@ -1,7 +1,7 @@
 //! Policies as WebAssembly components: the only place that knows wasmtime.
 //!
 //! A [`Runtime`] turns bytes into a [`GuestPolicy`]. Guests run on the thread of the request, in warm instances that serve
-//! one call at a time. A guest can never wait, reach out, see a credential, or outlive its CPU budget; when it fails, its
+//! one call at a time. A guest can never wait, reach out, see a credential that it was not granted, or outlive its CPU budget; when it fails, its
 //! instance is dropped and the answer is a fault. Nothing of one request is left in an instance's host side for the next.
 
 mod asked;
@@ -46,6 +46,7 @@ use self::{
 };
 use crate::{
     clock::Clock,
+    policy::Grants,
     ports::{catalogue::Catalogue, limits::LimitSet},
 };
 
@@ -126,14 +127,27 @@ impl Runtime {
     ///
     /// # Errors
     /// What is wrong with the component or its settings, and what to do.
-    pub fn load(&self, name: &Arc<str>, bytes: &[u8], settings: &str) -> Result<GuestPolicy, LoadError> {
+    pub fn load(
+        &self,
+        name: &Arc<str>,
+        bytes: &[u8],
+        settings: &str,
+        grants: Grants,
+    ) -> Result<GuestPolicy, LoadError> {
         // A compiler that panics over an odd file must cost that file, and nothing else.
-        let loaded = catch_unwind(AssertUnwindSafe(|| self.load_unguarded(name, bytes, settings)));
+        let loaded = catch_unwind(AssertUnwindSafe(|| self.load_unguarded(name, bytes, settings, grants)));
         loaded.unwrap_or_else(|_| Err(LoadError::Start("the compiler panicked over it".to_owned())))
     }
 
-    fn load_unguarded(&self, name: &Arc<str>, bytes: &[u8], settings: &str) -> Result<GuestPolicy, LoadError> {
+    fn load_unguarded(
+        &self,
+        name: &Arc<str>,
+        bytes: &[u8],
+        settings: &str,
+        grants: Grants,
+    ) -> Result<GuestPolicy, LoadError> {
         let checked = component::check(self.engine.engine(), &self.linker.0, bytes)?;
+        component::check_grants(&checked.inspection, name, grants)?;
         let shared = Arc::new(Shared {
             name: Arc::clone(name),
             clock: self.clock.clone(),
