@@ -279,8 +279,9 @@ impl Policies {
 /// All at once: they are compiled from scratch when the cache is cold.
 fn load_built_in(runtime: &Runtime) -> Result<Vec<Loaded>, PolicyProblems> {
     let loaded: Vec<Result<GuestPolicy, LoadError>> = thread::scope(|scope| {
-        let loading = BUILT_IN
-            .map(|built_in| scope.spawn(move || runtime.load(&built_in.name.into(), built_in.bytes, NO_SETTINGS, Grants::default())));
+        let loading = BUILT_IN.map(|built_in| {
+            scope.spawn(move || runtime.load(&built_in.name.into(), built_in.bytes, NO_SETTINGS, Grants::default()))
+        });
         let gone = |_| Err(LoadError::Start("its loader panicked".to_owned()));
         loading.into_iter().map(|thread| thread.join().unwrap_or_else(gone)).collect()
     });

@@ -12,8 +12,13 @@ use serde_json::json;
 use super::Parts;
 use crate::{
     clock::moment,
-    llm::{model_name::ModelName, operations::{self, Row}},
-    policy::{AdmitVerdict, Call, Caller, Charge, Exchange, ExchangeHead, Fault, Principal, Rejection, RequestBody, TokenKind},
+    llm::{
+        model_name::ModelName,
+        operations::{self, Row},
+    },
+    policy::{
+        AdmitVerdict, Call, Caller, Charge, Exchange, ExchangeHead, Fault, Principal, Rejection, RequestBody, TokenKind,
+    },
     ports::{
         control::{LimitList, LimitStatus},
         keys::{Attributes, KeyRecord, Proof},
@@ -72,7 +77,7 @@ impl Parts {
 
     /// A chat of this key that says nothing.
     fn made_up(&self, key: &Arc<KeyRecord>, model: Option<&ModelName>) -> (Arc<Exchange>, Call, Principal) {
-            let row: &'static Row = &operations::CHAT;
+        let row: &'static Row = &operations::CHAT;
         let canonical = model.map_or("", |model| model.canonical());
         let exchange = Exchange::new(ExchangeHead {
             request_id: "limits-show".into(),

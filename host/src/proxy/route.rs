@@ -4,13 +4,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::{
-    Parts,
-    admit::Admitted,
-    read::Read,
-    refusal::Refusal,
-    settle::Settlement,
-};
+use super::{Parts, admit::Admitted, read::Read, refusal::Refusal, settle::Settlement};
 use crate::{
     llm::{model_name::ModelName, operations::Row},
     policy::{Backend, Chains, CheckedBody, Exchange, RouteVerdict, SetHeaders},

@@ -20,8 +20,8 @@ use super::{
     pool::Pool,
 };
 use crate::policy::{
-    Admission, AdmitDecision, AuthenticateDecision, Backend, Call, Exchange, Fault, FaultKind, Head, Hook, Outcome, Policy,
-    Presented, Principal, RouteDecision,
+    Admission, AdmitDecision, AuthenticateDecision, Backend, Call, Exchange, Fault, FaultKind, Head, Hook, Outcome,
+    Policy, Presented, Principal, RouteDecision,
 };
 
 /// What each instance of a policy gets.
@@ -149,8 +149,7 @@ impl Policy for GuestPolicy {
             exchange,
             |hooks, store| {
                 let Some(guest) = &hooks.authenticate else { return Ok(None) };
-                let decision =
-                    guest.call_check(&mut *store, convert::head(head), presented.map(convert::presented))?;
+                let decision = guest.call_check(&mut *store, convert::head(head), presented.map(convert::presented))?;
                 Ok(Some((decision, mem::take(store.data_mut().attributes()))))
             },
             |(decision, given)| convert::authenticated(decision, given, |text| exchange.blanked(text)),

@@ -120,15 +120,7 @@ impl HostState {
         let mut table = ResourceTable::new();
         table.set_max_capacity(256);
         let wasi = wasi::context(&shared, &time);
-        Self {
-            shared,
-            limits: GuestLimits::new(memory_bytes),
-            budget,
-            time,
-            turn: Turn::of(None),
-            table,
-            wasi,
-        }
+        Self { shared, limits: GuestLimits::new(memory_bytes), budget, time, turn: Turn::of(None), table, wasi }
     }
 
     /// A hook begins, or, without an exchange, the configuration.

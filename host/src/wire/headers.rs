@@ -204,7 +204,9 @@ mod tests {
         ] {
             assert!(!may_be_set(&name.parse().unwrap()), "{name}");
         }
-        for name in ["x-team", "x-priority", "traceparent", "accept", "cache-control", "openai-organization", "user-agent"] {
+        for name in
+            ["x-team", "x-priority", "traceparent", "accept", "cache-control", "openai-organization", "user-agent"]
+        {
             assert!(may_be_set(&name.parse().unwrap()), "{name}");
         }
     }

@@ -40,6 +40,8 @@ async fn unspelled(request: RequestBuilder) -> String {
 #[tokio::test]
 async fn a_policy_that_was_granted_it_reads_the_credential_and_still_writes_it_nowhere() {
     let (log, asking) = (Log::listen(), asking_with(|builder| builder).await);
+    log.says(&["the policy is loaded", "\"ask-raw\"", "reads credentials in clear"]).await;
+    log.says(&["the policy is loaded", "\"ask-admit\"", "changes calls"]).await;
     assert_eq!(unspelled(call(&asking, Some(TOKEN), "raw")).await, TOKEN);
     assert_eq!(unspelled(call(&asking, None, "raw")).await, "none");
     let by_header = call(&asking, None, "raw").header("x-api-key", TOKEN);
@@ -58,14 +60,19 @@ async fn without_the_grant_such_a_policy_does_not_load() {
     log.says(&[
         "policy 'ask-raw' is not used: it imports `tollgate:policy/credential@0.1.0`",
         "needs a grant",
-        r#"write `raw_credential = [\\\"ask-raw\\\"]` under [policies]"#,
+        r#"write `raw_credential = [\"ask-raw\"]` under [policies]"#,
     ])
     .await;
     // Another's grant is no grant.
-    let gate = TestProxy::builder().backend(&server).set("policies.raw_credential = [\"ask\"]").policy_folder().start().await;
-    gate.put_policy("ask-raw", &guest::gallery("ask-raw"));
-    log.says(&["policy 'ask-raw' is not used", "needs a grant"]).await;
-    assert_eq!(gate.post("/v1/chat/completions", &json!({ "model": "llama3" })).await.status, 200, "the gate serves on");
+    let gate =
+        TestProxy::builder().backend(&server).set("policies.raw_credential = [\"ask\"]").policy_folder().start().await;
+    gate.put_policy("ask-raw-late", &guest::gallery("ask-raw-late"));
+    log.says(&["policy 'ask-raw-late' is not used", "needs a grant"]).await;
+    assert_eq!(
+        gate.post("/v1/chat/completions", &json!({ "model": "llama3" })).await.status,
+        200,
+        "the gate serves on"
+    );
 }
 
 #[tokio::test]

@@ -218,7 +218,11 @@ async fn the_final_model_must_be_in_the_key_s_scope_and_no_cloud_model() {
     call("llama3", "set-model big:cloud").await.refusal(CHAT, 403, "cloud_model");
     assert_eq!(bench.asking.server.calls(), 0);
     for asked in ["small:1b", "big:cloud", "nobody-has-it"] {
-        assert_eq!(call(asked, "set-model llama3").await.status, 200, "what was asked for first doesn't matter: {asked}");
+        assert_eq!(
+            call(asked, "set-model llama3").await.status,
+            200,
+            "what was asked for first doesn't matter: {asked}"
+        );
     }
 }
 
@@ -240,7 +244,8 @@ async fn headers_reach_the_backend_and_the_caller() {
         let seen = bench.asking.server.seen().await;
         assert_eq!((seen.header("x-team"), seen.body.as_str()), (Some("blue"), body), "headers alone leave the body");
     }
-    let list = bench.asking.gate.request(Method::GET, "/v1/models").header("x-ask-at", "admit").header("x-answer", "log");
+    let list =
+        bench.asking.gate.request(Method::GET, "/v1/models").header("x-ask-at", "admit").header("x-answer", "log");
     let list = answer(list.header("x-ask", "set-response-header x-note list")).await;
     assert_eq!((list.status, list.header("x-note")), (200, Some("list")), "on what the gate answers itself too");
 }
@@ -299,13 +304,16 @@ async fn hostile_edits_change_nothing_and_say_why() {
 #[tokio::test]
 async fn what_changes_a_backend_passes_as_it_came() {
     let bench = Bench::start_with(Builder::managing).await;
-    let said = bench.refused("/api/pull", r#"{"model":"a"}"#, "set-model b | set-json /insecure true | remove-json /x").await;
+    let said =
+        bench.refused("/api/pull", r#"{"model":"a"}"#, "set-model b | set-json /insecure true | remove-json /x").await;
     assert_eq!(said.matches("calls that change a backend can't be edited").count(), 3, "{said}");
 }
 
 #[tokio::test]
 async fn an_edited_body_keeps_the_bounds_of_any_body() {
-    let bench = Bench::start_with(|builder| builder.set("server.max_body = \"4KiB\"").set("server.max_buffered = \"8KiB\"")).await;
+    let bench =
+        Bench::start_with(|builder| builder.set("server.max_body = \"4KiB\"").set("server.max_buffered = \"8KiB\""))
+            .await;
     let body = format!(r#"{{"model":"llama3","messages":[],"s":"{}"}}"#, "x".repeat(1500));
     let said = bench.refused(CHAT, &body, "set-json-of /a 2000 | set-json-of /b 2000").await;
     assert!(said.contains("ok | the body may have 4096 bytes, and would have more"), "{said}");
@@ -332,7 +340,9 @@ async fn a_stream_that_tells_its_usage_to_the_gate_alone_can_be_edited_too() {
 async fn edits_belong_to_admit() {
     let (log, asking) = (Log::listen(), Asking::start().await);
     for hook in ["authenticate", "route"] {
-        for edit in ["set-model a", "set-json /a 1", "remove-json /a", "set-upstream-header x-a 1", "set-response-header x-a 1"] {
+        for edit in
+            ["set-model a", "set-json /a 1", "remove-json /a", "set-upstream-header x-a 1", "set-response-header x-a 1"]
+        {
             let answer = answer(asking.call(hook, edit)).await;
             assert_eq!((answer.status, answer.code().as_str()), (503, "policy_fault"), "{edit} at {hook}");
             let name = edit.split(' ').next().unwrap();

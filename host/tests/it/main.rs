@@ -31,6 +31,7 @@ mod edges;
 mod edits;
 mod federation;
 mod gallery;
+mod gallery_settings;
 mod hostile;
 mod http2;
 mod include_usage;

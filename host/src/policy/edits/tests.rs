@@ -105,7 +105,10 @@ fn a_later_policy_edits_what_an_earlier_one_made() {
     let both = second.finish(Some(first), &before, &call(&before)).unwrap();
     assert_eq!(body_of(&both), r#"{"options":{"num_predict":5,"num_ctx":8},"model":"a","messages":[]}"#);
     assert_eq!(both.call.output_cap, Some(5));
-    assert_eq!((&both.headers.response["x-by"], &both.headers.response["x-first"]), (&"second".parse().unwrap(), &"1".parse().unwrap()));
+    assert_eq!(
+        (&both.headers.response["x-by"], &both.headers.response["x-first"]),
+        (&"second".parse().unwrap(), &"1".parse().unwrap())
+    );
     let mut third = Draft::default();
     third.set_upstream_header(&both.exchange, "x-team", "a").unwrap();
     let all = third.finish(Some(both), &before, &call(&before)).unwrap();
@@ -182,7 +185,8 @@ fn headers_are_plain_few_and_nobody_else_s() {
     for name in ["", "x a", "x:a", "x-a\r\n", "x-\u{e9}", &"x".repeat(65)] {
         refused(draft.set_response_header(&chat, name, "1"), "no header's name");
     }
-    for name in ["Authorization", "X-Request-ID", "content-length", "X-Tollgate-Backend", "Access-Control-Allow-Origin"] {
+    for name in ["Authorization", "X-Request-ID", "content-length", "X-Tollgate-Backend", "Access-Control-Allow-Origin"]
+    {
         refused(draft.set_upstream_header(&chat, name, "1"), "is not a policy's to set");
         refused(draft.set_response_header(&chat, name, "1"), "is not a policy's to set");
     }

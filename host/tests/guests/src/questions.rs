@@ -14,7 +14,10 @@ pub fn answer(question: &str) -> String {
     if is_done(name, rest) {
         return "done".to_owned();
     }
-    edited(name, rest).or_else(|| about_call(name, rest)).or_else(|| about_gate(name, rest)).unwrap_or_else(|| about_itself(name, rest))
+    edited(name, rest)
+        .or_else(|| about_call(name, rest))
+        .or_else(|| about_gate(name, rest))
+        .unwrap_or_else(|| about_itself(name, rest))
 }
 
 /// Does what has no answer, if this is its name.

@@ -87,7 +87,9 @@ fn what_leads_nowhere_or_may_not_stand_there_is_refused() {
 
 #[test]
 fn nothing_is_made_up_of_a_body_that_is_cut_off() {
-    for body in ["", "{", "{\"a\"", "{\"a\":", "{\"a\":[", "{\"a\":\"", "{\"a\":\"\\", "[", "{\"a\":[1,", "null", "{1:2}"] {
+    for body in
+        ["", "{", "{\"a\"", "{\"a\":", "{\"a\":[", "{\"a\":\"", "{\"a\":\"\\", "[", "{\"a\":[1,", "null", "{1:2}"]
+    {
         for at in ["/a", "/a/0", "/a/1", "/a/b/c"] {
             if let Ok(change) = set(body.as_bytes(), at, "1") {
                 change.apply(body.as_bytes());
