@@ -45,14 +45,14 @@ impl Catalogue for Only {
     fn candidates(&self, model: &str, _: Surface, _: &Scope) -> u32 {
         u32::from(model == self.0)
     }
-    fn size_bytes(&self, _: &str) -> Option<u64> {
-        None
+    fn size_bytes(&self, model: &str) -> Option<u64> {
+        NoBackends.size_bytes(model)
     }
-    fn parameters(&self, _: &str) -> Option<u64> {
-        None
+    fn parameters(&self, model: &str) -> Option<u64> {
+        NoBackends.parameters(model)
     }
-    fn backend_name(&self, _: u32) -> Option<Arc<str>> {
-        None
+    fn backend_name(&self, id: u32) -> Option<Arc<str>> {
+        NoBackends.backend_name(id)
     }
 }
 
