@@ -14,14 +14,14 @@ use std::{
 use http::HeaderMap;
 use tollgate::{
     clock::Clock,
-    llm::{Operation, Surface},
+    llm::{Operation, Surface, operations},
     policy::{
-        AdmitVerdict, AuthenticateVerdict, Backend, Call, Caller, Chains, Exchange, ExchangeHead, Head, Link, Policy,
+        AdmitVerdict, AuthenticateVerdict, Backend, Call, Caller, Chains, Exchange, ExchangeHead, Grants, Head, Link, Policy,
         Presented, Principal, RouteVerdict, Scheme,
     },
     ports::{
         catalogue::NoBackends,
-        keys::{KeyRecord, KeyState, Proof, Scope, User, UserState},
+        keys::{Attributes, KeyRecord, KeyState, Proof, Scope, User, UserState},
         limits::{LimitName, Limits},
     },
     usage::metrics::Metrics,
@@ -47,7 +47,7 @@ impl Subject {
     fn pass(&self) -> Duration {
         let exchange = Arc::new(Exchange::new(ExchangeHead {
             request_id: "bench".into(),
-            surface: Surface::Ollama,
+            row: &operations::CHAT,
             seed: 1,
             peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
             path: "/api/chat".into(),
@@ -59,9 +59,16 @@ impl Subject {
         let verdict = self.chains.authenticate(&exchange, &self.head, Some(&self.presented));
         let Ok(AuthenticateVerdict::Allow { subject, .. }) = verdict else { unreachable!("{verdict:?}") };
         let principal = Principal { subject: subject.into(), user: self.key.user_name().map(Into::into) };
-        let caller = exchange.note_caller(Caller { principal, key: Some(Arc::clone(&self.key)) });
+        let caller = exchange.note_caller(Caller {
+            principal,
+            key: Some(Arc::clone(&self.key)),
+            attributes: Attributes::default(),
+        });
         let verdict = self.chains.admit(&exchange, &self.call, &caller.principal);
-        assert!(matches!(&verdict, Ok(AdmitVerdict::Admit(charges)) if charges.len() == 1), "{verdict:?}");
+        assert!(
+            matches!(&verdict, Ok(AdmitVerdict::Admit { charges, edited: None }) if charges.len() == 1),
+            "{verdict:?}"
+        );
         let verdict = self.chains.route(&exchange, &self.call, &caller.principal, &self.backends);
         let took = start.elapsed();
         assert!(matches!(&verdict, Ok(RouteVerdict::Ranked(ids)) if ids.len() == self.backends.len()), "{verdict:?}");
@@ -100,7 +107,9 @@ fn subject() -> Subject {
     let links = BUILT_IN
         .iter()
         .map(|built_in| {
-            let policy = runtime.load(&built_in.name.into(), built_in.bytes, "{}").expect("a default policy loads");
+            let policy = runtime
+                .load(&built_in.name.into(), built_in.bytes, "{}", Grants::default())
+                .expect("a default policy loads");
             Link::from(Arc::new(policy) as Arc<dyn Policy>)
         })
         .collect();

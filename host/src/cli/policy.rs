@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
+    policy::Grants,
     ports::{catalogue::NoBackends, limits::LimitSet},
     wasm::{MAX_COMPONENT_BYTES, Runtime, RuntimeConfig},
 };
@@ -30,6 +31,8 @@ struct Inspected<'a> {
     bytes: usize,
     hooks: Vec<&'static str>,
     imports: &'a [String],
+    /// What the imports make possible, in words.
+    capabilities: Vec<&'static str>,
 }
 
 pub(super) fn answer(command: PolicyCommand, format: Format) -> Result<(), Failure> {
@@ -53,11 +56,12 @@ pub(super) fn answer(command: PolicyCommand, format: Format) -> Result<(), Failu
         .map_err(|error| Failure::failed(error.to_string()))?;
     let name: Arc<str> = file.file_stem().map(|stem| stem.to_string_lossy()).unwrap_or_default().into();
     let policy = runtime
-        .load(&name, &bytes, "{}")
+        .load(&name, &bytes, "{}", Grants::ALL)
         .map_err(|error| Failure::failed(format!("{} can't be used as a policy: {error}", file.display())))?;
     let inspection = policy.inspection();
     let hooks: Vec<&str> = inspection.hooks.iter().map(|hook| hook.as_str()).collect();
-    let inspected = Inspected { name: &name, bytes: bytes.len(), hooks, imports: &inspection.imports };
+    let capabilities = inspection.capabilities.iter().map(|capability| capability.as_str()).collect();
+    let inspected = Inspected { name: &name, bytes: bytes.len(), hooks, imports: &inspection.imports, capabilities };
     if format == Format::Json {
         return output::json(&inspected);
     }
@@ -67,6 +71,9 @@ pub(super) fn answer(command: PolicyCommand, format: Format) -> Result<(), Failu
         inspected.bytes,
         inspected.hooks.join(", ")
     ));
+    for capability in inspected.capabilities {
+        output::result(&format!("can: {capability}"));
+    }
     for import in inspected.imports {
         output::result(&format!("import: {import}"));
     }

@@ -79,6 +79,9 @@ pub struct PolicyFile {
     pub order: Option<u32>,
     /// `[settings]` as JSON. Default `{}`.
     pub settings: String,
+    /// `[grants] raw_credential`: whether it may read callers' credentials in clear, to know callers by something else than a
+    /// key. Default false.
+    pub raw_credential: bool,
     /// By hook, in the order in which a call meets them; `[hooks.NAME]` or else the file's own `cpu_budget`, `host_calls` and
     /// `on_fault`.
     pub hooks: [HookTerms; 4],
@@ -139,6 +142,7 @@ fn file(keys: &mut Section<'_>, gate: &Policies) -> PolicyFile {
     PolicyFile {
         order: keys.optional("order", values::whole(0..=1000)),
         settings: keys.or("settings", "{}".to_owned(), settings),
+        raw_credential: keys.table("grants", |keys| keys.or("raw_credential", false, values::boolean)),
         hooks,
         memory: keys.or("memory", gate.memory, values::size(*MEMORIES.start()..=gate.max_memory)),
         log_lines: keys.or("log_lines", LOG_LINES, values::whole(0..=1000)),
@@ -227,6 +231,13 @@ mod tests {
         assert_eq!(file.hooks.map(|hook| hook.cpu_budget.as_millis()), [1, 1, 20, 1]);
         assert_eq!(file.hooks.map(|hook| hook.on_fault == OnFault::Abstain), [false, false, true, false]);
         assert_eq!(file.settings, r#"{"deep":{"list":[1,2.5,"x",true]}}"#);
+    }
+
+    #[test]
+    fn nothing_is_granted_that_nobody_wrote() {
+        assert!(!PolicyFile::parse("[grants]", "a.toml", &gate()).unwrap().raw_credential);
+        assert!(PolicyFile::parse("[grants]\nraw_credential = true", "a.toml", &gate()).unwrap().raw_credential);
+        refused("grants.raw = true", "grants.raw (a.toml): unknown key; did you mean `raw_credential`?");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Decisions: what one policy answers at a hook.
 
-use super::charge::Charge;
+use super::{charge::Charge, edits::Draft};
+use crate::ports::keys::Attributes;
 
 /// Why a policy says no.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub enum AuthenticateDecision {
     Allow {
         /// 1 to 128 bytes, no control characters.
         subject: String,
+        /// What the policy says of them, for this call.
+        attributes: Attributes,
     },
     /// Stop.
     Reject(Rejection),
@@ -58,6 +61,22 @@ pub enum AdmitDecision {
     Reject(Rejection),
     /// No opinion.
     Abstain,
+}
+
+/// A decision of `admit`, and what the policy changed in the call. The changes stand unless it, or a policy behind it, rejects
+/// or fails.
+#[derive(Debug)]
+pub struct Admission {
+    /// The decision.
+    pub decision: AdmitDecision,
+    /// Its changes; none where it made none.
+    pub draft: Option<Box<Draft>>,
+}
+
+impl From<AdmitDecision> for Admission {
+    fn from(decision: AdmitDecision) -> Self {
+        Self { decision, draft: None }
+    }
 }
 
 /// An answer of `route`.

@@ -16,8 +16,13 @@ use memchr::memmem;
 
 use super::facts::Principal;
 use crate::{
-    llm::{Surface, spelled},
-    ports::keys::{KeyRecord, Proof, Scope},
+    llm::{
+        Surface,
+        operations::{Pattern, Row},
+        spelled,
+    },
+    ports::keys::{Attributes, KeyRecord, Proof, Scope},
+    wire::bounded::BufferBudget,
 };
 
 /// Shortest credential that is blanked, in bytes.
@@ -30,12 +35,24 @@ pub struct Caller {
     pub principal: Principal,
     /// The proven key; none when another policy vouched for the caller.
     pub key: Option<Arc<KeyRecord>>,
+    /// What the policy that let them in says of them.
+    pub attributes: Attributes,
 }
 
 impl Caller {
     /// Whether they may change what backends have. Nobody whom a policy alone vouches for may.
     pub fn may_manage(&self) -> bool {
         self.key.as_ref().is_some_and(|key| key.may_manage)
+    }
+
+    /// The values of this name: the key's or its user's; where neither has any, those that a policy gave for this call.
+    pub fn attribute(&self, name: &str) -> &[Box<str>] {
+        let stored = self.key.as_ref().map_or(&[][..], |key| key.attribute(name));
+        if !stored.is_empty() {
+            return stored;
+        }
+        let given = self.attributes.iter().find(|(known, _)| **known == *name);
+        given.map_or(&[][..], |(_, values)| values)
     }
 
     /// Which models they may use.
@@ -48,8 +65,8 @@ impl Caller {
 pub struct ExchangeHead {
     /// The id that stands in `x-request-id`.
     pub request_id: Box<str>,
-    /// The caller's dialect.
-    pub surface: Surface,
+    /// What is asked for.
+    pub row: &'static Row,
     /// Where the call's random numbers start.
     pub seed: u64,
     /// The caller's address.
@@ -70,10 +87,22 @@ impl Debug for ExchangeHead {
     }
 }
 
+/// A JSON body that was read and checked, and what bounds a change of it.
+#[derive(Clone, Debug)]
+pub struct RequestBody {
+    /// All of it.
+    pub bytes: Bytes,
+    /// Most bytes that it may have.
+    pub cap: usize,
+    /// What a changed copy is counted in.
+    pub buffers: BufferBudget,
+}
+
 /// The call in progress.
+#[derive(Clone)]
 pub struct Exchange {
     request_id: Box<str>,
-    surface: Surface,
+    row: &'static Row,
     seed: u64,
     peer: IpAddr,
     path: Box<str>,
@@ -81,20 +110,25 @@ pub struct Exchange {
     credential: Option<Box<str>>,
     proof: Proof,
     caller: OnceLock<Caller>,
-    body: OnceLock<Bytes>,
+    body: OnceLock<RequestBody>,
 }
 
 impl Exchange {
     /// A call whose head was received and whose key was looked up.
     pub fn new(head: ExchangeHead) -> Self {
-        let ExchangeHead { request_id, surface, seed, peer, path, headers, credential, proof } = head;
+        let ExchangeHead { request_id, row, seed, peer, path, headers, credential, proof } = head;
         let (caller, body) = (OnceLock::new(), OnceLock::new());
-        Self { request_id, surface, seed, peer: peer.to_canonical(), path, headers, credential, proof, caller, body }
+        Self { request_id, row, seed, peer: peer.to_canonical(), path, headers, credential, proof, caller, body }
+    }
+
+    /// What is asked for.
+    pub fn row(&self) -> &'static Row {
+        self.row
     }
 
     /// The caller's dialect.
     pub fn surface(&self) -> Surface {
-        self.surface
+        self.row.surface
     }
 
     /// Where the call's random numbers start. The gate draws it: a caller can't steer them by the request id.
@@ -139,7 +173,29 @@ impl Exchange {
 
     /// The JSON body; none before it was read, or when the operation has none.
     pub fn body(&self) -> Option<&Bytes> {
+        self.body.get().map(|body| &body.bytes)
+    }
+
+    /// The same, with what bounds a change of it.
+    pub fn request_body(&self) -> Option<&RequestBody> {
         self.body.get()
+    }
+
+    /// The call with another body, as the policies behind an edit see it.
+    #[must_use]
+    pub fn with_body(&self, bytes: Bytes) -> Self {
+        let body = self.request_body().map(|body| RequestBody { bytes, ..body.clone() });
+        Self { body: body.map_or_else(OnceLock::new, OnceLock::from), ..self.clone() }
+    }
+
+    /// The call with another model in its path, where the path names one.
+    #[must_use]
+    pub fn with_model_in_path(&self, model: &str) -> Self {
+        let path = match self.row.pattern {
+            Pattern::Rest(prefix) => format!("{prefix}{model}").into(),
+            Pattern::Exact(_) | Pattern::Segment(_) | Pattern::Digest(_) => self.path.clone(),
+        };
+        Self { path, ..self.clone() }
     }
 
     /// What is kept of the call until it is over, for policies that look at its outcome: who called, and the seed. The request
@@ -148,7 +204,7 @@ impl Exchange {
     pub fn after(&self) -> Self {
         let after = Self::new(ExchangeHead {
             request_id: self.request_id.clone(),
-            surface: self.surface,
+            row: self.row,
             seed: self.seed,
             peer: self.peer,
             path: Box::default(),
@@ -163,7 +219,7 @@ impl Exchange {
     }
 
     /// Notes the body. The first note stays.
-    pub fn note_body(&self, body: Bytes) {
+    pub fn note_body(&self, body: RequestBody) {
         self.body.get_or_init(|| body);
     }
 
@@ -196,6 +252,16 @@ impl Exchange {
             let json = json.get(..window).unwrap_or(json);
             spelled::places(json, secret.as_bytes()).first().is_some_and(|place| place.start < bytes)
         })
+    }
+
+    /// The credential as it was presented: only for a policy that was granted it.
+    pub fn credential(&self) -> Option<&str> {
+        self.credential.as_deref()
+    }
+
+    /// Whether the presented credential, however it is spelled, stands in this JSON text.
+    pub fn stands_in_json(&self, json: &str) -> bool {
+        self.begins_within(json.as_bytes(), json.len())
     }
 
     /// Whether the presented credential stands in these bytes.

@@ -1,6 +1,11 @@
 //! Facts: exactly what a policy is told of a call. The WIT records of the same names say what each field means.
 
-use crate::llm::{Operation, Surface};
+use crate::llm::{
+    Operation, Surface,
+    body::JsonBody,
+    model_name::ModelName,
+    operations::Row,
+};
 
 /// What is known before the body is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +66,21 @@ pub struct Call {
     pub output_cap: Option<u32>,
     /// Whether the answer comes in pieces.
     pub streaming: bool,
+}
+
+impl Call {
+    /// The facts of a call of this row, with this body.
+    pub fn of(row: &Row, model: Option<&ModelName>, json: Option<&JsonBody>, body_bytes: u64) -> Self {
+        Self {
+            surface: row.surface,
+            operation: row.operation,
+            model: model.map_or("", |model| model.canonical()).into(),
+            body_bytes,
+            input_tokens: if row.charged { json.map_or(0, JsonBody::input_tokens) } else { 0 },
+            output_cap: json.and_then(|json| json.output_cap(row.surface, row.operation)),
+            streaming: json.map_or(row.stream_default, |json| json.stream().unwrap_or(row.stream_default)),
+        }
+    }
 }
 
 /// One backend that may serve a call.

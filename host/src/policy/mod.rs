@@ -3,24 +3,30 @@
 //! Plain data and one trait. Assumes nothing of how a policy runs; knows no wasmtime, no hyper, no store.
 
 pub mod breaker;
+pub mod capability;
 pub mod chain;
 pub mod charge;
 pub mod decision;
+pub mod edits;
 pub mod exchange;
 pub mod facts;
 pub mod fault;
+pub mod grants;
 pub mod guard;
 pub mod outcome;
 
 use std::{fmt::Debug, sync::Arc};
 
 pub use breaker::{BreakerRules, BreakerState};
+pub use capability::Capability;
 pub use chain::{AdmitVerdict, AuthenticateVerdict, Chains, Link, Observer, RouteVerdict};
 pub use charge::{Amount, Charge, MOST_UNITS, Period, Rule, Shape, TokenKind};
-pub use decision::{AdmitDecision, AuthenticateDecision, Reason, Rejection, RouteDecision};
-pub use exchange::{Caller, Exchange, ExchangeHead};
+pub use decision::{Admission, AdmitDecision, AuthenticateDecision, Reason, Rejection, RouteDecision};
+pub use edits::{CheckedBody, Draft, Edited, SetHeaders};
+pub use exchange::{Caller, Exchange, ExchangeHead, RequestBody};
 pub use facts::{Backend, Call, Head, Presented, Principal, Scheme};
 pub use fault::{Fault, FaultKind};
+pub use grants::Grants;
 pub use guard::{Guard, GuardTerms, OnChange};
 pub use outcome::{End, Outcome};
 
@@ -93,7 +99,7 @@ pub trait Policy: Debug + Send + Sync {
     ///
     /// # Errors
     /// A [`Fault`] when the policy failed to answer.
-    fn admit(&self, exchange: &Arc<Exchange>, call: &Call, principal: &Principal) -> Result<AdmitDecision, Fault>;
+    fn admit(&self, exchange: &Arc<Exchange>, call: &Call, principal: &Principal) -> Result<Admission, Fault>;
 
     /// Which backend?
     ///

@@ -79,7 +79,7 @@ pub enum LoadStep {
     Format,
     /// It is compiled, or was before.
     Compile,
-    /// Its imports are linked.
+    /// Its imports are linked, and granted where that is needed.
     Imports,
     /// It was built for this version of the interface.
     Version,

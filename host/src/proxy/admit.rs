@@ -12,7 +12,7 @@ use super::{
     settle::{Estimate, Settlement},
 };
 use crate::{
-    llm::Operation,
+    llm::{Operation, model_name::ModelName},
     policy::{AdmitVerdict, Amount, Call, Chains, Charge, Fault, FaultKind, Hook, Rule, Shape, TokenKind},
     quota::{self, Moment, NotHeld, Refused, Sharing, Tokens},
 };
@@ -25,13 +25,22 @@ pub(super) struct Admitted(pub(super) Read);
 pub(super) async fn admit(
     parts: &Parts,
     chains: &Arc<Chains>,
-    read: Read,
+    mut read: Read,
     settlement: &mut Settlement,
 ) -> Result<Admitted, Refusal> {
     let charges = match chains.admit(&read.exchange, &read.call, &read.caller.principal)? {
         AdmitVerdict::Reject(rejection) => return Err(rejection.into()),
-        AdmitVerdict::Admit(charges) => charges,
+        AdmitVerdict::Admit { charges, edited } => {
+            if let Some(edited) = edited {
+                read.becomes(*edited);
+            }
+            charges
+        }
     };
+    // The model is final now, so what holds of models is asked once. What changes a backend was looked at as a whole.
+    if read.managed.is_none() && read.model.as_ref().is_some_and(ModelName::is_cloud) && !parts.bounds.allow_cloud {
+        return Err(Refusal::cloud_model());
+    }
     let estimate = read.row.charged.then(|| estimate(parts, &read.call, read.answers));
     if !charges.is_empty() {
         // Where no model runs no token is spent.
@@ -52,8 +61,8 @@ pub(super) async fn admit(
         managed.check_scope(read.caller.scope())?;
         return Ok(Admitted(read));
     }
-    // The model is final now: the key's scope is asked once. Out of scope looks like unknown, so that nobody can list
-    // by trying what they may not see; nothing was sent, so what was reserved is given back.
+    // Out of scope looks like unknown, so that nobody can list by trying what they may not see; nothing was sent, so what
+    // was reserved is given back.
     if let Some(model) = &read.model
         && !read.caller.scope().allows(model.canonical())
     {

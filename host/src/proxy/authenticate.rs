@@ -12,7 +12,7 @@ use super::{
 use crate::{
     llm::operations::{Class, Pattern, Row},
     policy::{AuthenticateVerdict, Caller, Chains, Exchange, ExchangeHead, Head, Principal},
-    ports::keys::Proof,
+    ports::keys::{Attributes, Proof},
 };
 
 /// A request whose caller is known, and may ask for what the row names.
@@ -42,7 +42,7 @@ pub(super) fn authenticate(
         found.map_or((None, None), |found| (Some(Box::from(found.text)), Some(found.presented)));
     let exchange = Arc::new(Exchange::new(ExchangeHead {
         request_id: request_id.as_str().into(),
-        surface: row.surface,
+        row,
         seed: request_id.seed(),
         peer,
         path: canonical_path(row, parameter.as_deref()),
@@ -52,7 +52,9 @@ pub(super) fn authenticate(
     }));
     let facts = Head { surface: row.surface, operation: row.operation, body_bytes: body.size_hint().exact() };
     let caller = match chains.authenticate(&exchange, &facts, presented.as_ref())? {
-        AuthenticateVerdict::Allow { subject, policy } => caller(&exchange, subject, &policy),
+        AuthenticateVerdict::Allow { subject, policy, attributes } => {
+            Caller { attributes, ..caller(&exchange, subject, &policy) }
+        }
         AuthenticateVerdict::Reject(rejection) => return Err(rejection.into()),
         AuthenticateVerdict::Unknown => return Err(Refusal::unknown_caller(presented.is_some())),
     };
@@ -83,10 +85,12 @@ fn caller(exchange: &Exchange, subject: String, policy: &str) -> Caller {
         Proof::Proven(key) if *key.id == *subject => Caller {
             principal: Principal { subject: subject.into(), user: key.user_name().map(Into::into) },
             key: Some(Arc::clone(key)),
+            attributes: Attributes::default(),
         },
         Proof::Proven(_) | Proof::NotAKey | Proof::Unproven | Proof::Stale => {
             let subject = format!("{policy}/{subject}").into_boxed_str();
-            Caller { principal: Principal { subject, user: None }, key: None }
+            let principal = Principal { subject, user: None };
+            Caller { principal, key: None, attributes: Attributes::default() }
         }
     }
 }

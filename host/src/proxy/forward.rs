@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 
-use super::{Parts, manage::Refresh, read::CheckedBody, refusal::Refusal, route::Routed, settle::Settlement};
+use super::{Parts, manage::Refresh, refusal::Refusal, route::Routed, settle::Settlement};
 use crate::{
     llm::{
         Operation, Surface,
         body::Edits,
         operations::{BodyMode, Row, Source},
     },
-    policy::Exchange,
+    policy::{CheckedBody, Exchange, SetHeaders},
     upstream::{
         answer::AnswerBody,
         backend::{Backend, Busy},
@@ -46,7 +46,7 @@ pub(super) struct Answered {
 /// # Cancel safety
 /// When the caller leaves, the connection to the backend closes.
 pub(super) async fn forward(parts: &Parts, routed: Routed, settlement: &mut Settlement) -> Result<Answered, Refusal> {
-    let Routed { row, exchange, body, order } = routed;
+    let Routed { row, exchange, body, headers: set, order } = routed;
     // What no backend answers is answered before it gets here; nothing else says where a call may go.
     let Source::Backend(upstream) = row.answer else { return Err(Refusal::nowhere_to_go()) };
     let asks_for_usage = asks_for_usage(row, body.as_ref());
@@ -58,7 +58,8 @@ pub(super) async fn forward(parts: &Parts, routed: Routed, settlement: &mut Sett
         }
         let busy = Busy::new(candidate.backend.clone(), candidate.model.clone());
         // Made for each attempt, of which there is mostly one.
-        let (headers, pieces) = (request_headers(&exchange, row), pieces(body.as_ref(), &candidate, asks_for_usage));
+        let headers = request_headers(&exchange, row, &set);
+        let pieces = pieces(body.as_ref(), &candidate, asks_for_usage);
         settlement.goes_to(&candidate.backend);
         let sent_at = parts.clock.monotonic();
         let target = (upstream.method, upstream.path);
@@ -122,7 +123,8 @@ fn pieces(body: Option<&CheckedBody>, candidate: &Candidate, asks_for_usage: boo
     Pieces::new(body.json.edited(&body.read.bytes, Edits { model, asks_for_usage }))
 }
 
-pub(super) fn request_headers(exchange: &Exchange, row: &Row) -> HeaderMap {
+/// What a backend is told beside the body: what may pass of the caller's headers, the gate's own, and what policies `set`.
+pub(super) fn request_headers(exchange: &Exchange, row: &Row, set: &SetHeaders) -> HeaderMap {
     let mut headers = match row.surface {
         Surface::Anthropic => headers::anthropic_to_backend(exchange.headers()),
         Surface::Ollama | Surface::OpenAi | Surface::Other => headers::to_backend(exchange.headers()),
@@ -142,6 +144,9 @@ pub(super) fn request_headers(exchange: &Exchange, row: &Row) -> HeaderMap {
     }
     if let Ok(id) = HeaderValue::from_str(exchange.request_id()) {
         headers.insert(REQUEST_ID, id);
+    }
+    for (name, value) in &set.upstream {
+        headers.insert(name, value.clone());
     }
     headers
 }

@@ -12,11 +12,16 @@ use serde_json::json;
 use super::Parts;
 use crate::{
     clock::moment,
-    llm::{Operation, Surface, model_name::ModelName},
-    policy::{AdmitVerdict, Call, Caller, Charge, Exchange, ExchangeHead, Fault, Principal, Rejection, TokenKind},
+    llm::{
+        model_name::ModelName,
+        operations::{self, Row},
+    },
+    policy::{
+        AdmitVerdict, Call, Caller, Charge, Exchange, ExchangeHead, Fault, Principal, Rejection, RequestBody, TokenKind,
+    },
     ports::{
         control::{LimitList, LimitStatus},
-        keys::{KeyRecord, Proof},
+        keys::{Attributes, KeyRecord, Proof},
     },
     quota::{self, Moment, Refused, Standing, Unit},
 };
@@ -47,10 +52,16 @@ impl Parts {
         if model.is_some_and(|model| !key.scope.allows(model.canonical())) {
             return Err(NotTold::OutOfScope);
         }
-        let (exchange, call, principal) = made_up(key, model);
+        let (exchange, call, principal) = self.made_up(key, model);
         let charges = match self.chains.load_full().admit(&exchange, &call, &principal)? {
             AdmitVerdict::Reject(rejection) => return Err(NotTold::Rejected(rejection)),
-            AdmitVerdict::Admit(charges) => charges,
+            AdmitVerdict::Admit { charges, edited } => {
+                let model = edited.as_ref().and_then(|edited| edited.model.as_ref());
+                if model.is_some_and(|model| !key.scope.allows(model.canonical())) {
+                    return Err(NotTold::OutOfScope);
+                }
+                charges
+            }
         };
         let wanted: Vec<quota::Charge<'_>> = charges.iter().map(wanted).collect();
         let at = Moment::now(&self.clock);
@@ -64,39 +75,34 @@ impl Parts {
             limits: charges.iter().zip(standings).map(status).collect(),
         })
     }
+
+    /// A chat of this key that says nothing.
+    fn made_up(&self, key: &Arc<KeyRecord>, model: Option<&ModelName>) -> (Arc<Exchange>, Call, Principal) {
+        let row: &'static Row = &operations::CHAT;
+        let canonical = model.map_or("", |model| model.canonical());
+        let exchange = Exchange::new(ExchangeHead {
+            request_id: "limits-show".into(),
+            row,
+            seed: 0,
+            peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            path: "/api/chat".into(),
+            headers: HeaderMap::new(),
+            credential: None,
+            proof: Proof::Proven(Arc::clone(key)),
+        });
+        let principal = Principal { subject: key.id.clone(), user: key.user_name().map(Into::into) };
+        let attributes = Attributes::default();
+        exchange.note_caller(Caller { principal: principal.clone(), key: Some(Arc::clone(key)), attributes });
+        let bytes = json!({ "model": canonical, "messages": [] }).to_string().into();
+        exchange.note_body(RequestBody { bytes, cap: self.bounds.max_body, buffers: self.buffers.clone() });
+        let call = Call { streaming: false, ..Call::of(row, model, None, 0) };
+        (Arc::new(exchange), call, principal)
+    }
 }
 
 /// A charge as the counters take it.
 fn wanted((policy, charge): &(Arc<str>, Charge)) -> quota::Charge<'_> {
     quota::Charge { policy, limit: &charge.limit, partition: &charge.partition, rule: charge.rule }
-}
-
-/// A chat of this key that says nothing.
-fn made_up(key: &Arc<KeyRecord>, model: Option<&ModelName>) -> (Arc<Exchange>, Call, Principal) {
-    let canonical = model.map_or("", |model| model.canonical());
-    let exchange = Exchange::new(ExchangeHead {
-        request_id: "limits-show".into(),
-        surface: Surface::Ollama,
-        seed: 0,
-        peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        path: "/api/chat".into(),
-        headers: HeaderMap::new(),
-        credential: None,
-        proof: Proof::Proven(Arc::clone(key)),
-    });
-    let principal = Principal { subject: key.id.clone(), user: key.user_name().map(Into::into) };
-    exchange.note_caller(Caller { principal: principal.clone(), key: Some(Arc::clone(key)) });
-    exchange.note_body(json!({ "model": canonical, "messages": [] }).to_string().into());
-    let call = Call {
-        surface: Surface::Ollama,
-        operation: Operation::Chat,
-        model: canonical.into(),
-        body_bytes: 0,
-        input_tokens: 0,
-        output_cap: None,
-        streaming: false,
-    };
-    (Arc::new(exchange), call, principal)
 }
 
 fn status(policy: &str, (standing, used): (Standing, u64), now_us: u64) -> LimitStatus {

@@ -13,7 +13,7 @@ use super::{
     Parts,
     admit::Admitted,
     forward::{self, Answered},
-    read::{CheckedBody, Read},
+    read::Read,
     refusal::Refusal,
     settle::Settlement,
 };
@@ -25,6 +25,7 @@ use crate::{
         operations::{Pattern, Row, Source, Upstream},
         pointer,
     },
+    policy::CheckedBody,
     ports::keys::Scope,
     upstream::{
         backend::{Backend, Busy},
@@ -121,14 +122,14 @@ pub(super) async fn manage(
     admitted: Admitted,
     settlement: &mut Settlement,
 ) -> Result<Answered, Refusal> {
-    let Admitted(Read { row, exchange, call, body, managed, .. }) = admitted;
+    let Admitted(Read { row, exchange, call, body, managed, headers: set, .. }) = admitted;
     let (Source::Backend(upstream), Some(managed)) = (row.answer, managed) else {
         return Err(Refusal::nowhere_to_go());
     };
     let backend = chosen(&parts.fleet, exchange.headers())?;
     // Only keys that may manage get here: what they change stands in the log.
     settlement.names_model(&call.model);
-    let headers = forward::request_headers(&exchange, row);
+    let headers = forward::request_headers(&exchange, row, &set);
     let changes_models = matches!(managed, Managed::Models(_));
     let (digest, outgoing) = outgoing(parts, managed, body.as_ref())?;
     let path = path(&upstream, digest.as_ref())?;

@@ -24,6 +24,7 @@ mod route;
 mod settle;
 
 use std::{
+    mem,
     net::IpAddr,
     num::{NonZeroU64, NonZeroUsize},
     sync::Arc,
@@ -31,7 +32,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
@@ -150,7 +151,11 @@ impl Proxy {
             if carried.is_err() && settlement.is_reserved() { Vec::new() } else { settlement.tells_standings() };
         let is_degraded = settlement.is_degraded() || self.parts.limits.sharing() == Sharing::Degraded;
         let mut response = match carried {
-            Ok(answer) => answer.into_response(settlement),
+            Ok((answer, set)) => {
+                let mut response = answer.into_response(settlement);
+                response.headers_mut().extend(set);
+                response
+            }
             Err(refusal) => refusal.into_response(settlement),
         };
         limit_headers::stamp(response.headers_mut(), surface, &standings, || self.parts.clock.unix_us());
@@ -167,29 +172,31 @@ impl Proxy {
         request: Request<Incoming>,
         request_id: &request_id::RequestId,
         settlement: &mut Settlement,
-    ) -> Result<answer::Answer, Refusal> {
+    ) -> Result<(answer::Answer, HeaderMap), Refusal> {
         let parts = &self.parts;
         // One set of policies from the first hook to the last, whatever is swapped in meanwhile.
         let chains = parts.chains.load_full();
         let received = receive::receive(request, settlement)?;
         if let (Class::Local, Source::Gate(own)) = (received.row.class, received.row.answer) {
-            return answer::local(parts, own);
+            return Ok((answer::local(parts, own)?, HeaderMap::new()));
         }
         settlement.takes(self.running.enter().ok_or_else(Refusal::overloaded)?);
         // Before anything of the body is read: a stranger must not make the gate hold bytes.
         let authenticated = authenticate::authenticate(parts, &chains, peer, request_id, received, settlement)?;
         let read = read::read(parts, authenticated).await?;
-        let admitted = admit::admit(parts, &chains, read, settlement).await?;
+        let mut admitted = admit::admit(parts, &chains, read, settlement).await?;
+        // What policies tell the caller is told with an answer, a backend's or the gate's, and never with a refusal.
+        let set = mem::take(&mut admitted.0.headers.response);
         if let Some(listing) = answer::listing(parts, &admitted).await? {
-            return Ok(listing);
+            return Ok((listing, set));
         }
         if admitted.0.managed.is_some() {
             // Boxed: calls that manage nothing need not carry the room for it.
             let answered = Box::pin(manage::manage(parts, admitted, settlement)).await?;
-            return Ok(relay::relay(parts, answered));
+            return Ok((relay::relay(parts, answered), set));
         }
         let routed = route::route(parts, &chains, admitted, settlement).await?;
         let answered = forward::forward(parts, routed, settlement).await?;
-        Ok(relay::relay(parts, answered))
+        Ok((relay::relay(parts, answered), set))
     }
 }

@@ -14,8 +14,8 @@ use crate::{
         model_name::ModelName,
         operations::{BodyMode, Class, Pattern, Row},
     },
-    policy::{Call, Caller, Exchange},
-    wire::bounded::{self, Bounds, ReadBody},
+    policy::{Call, Caller, CheckedBody, Edited, Exchange, RequestBody, SetHeaders},
+    wire::bounded::{self, Bounds},
 };
 
 /// Largest body that is checked on the worker, in bytes: half a millisecond of work.
@@ -34,13 +34,23 @@ pub(super) struct Read {
     pub(super) body: Option<CheckedBody>,
     /// What it changes on a backend; none where it changes nothing.
     pub(super) managed: Option<Managed>,
+    /// What policies set, once it is admitted.
+    pub(super) headers: SetHeaders,
 }
 
-/// A JSON body, and where its model stands.
-#[derive(Debug)]
-pub(super) struct CheckedBody {
-    pub(super) json: JsonBody,
-    pub(super) read: ReadBody,
+impl Read {
+    /// Becomes the call that policies made of it.
+    pub(super) fn becomes(&mut self, edited: Edited) {
+        let Edited { exchange, call, model, body, headers } = edited;
+        (self.exchange, self.call, self.headers) = (exchange, call, headers);
+        if let Some(model) = model {
+            self.model = Some(model);
+        }
+        if let Some(body) = body {
+            self.answers = body.json.answers();
+            self.body = Some(body);
+        }
+    }
 }
 
 /// Reads and checks. The caller's leaving is noticed only once the body is read, so it is read before anything waits.
@@ -55,10 +65,11 @@ pub(super) async fn read(parts: &Parts, authenticated: Authenticated) -> Result<
         BodyMode::Stream => (None, Some(body)),
         BodyMode::Json => {
             let RequestBounds { max_body, body_idle: idle, body_whole: whole, .. } = parts.bounds;
-            let bounds = Bounds { cap: row.cap.bytes(max_body), idle, whole };
+            let cap = row.cap.bytes(max_body);
+            let bounds = Bounds { cap, idle, whole };
             let read = bounded::read(body, bounds, &parts.buffers).await?;
             let json = parse(read.bytes.clone(), row.model_fields).await?;
-            exchange.note_body(read.bytes.clone());
+            exchange.note_body(RequestBody { bytes: read.bytes.clone(), cap, buffers: parts.buffers.clone() });
             (Some(CheckedBody { json, read }), None)
         }
     };
@@ -72,9 +83,6 @@ pub(super) async fn read(parts: &Parts, authenticated: Authenticated) -> Result<
         None if row.model_fields.is_empty() => None,
         None => return Err(Refusal::no_model(row.model_fields)),
     };
-    if model.as_ref().is_some_and(ModelName::is_cloud) && !parts.bounds.allow_cloud {
-        return Err(Refusal::cloud_model());
-    }
     let managed = match row.class {
         Class::Management => {
             Some(Managed::read(row, parameter.as_deref(), body.as_ref(), rest, parts.bounds.allow_cloud)?)
@@ -84,17 +92,11 @@ pub(super) async fn read(parts: &Parts, authenticated: Authenticated) -> Result<
     let json = body.as_ref().map(|body| &body.json);
     let bytes = body.as_ref().map_or(0, |body| body.read.bytes.len());
     let passing = if row.body == BodyMode::Stream { declared.unwrap_or(0) } else { 0 };
-    let call = Call {
-        surface: row.surface,
-        operation: row.operation,
-        model: model.as_ref().map_or("", |model| model.canonical()).into(),
-        body_bytes: u64::try_from(bytes).map_or(u64::MAX, |bytes| bytes.max(passing)),
-        input_tokens: if row.charged { json.map_or(0, JsonBody::input_tokens) } else { 0 },
-        output_cap: json.and_then(|json| json.output_cap(row.surface, row.operation)),
-        streaming: json.map_or(row.stream_default, |json| json.stream().unwrap_or(row.stream_default)),
-    };
+    let bytes = u64::try_from(bytes).map_or(u64::MAX, |bytes| bytes.max(passing));
+    let call = Call::of(row, model.as_ref(), json, bytes);
     let answers = json.map_or(1, JsonBody::answers);
-    Ok(Read { row, exchange, caller, call, answers, model, body, managed })
+    let headers = SetHeaders::default();
+    Ok(Read { row, exchange, caller, call, answers, model, body, managed, headers })
 }
 
 /// Checks a body: a small one here, a large one where it holds up no other call.

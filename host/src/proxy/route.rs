@@ -4,16 +4,10 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::{
-    Parts,
-    admit::Admitted,
-    read::{CheckedBody, Read},
-    refusal::Refusal,
-    settle::Settlement,
-};
+use super::{Parts, admit::Admitted, read::Read, refusal::Refusal, settle::Settlement};
 use crate::{
     llm::{model_name::ModelName, operations::Row},
-    policy::{Backend, Chains, Exchange, RouteVerdict},
+    policy::{Backend, Chains, CheckedBody, Exchange, RouteVerdict, SetHeaders},
     upstream::fleet::{Candidate, Candidates},
 };
 
@@ -23,6 +17,7 @@ pub(super) struct Routed {
     pub(super) row: &'static Row,
     pub(super) exchange: Arc<Exchange>,
     pub(super) body: Option<CheckedBody>,
+    pub(super) headers: SetHeaders,
     pub(super) order: Vec<Candidate>,
 }
 
@@ -33,7 +28,7 @@ pub(super) async fn route(
     admitted: Admitted,
     settlement: &mut Settlement,
 ) -> Result<Routed, Refusal> {
-    let Admitted(Read { row, exchange, caller, call, model, body, .. }) = admitted;
+    let Admitted(Read { row, exchange, caller, call, model, body, headers, .. }) = admitted;
     let Some(model) = model else { return Err(Refusal::no_model(&["model"])) };
     let candidates = candidates(parts, &model, row).await?;
     // Only now: a name that no backend knows is a caller's text, and has no place in a log.
@@ -47,7 +42,7 @@ pub(super) async fn route(
             ids.iter().filter_map(by_id).collect()
         }
     };
-    Ok(Routed { row, exchange, body, order })
+    Ok(Routed { row, exchange, body, headers, order })
 }
 
 async fn candidates(parts: &Parts, model: &ModelName, row: &Row) -> Result<Vec<Candidate>, Refusal> {

@@ -16,7 +16,10 @@ use super::{
     instance::{BirthError, Exports},
     wasi,
 };
-use crate::{policy::Hook, ports::control::LoadStep};
+use crate::{
+    policy::{Capability, Grants, Hook},
+    ports::control::LoadStep,
+};
 
 /// The package and version of the interface, as names of imports and exports have them.
 const PACKAGE: &str = "tollgate:policy/";
@@ -54,6 +57,17 @@ pub enum LoadError {
         import: String,
         /// What to do.
         hint: &'static str,
+    },
+    /// It reads credentials, and nobody said that it may.
+    #[error(
+        "it imports `{import}`, with which it reads callers' credentials in clear, and that needs a grant: if it is meant \
+         to, write `raw_credential = true` under [grants] in {policy}.toml beside it"
+    )]
+    NotGranted {
+        /// The import.
+        import: String,
+        /// The policy's name.
+        policy: String,
     },
     /// It decides at a hook that isn't asked.
     #[error("it exports `{export}`, which the gate doesn't call: {hint}")]
@@ -99,7 +113,7 @@ impl LoadError {
             Self::TooLarge { .. } | Self::Precompiled | Self::CoreModule | Self::NotWasm(_) => LoadStep::Format,
             Self::NotCompiled(_) => LoadStep::Compile,
             Self::NotLinked { hint, .. } | Self::NotCalled { hint, .. } if *hint == OTHER_VERSION => LoadStep::Version,
-            Self::NotLinked { .. } => LoadStep::Imports,
+            Self::NotLinked { .. } | Self::NotGranted { .. } => LoadStep::Imports,
             Self::NotCalled { .. } | Self::NoHook | Self::Misfit(_) => LoadStep::Hooks,
             Self::NoSettings | Self::Start(_) => LoadStep::Configure,
             Self::TooSlow { .. } => LoadStep::Warm,
@@ -124,6 +138,15 @@ pub struct Inspection {
     pub hooks: Vec<Hook>,
     /// Its imports, by interface.
     pub imports: Vec<String>,
+    /// What it can do with them.
+    pub capabilities: Vec<Capability>,
+}
+
+impl Inspection {
+    /// What it can do, in plain words.
+    pub fn capabilities_text(&self) -> String {
+        self.capabilities.iter().map(|capability| capability.as_str()).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// A component that was compiled and checked: every import is linked, and it decides at one hook at least. Cheap to clone.
@@ -159,7 +182,20 @@ pub(super) fn check(engine: &Engine, linker: &Linker<HostState>, bytes: &[u8]) -
         return Err(LoadError::NoHook);
     }
     refuse_half(engine, pre.component(), &hooks, exports.is_configurable())?;
-    Ok(Compiled { pre, exports, inspection: Inspection { hooks, imports } })
+    let capabilities = Capability::of(imports.iter().map(String::as_str));
+    Ok(Compiled { pre, exports, inspection: Inspection { hooks, imports, capabilities } })
+}
+
+/// A component that reads credentials is for those whom somebody granted that.
+pub(super) fn check_grants(inspection: &Inspection, policy: &str, grants: Grants) -> Result<(), LoadError> {
+    let is_ungranted = |import: &&String| {
+        let interface = import.split('@').next();
+        interface == Some(asked::CREDENTIAL) && !grants.raw_credential
+    };
+    match inspection.imports.iter().find(is_ungranted) {
+        Some(import) => Err(LoadError::NotGranted { import: import.clone(), policy: policy.to_owned() }),
+        None => Ok(()),
+    }
 }
 
 fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, LoadError> {
@@ -190,7 +226,7 @@ fn imports(engine: &Engine, component: &Component) -> Result<Vec<String>, LoadEr
             } else if asked::LINKED.contains(&interface) {
                 Some(OTHER_VERSION)
             } else {
-                Some("this version doesn't enforce it yet")
+                Some("this version has no such interface")
             }
         } else if wasi::LINKED.contains(&interface) {
             None

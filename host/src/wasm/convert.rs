@@ -2,9 +2,12 @@
 
 use smallvec::SmallVec;
 
-use super::bindings::{
-    asked::{charges, types},
-    hooks::{admit, authenticate, route, settle},
+use super::{
+    bindings::{
+        asked::{charges, types},
+        hooks::{admit, authenticate, route, settle},
+    },
+    host_state::GivenAttributes,
 };
 use crate::{
     llm::{Operation, Surface},
@@ -115,9 +118,11 @@ fn operation(operation: Operation) -> types::Operation {
     }
 }
 
-/// A decision of `authenticate`. The presented credential stands in no text that is taken over.
+/// A decision of `authenticate`, with what the policy said of the caller. The presented credential stands in no text that is
+/// taken over.
 pub(super) fn authenticated(
     decision: authenticate::Decision,
+    given: GivenAttributes,
     exchange: &Exchange,
 ) -> Result<AuthenticateDecision, Wrong> {
     match decision {
@@ -130,7 +135,7 @@ pub(super) fn authenticated(
             }
             // It would stand in logs and counters.
             without_credential("subject", &subject, exchange)?;
-            Ok(AuthenticateDecision::Allow { subject })
+            Ok(AuthenticateDecision::Allow { subject, attributes: given.into() })
         }
     }
 }

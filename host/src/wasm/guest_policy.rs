@@ -2,6 +2,7 @@
 
 use std::{
     fmt::{Debug, Formatter, Result as FmtResult},
+    mem,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,6 +12,7 @@ use std::{
 use wasmtime::{Result as WasmResult, Store};
 
 use super::{
+    answer::Answer,
     component::{Inspection, LoadError},
     convert::{self, Wrong},
     host_state::{HostState, Shared},
@@ -24,8 +26,8 @@ use super::{
     warm::warm,
 };
 use crate::policy::{
-    AdmitDecision, AuthenticateDecision, Backend, Call, Exchange, Fault, FaultKind, Head, Hook, Outcome, Policy,
-    Presented, Principal, RouteDecision,
+    Admission, AuthenticateDecision, Backend, Call, Exchange, Fault, FaultKind, Head, Hook, Outcome, Policy, Presented,
+    Principal, RouteDecision,
 };
 
 /// One version of one policy, ready to be asked.
@@ -126,13 +128,12 @@ impl GuestPolicy {
     }
 
     /// Asks one hook of a warm instance, or of a new one, and converts the answer.
-    fn ask<A, D: PartialEq + Clone>(
+    fn ask<A, D: Answer>(
         &self,
         hook: Hook,
         exchange: &Arc<Exchange>,
         question: impl Fn(&Hooks, &mut Store<HostState>) -> WasmResult<Option<A>>,
         convert: impl Fn(A) -> Result<D, Wrong>,
-        abstain: &D,
     ) -> Result<D, Fault> {
         let fault = |kind, detail| Fault { policy: Arc::clone(self.name()), hook, kind, detail };
         let mut instance = match self.pool.take() {
@@ -145,7 +146,7 @@ impl GuestPolicy {
         let again = self.fresh_for(&mut instance, hook);
         let decide = |instance: &mut Instance| {
             let answer = instance.ask(hook, exchange, |hooks, store| question(hooks, store))?;
-            Ok(answer.map_or(Ok(abstain.clone()), &convert))
+            Ok(answer.map_or_else(|| Ok(D::abstain()), &convert))
         };
         match decide(&mut instance) {
             Ok(Ok(decision)) => {
@@ -188,7 +189,7 @@ impl GuestPolicy {
 
     /// Makes a decision a second time, told the same. Another one shows that the policy decides by what earlier calls left
     /// in its memory.
-    fn recheck<D: PartialEq>(
+    fn recheck<D: Answer>(
         &self,
         hook: Hook,
         mut fresh: Instance,
@@ -198,7 +199,7 @@ impl GuestPolicy {
     ) {
         fresh.state().telling = Telling::Again(transcript);
         let outcome = match decide(&mut fresh) {
-            Ok(Ok(second)) if second == *decision => Recheck::Same,
+            Ok(Ok(second)) if second.is_same(decision) => Recheck::Same,
             Ok(_) => Recheck::Different,
             Err(error) if classify(&error) == FaultKind::Budget => Recheck::Failed,
             Err(_) => Recheck::Different,
@@ -236,23 +237,23 @@ impl Policy for GuestPolicy {
             exchange,
             |hooks, store| {
                 let Some(guest) = &hooks.authenticate else { return Ok(None) };
-                guest.call_check(store, convert::head(head), presented.map(convert::presented)).map(Some)
+                let decision = guest.call_check(&mut *store, convert::head(head), presented.map(convert::presented))?;
+                Ok(Some((decision, mem::take(store.data_mut().attributes()))))
             },
-            |decision| convert::authenticated(decision, exchange),
-            &AuthenticateDecision::Abstain,
+            |(decision, given)| convert::authenticated(decision, given, exchange),
         )
     }
 
-    fn admit(&self, exchange: &Arc<Exchange>, call: &Call, principal: &Principal) -> Result<AdmitDecision, Fault> {
+    fn admit(&self, exchange: &Arc<Exchange>, call: &Call, principal: &Principal) -> Result<Admission, Fault> {
         self.ask(
             Hook::Admit,
             exchange,
             |hooks, store| {
                 let Some(guest) = &hooks.admit else { return Ok(None) };
-                guest.call_decide(store, convert::call(call), convert::principal(principal)).map(Some)
+                let decision = guest.call_decide(&mut *store, convert::call(call), convert::principal(principal))?;
+                Ok(Some((decision, store.data_mut().take_draft())))
             },
-            |decision| convert::admitted(decision, exchange),
-            &AdmitDecision::Abstain,
+            |(decision, draft)| Ok(Admission { decision: convert::admitted(decision, exchange)?, draft }),
         )
     }
 
@@ -272,7 +273,6 @@ impl Policy for GuestPolicy {
                 guest.call_choose(store, convert::call(call), convert::principal(principal), &backends).map(Some)
             },
             |decision| convert::routed(decision, exchange),
-            &RouteDecision::Abstain,
         )
     }
 
@@ -288,7 +288,6 @@ impl Policy for GuestPolicy {
                 guest.call_done(store, convert::call(call), principal, convert::outcome(outcome)).map(Some)
             },
             Ok,
-            &(),
         )
     }
 }

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    policy::{Caller, Exchange, Hook},
+    policy::{Caller, Draft, Exchange, Hook},
     ports::{catalogue::Catalogue, limits::LimitSet},
 };
 
@@ -101,6 +101,27 @@ struct Turn {
     most_host_calls: u32,
     scanned: usize,
     random_drawn: u64,
+    /// What it has changed in the call so far.
+    draft: Option<Box<Draft>>,
+    /// What it has said of the caller so far.
+    attributes: GivenAttributes,
+}
+
+/// Attributes by name, as a policy gives them.
+pub(super) type GivenAttributes = Vec<(Box<str>, Box<[Box<str>]>)>;
+
+impl Turn {
+    fn of(during: Option<(Hook, Arc<Exchange>)>, most_host_calls: u32) -> Self {
+        Self {
+            during,
+            host_calls: 0,
+            most_host_calls,
+            scanned: 0,
+            random_drawn: 0,
+            draft: None,
+            attributes: Vec::new(),
+        }
+    }
 }
 
 /// Data of one store.
@@ -121,15 +142,13 @@ impl HostState {
         let mut table = ResourceTable::new();
         table.set_max_capacity(256);
         let wasi = wasi::context(&shared, &time);
-        let turn =
-            Turn { during: None, host_calls: 0, most_host_calls: HOST_CALLS_TO_START, scanned: 0, random_drawn: 0 };
         Self {
             limits: GuestLimits::new(shared.terms.memory_bytes),
             shared,
             budget,
             telling: Telling::Live,
             time,
-            turn,
+            turn: Turn::of(None, HOST_CALLS_TO_START),
             table,
             wasi,
         }
@@ -143,7 +162,7 @@ impl HostState {
             most_host_calls = allowance.host_calls;
             self.budget.set(allowance.cpu, WALL_CAP_TICKS);
         }
-        self.turn = Turn { during, host_calls: 0, most_host_calls, scanned: 0, random_drawn: 0 };
+        self.turn = Turn::of(during, most_host_calls);
         self.time.set(match &self.telling {
             Telling::Again(transcript) => transcript.unix_ms,
             _ => 0,
@@ -153,7 +172,22 @@ impl HostState {
 
     /// The hook is over: the request is let go.
     pub(super) fn end(&mut self) {
-        self.turn.during = None;
+        self.turn = Turn::of(None, 0);
+    }
+
+    /// What the hook has changed in the call so far, to change more.
+    pub(super) fn draft(&mut self) -> &mut Draft {
+        self.turn.draft.get_or_insert_default()
+    }
+
+    /// What the hook has changed in the call; none where it changed nothing.
+    pub(super) fn take_draft(&mut self) -> Option<Box<Draft>> {
+        self.turn.draft.take().filter(|draft| !draft.is_empty())
+    }
+
+    /// What the hook has said of the caller so far, to say more.
+    pub(super) fn attributes(&mut self) -> &mut GivenAttributes {
+        &mut self.turn.attributes
     }
 
     /// What the host says in the next call is kept.

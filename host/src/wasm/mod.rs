@@ -1,9 +1,11 @@
 //! Policies as WebAssembly components: the only place that knows wasmtime.
 //!
 //! A [`Runtime`] turns bytes into a [`GuestPolicy`]. Guests run on the thread of the request, in warm instances that serve
-//! one call at a time. A guest can never wait, reach out, see a credential, or outlive its CPU budget; when it fails, its
-//! instance is dropped and the answer is a fault. Nothing of one request is left in an instance's host side for the next.
+//! one call at a time. A guest can never wait, reach out, see a credential that it was not granted, or outlive its CPU budget;
+//! when it fails, its instance is dropped and the answer is a fault. Nothing of one request is left in an instance's host side
+//! for the next.
 
+mod answer;
 mod asked;
 mod bindings;
 mod budget;
@@ -55,6 +57,7 @@ use self::{
 };
 use crate::{
     clock::Clock,
+    policy::Grants,
     ports::{catalogue::Catalogue, limits::LimitSet},
 };
 
@@ -139,8 +142,14 @@ impl Runtime {
     ///
     /// # Errors
     /// What is wrong with the component or its settings, and what to do.
-    pub fn load(&self, name: &Arc<str>, bytes: &[u8], settings: &str) -> Result<GuestPolicy, LoadError> {
-        let terms = Terms { settings: settings.into(), ..self.terms.clone() };
+    pub fn load(
+        &self,
+        name: &Arc<str>,
+        bytes: &[u8],
+        settings: &str,
+        grants: Grants,
+    ) -> Result<GuestPolicy, LoadError> {
+        let terms = Terms { settings: settings.into(), grants, ..self.terms.clone() };
         self.start_policy(name, &self.compile(bytes)?, &terms)?.warm()
     }
 
@@ -160,8 +169,9 @@ impl Runtime {
     /// Starts a policy on these terms and configures it: nothing is compiled.
     ///
     /// # Errors
-    /// What is wrong with its settings, and what to do.
+    /// What it lacks of grants, or what is wrong with its settings, and what to do.
     pub fn start_policy(&self, name: &Arc<str>, compiled: &Compiled, terms: &Terms) -> Result<Started, LoadError> {
+        component::check_grants(&compiled.inspection, name, terms.grants)?;
         if *terms.settings != *NO_SETTINGS && !compiled.exports.is_configurable() {
             return Err(LoadError::NoSettings);
         }

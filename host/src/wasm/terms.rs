@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::RuntimeConfig;
 use crate::{
     config::{PolicyFile, Reuse},
-    policy::Hook,
+    policy::{Grants, Hook},
 };
 
 /// Settings without a key.
@@ -36,6 +36,8 @@ pub struct Retirement {
 pub struct Terms {
     /// Its settings, as JSON.
     pub settings: Box<str>,
+    /// What it may do beside what every policy may.
+    pub grants: Grants,
     /// By hook, in the order in which a call meets them.
     pub hooks: [Allowance; 4],
     /// Memory of one instance, in bytes.
@@ -53,6 +55,7 @@ impl Terms {
     pub(super) fn of_gate(config: &RuntimeConfig) -> Self {
         Self {
             settings: NO_SETTINGS.into(),
+            grants: Grants::default(),
             hooks: [Allowance { cpu: config.cpu_budget, host_calls: 10_000 }; 4],
             memory_bytes: config.memory_bytes,
             log_lines: 100,
@@ -78,6 +81,7 @@ impl From<&PolicyFile> for Terms {
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         Self {
             settings: file.settings.as_str().into(),
+            grants: Grants { raw_credential: file.raw_credential },
             hooks: file.hooks.map(|hook| Allowance { cpu: hook.cpu_budget, host_calls: hook.host_calls }),
             memory_bytes: size(file.memory),
             log_lines: file.log_lines,

@@ -1,7 +1,7 @@
 //! What the host told a guest during one call, so that the same call can be made a second time and be told the same.
 //!
-//! Only answers that may be others the next time are kept: those of `state` and `catalogue`, and the time. The rest comes from
-//! the call's own exchange. In memory alone, and dropped with the second call.
+//! Only answers that may be others the next time are kept: those of `state`, `catalogue` and `edits`, and the time. The rest
+//! comes from the call's own exchange. What an import does besides, it does the first time alone. In memory alone, and dropped with the second call.
 
 use std::{collections::VecDeque, mem};
 
@@ -70,7 +70,7 @@ impl HostState {
         &mut self,
         import: &'static str,
         argument: &[u8],
-        ask: impl FnOnce(&Self) -> Told,
+        ask: impl FnOnce(&mut Self) -> Told,
     ) -> Result<Told> {
         if let Telling::Again(transcript) = &mut self.telling {
             let next = transcript.entries.pop_front();

@@ -23,12 +23,13 @@ use super::{
     nursery::Nursery,
 };
 use crate::{
-    llm::{Operation, Surface},
+    llm::operations::{self, Row},
     policy::{
         Backend, Call, Caller, End, Exchange, ExchangeHead, FaultKind, Head, Hook, Outcome, Presented, Principal,
-        Scheme,
+        RequestBody, Scheme,
     },
-    ports::keys::Proof,
+    ports::keys::{Attributes, Proof},
+    wire::bounded::BufferBudget,
 };
 
 /// Calls before it counts.
@@ -36,6 +37,9 @@ const UNCOUNTED: usize = 10;
 const COUNTED: usize = 100;
 /// Of so many, the second worst is the 99th percentile.
 const WORST_LEFT_OUT: usize = 1;
+/// What a policy may make of the body by edits, and room for a few of such bodies, in bytes.
+const MOST_BODY: usize = 1 << 20;
+const ROOM_FOR_EDITS: u64 = 4 << 20;
 /// Failed calls after which there is nothing to learn.
 const MOST_FAILURES: usize = 3;
 
@@ -101,22 +105,25 @@ struct MadeUp {
 
 impl MadeUp {
     fn new() -> Self {
-        let (surface, operation) = (Surface::OpenAi, Operation::Chat);
-        let body = Bytes::from_static(br#"{"model":"warm-up","messages":[{"role":"user","content":"hello"}]}"#);
+        let row: &'static Row = &operations::CHAT;
+        let (surface, operation) = (row.surface, row.operation);
+        let body = br#"{"model":"warm-up","messages":[{"role":"user","content":"hello"}],"stream":false}"#;
         let body_bytes = u64::try_from(body.len()).unwrap_or(0);
         let exchange = Exchange::new(ExchangeHead {
             request_id: "warm-up".into(),
-            surface,
+            row,
             seed: 0,
             peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            path: "/v1/chat/completions".into(),
+            path: "/api/chat".into(),
             headers: HeaderMap::new(),
             credential: None,
             proof: Proof::NotAKey,
         });
         let principal = Principal { subject: "warm-up".into(), user: None };
-        exchange.note_caller(Caller { principal: principal.clone(), key: None });
-        exchange.note_body(body);
+        let attributes = Attributes::default();
+        exchange.note_caller(Caller { principal: principal.clone(), key: None, attributes });
+        let buffers = BufferBudget::new(ROOM_FOR_EDITS);
+        exchange.note_body(RequestBody { bytes: Bytes::from_static(body), cap: MOST_BODY, buffers });
         Self {
             exchange: Arc::new(exchange),
             head: Head { surface, operation, body_bytes: Some(body_bytes) },

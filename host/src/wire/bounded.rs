@@ -47,6 +47,17 @@ pub struct ReadBody {
     _share: Option<OwnedSemaphorePermit>,
 }
 
+impl ReadBody {
+    /// A body of this length that is made, not read; made only once it has its share of the budget.
+    ///
+    /// # Errors
+    /// [`ReadError::NoRoom`].
+    pub fn made(length: usize, budget: &BufferBudget, make: impl FnOnce() -> Bytes) -> Result<Self, ReadError> {
+        let share = budget.take(length).ok_or(ReadError::NoRoom)?;
+        Ok(Self { bytes: make(), _share: Some(share) })
+    }
+}
+
 /// Bounds of one body that is read whole.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {

@@ -29,6 +29,80 @@ pub const LIMITS: HeaderName = HeaderName::from_static("x-tollgate-limits");
 /// Tells a proxy in front not to hold a stream back.
 pub const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
+/// What no policy sets, in either direction: framing and what belongs to one connection, how a body is encoded or which part
+/// of it is meant, credentials and cookies, what a browser rests its trust on, and what the gate says itself.
+const NOT_TO_BE_SET: [&str; 48] = [
+    "accept-encoding",
+    "accept-ranges",
+    "alt-svc",
+    "api-key",
+    "authentication-info",
+    "authorization",
+    "clear-site-data",
+    "connection",
+    "cookie",
+    "cookie2",
+    "date",
+    "expect",
+    "forwarded",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "location",
+    "max-forwards",
+    "origin",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "proxy-authorization",
+    "proxy-connection",
+    "range",
+    "ratelimit",
+    "ratelimit-policy",
+    "refresh",
+    "request-id",
+    "set-cookie",
+    "set-cookie2",
+    "strict-transport-security",
+    "te",
+    "timing-allow-origin",
+    "trailer",
+    "trailers",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+    "www-authenticate",
+    "x-accel-buffering",
+    "x-api-key",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-real-ip",
+    "x-request-id",
+    "x-frame-options",
+    "x-should-retry",
+];
+
+/// The same for all names that begin so.
+const NOT_TO_BE_SET_FROM: [&str; 11] = [
+    "access-control-",
+    "anthropic-ratelimit-",
+    "content-",
+    "cross-origin-",
+    "if-",
+    "sec-",
+    "x-accel-",
+    "x-forwarded-",
+    "x-original-",
+    "x-ratelimit-",
+    "x-tollgate-",
+];
+
+/// Whether a policy may set this header, for a backend or for a caller.
+pub fn may_be_set(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    !NOT_TO_BE_SET.contains(&name) && !NOT_TO_BE_SET_FROM.iter().any(|prefix| name.starts_with(prefix))
+}
+
 /// What a backend sees of a caller's headers.
 pub fn to_backend(headers: &HeaderMap) -> HeaderMap {
     passed(headers, &TO_BACKEND, USUAL_TO_BACKEND)
@@ -102,6 +176,40 @@ mod tests {
         assert_eq!(to_backend(&headers).keys().collect::<Vec<_>>(), ["accept"]);
         assert_eq!(anthropic_to_backend(&headers).keys().collect::<Vec<_>>(), ["accept"]);
         assert_eq!(to_caller(&headers).keys().collect::<Vec<_>>(), ["content-type"]);
+    }
+
+    #[test]
+    fn policies_set_no_header_on_which_framing_trust_or_the_gate_s_own_words_rest() {
+        for name in [
+            "Connection",
+            "TRANSFER-ENCODING",
+            "Content-Length",
+            "content-type",
+            "Host",
+            "Authorization",
+            "X-Api-Key",
+            "Cookie",
+            "Set-Cookie",
+            "Forwarded",
+            "X-Forwarded-For",
+            "Access-Control-Allow-Origin",
+            "X-Request-Id",
+            "X-Tollgate-Backend",
+            "x-tollgate-limits",
+            "Upgrade",
+            "TE",
+            "x-ratelimit-remaining-tokens",
+            "if-none-match",
+            "range",
+            "x-http-method-override",
+        ] {
+            assert!(!may_be_set(&name.parse().unwrap()), "{name}");
+        }
+        for name in
+            ["x-team", "x-priority", "traceparent", "accept", "cache-control", "openai-organization", "user-agent"]
+        {
+            assert!(may_be_set(&name.parse().unwrap()), "{name}");
+        }
     }
 
     #[test]

@@ -367,19 +367,26 @@ fn a_policy_file_tells_its_hooks_and_what_it_asks_for() {
     let table = run(folder.path(), &["policy", "inspect", "least-busy.wasm"]);
     assert!(table.code == Some(0) && table.stdout.starts_with("name: least-busy\nbytes: "), "{table:?}");
     assert!(table.stdout.contains("\nhooks: route\n"), "{table:?}");
+    let can = |policy: &Value, what: &str| policy["capabilities"].as_array().unwrap().contains(&json!(what));
+    let catalogue = "reads what models and backends there are";
+    assert_eq!((can(&routes, catalogue), can(&charges, catalogue)), (false, true), "{routes} {charges}");
+    fs::write(folder.path().join("alias.wasm"), guest::gallery("alias")).unwrap();
+    let alias = run(folder.path(), &["policy", "inspect", "alias.wasm"]);
+    assert!(
+        alias.stdout.contains("\ncan: changes calls\ncan: reads what models and backends there are\n"),
+        "{alias:?}"
+    );
 }
 
 #[test]
 fn a_policy_file_that_cannot_be_used_is_refused_with_the_reason() {
     let folder = empty();
-    fs::write(folder.path().join("alias.wasm"), guest::gallery("alias")).unwrap();
     fs::write(folder.path().join("jwt.wasm"), guest::gallery("jwt")).unwrap();
     fs::write(folder.path().join("broken.wasm"), "no component").unwrap();
     fs::write(folder.path().join("module.wasm"), wat::parse_str("(module)").unwrap()).unwrap();
     fs::write(folder.path().join("huge.wasm"), vec![0; 64 << 20]).unwrap();
     for (file, reason) in [
-        ("alias.wasm", "edits"),
-        ("jwt.wasm", "credential"),
+        ("jwt.wasm", "it refuses its settings: give a `secret`"),
         ("broken.wasm", "can't be used as a policy"),
         ("module.wasm", "can't be used as a policy"),
         ("huge.wasm", "bytes"),
@@ -395,9 +402,9 @@ fn a_gate_does_not_start_with_a_policy_that_cannot_be_used() {
     let folder = folder_with("[policies]\nfolder = \"policies.d\"\n");
     fs::DirBuilder::new().mode(0o700).create(folder.path().join("policies.d")).unwrap();
     fs::write(folder.path().join("policies.d/broken.wasm"), "no component").unwrap();
-    fs::write(folder.path().join("policies.d/alias.wasm"), guest::gallery("alias")).unwrap();
+    fs::write(folder.path().join("policies.d/jwt.wasm"), guest::gallery("jwt")).unwrap();
     for command in ["serve", "check"] {
-        assert_fails(&run(folder.path(), &[command]), 78, &["broken", "alias", "edits"]);
+        assert_fails(&run(folder.path(), &[command]), 78, &["broken", "jwt", "needs a grant"]);
     }
 }
 

@@ -1,5 +1,5 @@
-//! The eighteen policies of `examples/gallery` do what their names say, each with its defaults; those whose imports
-//! nothing enforces yet are refused by name.
+//! The policies of `examples/gallery` do what their names say, each with its defaults. Those that do nothing without settings
+//! are in `gallery_settings`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use http::Method;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use crate::support::{Answer, LlmServer, Log, Script, TestProxy, guest, proxy::Builder, until};
+use crate::support::{Answer, LlmServer, Script, TestProxy, guest, proxy::Builder, until};
 
 /// A builder with one policy of the gallery, before these servers.
 fn with(name: &str, servers: &[&LlmServer]) -> Builder {
@@ -46,21 +46,49 @@ async fn stream_on(gate: &TestProxy, server: &LlmServer, key: &str) -> (reqwest:
 }
 
 #[tokio::test]
-async fn what_needs_imports_that_nothing_enforces_is_refused_by_name() {
-    let (log, gpu) = (Log::listen(), server("gpu-1").await);
-    let gate = TestProxy::builder().backend(&gpu).policy_folder().start().await;
-    for (name, interface) in [
-        ("alias", "edits"),
-        ("canary-models", "edits"),
-        ("clamp-keep-alive", "edits"),
-        ("pin-num-ctx", "edits"),
-        ("jwt", "credential"),
+async fn pin_num_ctx_gives_every_call_of_ollama_s_the_same_context_length() {
+    let mut gpu = server("gpu-1").await;
+    let gate = with("pin-num-ctx", &[&gpu]).start().await;
+    for (path, body, expected) in [
+        ("/api/chat", r#"{"model":"llama3:latest"}"#, r#"{"options":{"num_ctx":8192},"model":"llama3:latest"}"#),
+        (
+            "/api/generate",
+            r#"{"model":"llama3:latest","options":{ "seed":1, "num_ctx":131072 }}"#,
+            r#"{"model":"llama3:latest","options":{ "seed":1, "num_ctx":8192 }}"#,
+        ),
+        (
+            "/api/chat",
+            r#"{"model":"llama3:latest","options":null}"#,
+            r#"{"model":"llama3:latest","options":{"num_ctx":8192}}"#,
+        ),
+        ("/v1/chat/completions", r#"{"model":"llama3:latest"}"#, r#"{"model":"llama3:latest"}"#),
     ] {
-        gate.put_policy(name, &guest::gallery(name));
-        let import = format!("it imports `tollgate:policy/{interface}@0.1.0`, which the gate doesn't link");
-        log.says(&[&format!("policy '{name}' is not used"), &import, "doesn't enforce it yet"]).await;
+        assert_eq!(gate.post_text(path, body).await.status, 200);
+        assert_eq!(gpu.seen().await.body, expected, "{path}");
     }
-    assert_eq!(chat(&gate, "llama3").await.status, 200, "the gate serves on");
+    let refused = gate.post_text("/api/chat", r#"{"model":"llama3","options":7}"#).await;
+    assert!(refused.refusal("/api", 400, "bad_options").contains("correct `options`"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn clamp_keep_alive_keeps_a_model_for_half_an_hour_at_most() {
+    let mut gpu = server("gpu-1").await;
+    let gate = with("clamp-keep-alive", &[&gpu]).start().await;
+    for (asked, sent) in [
+        ("-1", "1800"),
+        ("0", "1800"),
+        (r#""24h""#, "1800"),
+        (r#""never""#, "1800"),
+        ("60", "60"),
+        (r#""5m""#, r#""5m""#),
+    ] {
+        let body = |keep: &str| format!(r#"{{"model":"llama3:latest", "keep_alive" : {keep} ,"prompt":"a"}}"#);
+        assert_eq!(gate.post_text("/api/generate", body(asked)).await.status, 200);
+        assert_eq!(gpu.seen().await.body, body(sent), "{asked}");
+    }
+    let silent = r#"{"model":"llama3:latest"}"#;
+    assert_eq!(gate.post_text("/api/chat", silent).await.status, 200);
+    assert_eq!(gpu.seen().await.body, silent, "who asks for nothing gets the backend's own");
 }
 
 /// Refusing can't be seen from here: every caller of a test comes from a network that is allowed by default.

@@ -20,11 +20,11 @@ const IMPORTS: [(&str, &str); 28] = [
     ("request.peer-in", "masking::an_argument_that_holds_the_credential_is_blanked_in_the_fault"),
     ("request.path", "masking::a_path_that_names_the_credential_is_blanked_and_refused"),
     ("request.prefix-hash", "masking::no_import_tells_the_credential"),
-    ("edits.set-model", "policy_interface::what_nothing_enforces_yet_is_refused_by_name"),
-    ("edits.set-json", "policy_interface::what_nothing_enforces_yet_is_refused_by_name"),
-    ("edits.remove-json", "policy_interface::what_nothing_enforces_yet_is_refused_by_name"),
-    ("edits.set-upstream-header", "policy_interface::what_nothing_enforces_yet_is_refused_by_name"),
-    ("edits.set-response-header", "policy_interface::what_nothing_enforces_yet_is_refused_by_name"),
+    ("edits.set-model", "masking::the_credential_is_put_into_no_call"),
+    ("edits.set-json", "masking::the_credential_is_put_into_no_call"),
+    ("edits.remove-json", "masking::the_credential_is_put_into_no_call"),
+    ("edits.set-upstream-header", "masking::the_credential_is_put_into_no_call"),
+    ("edits.set-response-header", "masking::the_credential_is_put_into_no_call"),
     ("catalogue.candidates", "masking::no_import_tells_the_credential"),
     ("catalogue.size-bytes", "masking::no_import_tells_the_credential"),
     ("catalogue.parameters", "masking::no_import_tells_the_credential"),
@@ -33,8 +33,8 @@ const IMPORTS: [(&str, &str); 28] = [
     ("principals.limits", "masking::no_import_tells_the_credential"),
     ("principals.attribute", "masking::no_import_tells_the_credential"),
     ("keys.verify", "masking::no_import_tells_the_credential"),
-    ("credential.raw", "policy_interface::what_nothing_enforces_yet_is_refused_by_name"),
-    ("credential.set-attribute", "policy_interface::what_nothing_enforces_yet_is_refused_by_name"),
+    ("credential.raw", "credential::a_policy_that_was_granted_it_reads_the_credential_and_still_writes_it_nowhere"),
+    ("credential.set-attribute", "credential::attributes_are_bounded_and_hold_no_credential"),
     ("state.add", "masking::state_keeps_no_credential"),
     ("state.get", "masking::state_keeps_no_credential"),
     ("state.put", "masking::state_keeps_no_credential"),
@@ -288,6 +288,27 @@ async fn a_name_that_holds_the_credential_is_a_bad_answer() {
     }
     assert_eq!(asking.server.calls(), 0);
     assert!(log.lines_with(&[FOREIGN]).is_empty());
+}
+
+#[tokio::test]
+async fn the_credential_is_put_into_no_call() {
+    let asking = Asking::start().await;
+    let key = asking.gate.key();
+    let (glued, spelled) = (glued(key), key.replace('o', "\\u006f"));
+    let questions = [
+        format!("set-model {glued}"),
+        format!("set-json /a \"<{glued}>\""),
+        format!("set-json /a \"{spelled}\""),
+        format!("set-json /a/{glued} 1"),
+        format!("set-json /a {{\"{glued}\":1}}"),
+        format!("set-upstream-header x-a <{glued}>"),
+        format!("set-response-header x-a <{glued}>"),
+    ];
+    let said = unspelled(asking.call("admit", &questions.join(" | "))).await;
+    let expected = vec!["what is put into a call may not hold the credential"; questions.len()];
+    assert_eq!(said.split(" | ").collect::<Vec<_>>(), expected);
+    // What is taken out tells nothing.
+    assert_eq!(unspelled(asking.call("admit", &format!("remove-json /{glued}"))).await, "ok");
 }
 
 #[tokio::test]

@@ -6,13 +6,13 @@ use serde_json::json;
 
 use crate::support::{Answer, LlmServer, Log, TestProxy, guest, guest::rejection, proxy::Builder, until};
 
-/// A router that says in its code how many calls this instance has had.
+/// A router that says in its code how many calls this instance has had: `call_a` is the first.
 fn counter() -> Vec<u8> {
     let says = rejection(2, b"call_0", b"no");
     let (stores, address) = says.rsplit_once("(i32.const 2048)").unwrap();
     let count = "(global.set $calls (i32.add (global.get $calls) (i32.const 1)))";
-    let digit = "(i32.store8 (i32.const 3005) (i32.add (i32.const 48) (global.get $calls)))";
-    guest::router(&format!("{count} {stores} {digit} (i32.const 2048) {address}"))
+    let letter = "(i32.store8 (i32.const 3005) (i32.add (i32.const 96) (global.get $calls)))";
+    guest::router(&format!("{count} {stores} {letter} (i32.const 2048) {address}"))
 }
 
 async fn bench(more: impl FnOnce(Builder) -> Builder) -> (LlmServer, TestProxy) {
@@ -38,7 +38,7 @@ async fn codes(gate: &TestProxy, calls: usize) -> Vec<String> {
 async fn an_instance_serves_as_many_calls_as_its_policy_says() {
     let (_server, gate) =
         bench(|builder| builder.policy("counting", &counter()).policy_terms("counting", "max_calls = 2")).await;
-    assert_eq!(codes(&gate, 5).await, ["call_1", "call_2", "call_1", "call_2", "call_1"]);
+    assert_eq!(codes(&gate, 5).await, ["call_a", "call_b", "call_a", "call_b", "call_a"]);
     gate.until_metric(r#"tollgate_policy_instances_retired_total{policy="counting",reason="calls"}"#, 2.0).await;
 }
 
@@ -46,10 +46,10 @@ async fn an_instance_serves_as_many_calls_as_its_policy_says() {
 async fn an_instance_is_replaced_at_its_age_and_when_it_grows() {
     let (_server, gate) =
         bench(|builder| builder.policy("ageing", &counter()).policy_terms("ageing", "max_age = \"10s\"")).await;
-    assert_eq!(codes(&gate, 2).await, ["call_1", "call_2"]);
+    assert_eq!(codes(&gate, 2).await, ["call_a", "call_b"]);
     gate.advance(Duration::from_secs(10)).await;
     // Its age is looked at after every sixteenth call.
-    assert_eq!(codes(&gate, 15).await.split_off(12), ["call_15", "call_16", "call_1"]);
+    assert_eq!(codes(&gate, 15).await.split_off(12), ["call_o", "call_p", "call_a"]);
     gate.until_metric(r#"tollgate_policy_instances_retired_total{policy="ageing",reason="age"}"#, 1.0).await;
 
     let grows = "(drop (memory.grow (i32.const 2))) (i32.store8 (i32.const 2048) (i32.const 3)) (i32.const 2048)";
@@ -66,7 +66,7 @@ async fn an_instance_is_replaced_at_its_age_and_when_it_grows() {
 async fn an_instance_for_each_call_remembers_nothing() {
     let (_server, gate) =
         bench(|builder| builder.policy("hermetic", &counter()).policy_terms("hermetic", "reuse = \"per-call\"")).await;
-    assert_eq!(codes(&gate, 3).await, ["call_1", "call_1", "call_1"]);
+    assert_eq!(codes(&gate, 3).await, ["call_a", "call_a", "call_a"]);
 }
 
 fn rechecks(policy: &str, outcome: &str) -> String {
@@ -105,6 +105,23 @@ async fn a_policy_that_keeps_its_state_with_the_gate_decides_the_same_again() {
     );
     for policy in ["api-key", "rate-limit"] {
         assert!(gate.metric(&rechecks(policy, "different")).await < 0.5, "{policy}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_policy_changes_in_a_call_is_asked_for_again_and_not_changed_again() {
+    let (mut server, gate) =
+        bench(|builder| builder.set("policies.recheck_every = 2").policy("pinning", &guest::gallery("pin-num-ctx"))).await;
+    until("decisions made again", async || {
+        assert_eq!(gate.post_text("/api/chat", r#"{"model":"llama3:latest"}"#).await.status, 200);
+        gate.metric(&rechecks("pinning", "same")).await > 1.5
+    })
+    .await;
+    for _ in 0..server.calls() {
+        assert_eq!(server.seen().await.body, r#"{"options":{"num_ctx":8192},"model":"llama3:latest"}"#);
+    }
+    for other in ["different", "failed"] {
+        assert!(gate.metric(&rechecks("pinning", other)).await < 0.5, "{other}");
     }
 }
 

@@ -16,13 +16,16 @@ const TESTS: [(&str, &str); 34] = [
     ("admit.decide", "policy_interface::admit_charges_rejects_or_has_no_opinion"),
     ("route.choose", "policy_interface::route_picks_ranks_rejects_or_has_no_opinion"),
     ("settle.done", "settle_hook::an_observer_is_told_once_of_every_call_and_what_it_came_to"),
-    ("edits.set-model", "policy_interface::what_nothing_enforces_yet_is_refused_by_name"),
-    ("edits.set-json", "policy_interface::what_nothing_enforces_yet_is_refused_by_name"),
-    ("edits.remove-json", "policy_interface::what_nothing_enforces_yet_is_refused_by_name"),
-    ("edits.set-upstream-header", "policy_interface::what_nothing_enforces_yet_is_refused_by_name"),
-    ("edits.set-response-header", "policy_interface::what_nothing_enforces_yet_is_refused_by_name"),
-    ("credential.raw", "policy_interface::what_nothing_enforces_yet_is_refused_by_name"),
-    ("credential.set-attribute", "policy_interface::what_nothing_enforces_yet_is_refused_by_name"),
+    ("edits.set-model", "edits::another_model_runs_where_a_policy_sets_it_on_every_surface"),
+    ("edits.set-json", "edits::a_value_is_set_or_taken_out_and_the_rest_of_the_body_stays_as_it_came"),
+    ("edits.remove-json", "edits::a_value_is_set_or_taken_out_and_the_rest_of_the_body_stays_as_it_came"),
+    ("edits.set-upstream-header", "edits::headers_reach_the_backend_and_the_caller"),
+    ("edits.set-response-header", "edits::headers_reach_the_backend_and_the_caller"),
+    ("credential.raw", "credential::a_policy_that_was_granted_it_reads_the_credential_and_still_writes_it_nowhere"),
+    (
+        "credential.set-attribute",
+        "credential::attributes_that_a_policy_gives_hold_for_the_call_where_the_store_has_none",
+    ),
     ("request.header", "policy_interface_request::headers_are_seen_save_credentials_cookies_and_masked_ones"),
     ("request.json", "policy_interface_request::json_is_read_by_pointer_and_null_is_not_absent"),
     ("request.peer", "policy_interface_request::the_caller_s_address_is_known_at_every_hook"),
@@ -237,30 +240,17 @@ async fn a_policy_may_take_longer_to_start_than_to_answer() {
 }
 
 #[tokio::test]
-async fn what_nothing_enforces_yet_is_refused_by_name() {
+async fn an_interface_that_this_version_does_not_have_is_refused_by_name() {
     let log = Log::listen();
     let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
     let gate = TestProxy::builder().backend(&server).policy_folder().start().await;
-    let admit = r#"(func (export "tollgate:policy/admit@0.1.0#decide")
-        (param i32 i32 i32 i32 i64 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) (unreachable))"#;
-    let check = r#"(func (export "tollgate:policy/authenticate@0.1.0#check")
-        (param i32 i32 i32 i64 i32 i32 i32 i32 i32) (result i32) (unreachable))"#;
-    for (world, hook, interface, function, parameters) in [
-        ("admitter", admit, "edits", "set-model", 3),
-        ("admitter", admit, "edits", "set-json", 5),
-        ("admitter", admit, "edits", "remove-json", 3),
-        ("admitter", admit, "edits", "set-upstream-header", 5),
-        ("admitter", admit, "edits", "set-response-header", 5),
-        ("token-authenticator", check, "credential", "raw", 1),
-        ("token-authenticator", check, "credential", "set-attribute", 5),
+    for (name, import, why) in [
+        ("wants-future", "tollgate:policy/future@0.1.0", "this version has no such interface"),
+        ("wants-version", "tollgate:policy/edits@0.9.0", "it was built for another version of the interface"),
     ] {
-        let parameters = "i32 ".repeat(parameters);
-        let import =
-            format!(r#"(import "tollgate:policy/{interface}@0.1.0" "{function}" (func (param {parameters})))"#);
-        let name = format!("wants-{function}");
-        gate.put_policy(&name, &guest::component(world, &guest::module_that(&import, "(i32.const 1024)", hook)));
-        let import = format!("it imports `tollgate:policy/{interface}@0.1.0`, which the gate doesn't link");
-        log.says(&[&format!("policy '{name}' is not used"), &import, "doesn't enforce it yet"]).await;
+        gate.put_policy(name, &wat::parse_str(format!(r#"(component (import "{import}" (instance)))"#)).unwrap());
+        let import = format!("it imports `{import}`, which the gate doesn't link");
+        log.says(&[&format!("policy '{name}' is not used"), &import, why]).await;
     }
     assert_eq!(chat(&gate).await.status, 200, "the gate serves on");
 }

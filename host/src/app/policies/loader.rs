@@ -157,6 +157,7 @@ impl Loader {
         tracing::info!(
             policy = name,
             hooks = hooks.join(","),
+            capabilities = policy.inspection().capabilities_text(),
             version,
             code = code_is,
             generation,

@@ -7,6 +7,7 @@
 //! quotes a caller's values.
 
 mod caps;
+pub mod edit;
 mod error;
 mod image;
 mod walk;

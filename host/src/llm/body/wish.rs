@@ -64,7 +64,7 @@ fn word_of(key: &str, body: &[u8]) -> Option<Range<usize>> {
     Some(start..start + length)
 }
 
-fn skip_space(body: &[u8], from: usize) -> usize {
+pub(super) fn skip_space(body: &[u8], from: usize) -> usize {
     let rest = body.get(from..).unwrap_or_default();
     from + rest.iter().take_while(|byte| byte.is_ascii_whitespace()).count()
 }

@@ -196,7 +196,7 @@ const MODEL_OR_NAME: &[&str] = &["model", "name"];
 /// Every operation that Tollgate knows; what isn't here is answered with 404. No method of a path is in two rows. The
 /// order is that of the search, so what is asked most comes first.
 pub static ROWS: &[Row] = &[
-    inference("/api/chat", Surface::Ollama, Operation::Chat, STREAMED),
+    CHAT,
     inference("/v1/chat/completions", Surface::OpenAi, Operation::Chat, WHOLE),
     inference("/v1/messages", Surface::Anthropic, Operation::Chat, WHOLE),
     inference("/v1/responses", Surface::OpenAi, Operation::Respond, WHOLE),
@@ -227,6 +227,9 @@ pub static ROWS: &[Row] = &[
     denied(POST, Pattern::Exact("/api/experimental/web_fetch")),
     denied(GET, Pattern::Exact("/api/experimental/model-recommendations")),
 ];
+
+/// A chat as Ollama's callers have it.
+pub const CHAT: Row = inference("/api/chat", Surface::Ollama, Operation::Chat, STREAMED);
 
 /// A row that only says no: what each kind of row starts from, so that what a row doesn't state is the safe choice.
 const REFUSED: Row = Row {

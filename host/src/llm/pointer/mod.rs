@@ -41,6 +41,14 @@ pub fn at<'a>(body: &'a [u8], pointer: &str) -> Result<Option<&'a str>, PointerE
     Ok(found)
 }
 
+/// The first step of a pointer, unescaped; none where it names the whole body.
+///
+/// # Errors
+/// As for [`at`].
+pub fn first(pointer: &str) -> Result<Option<Cow<'_, str>>, PointerError> {
+    Ok(segments(pointer)?.into_iter().next())
+}
+
 /// What the model is asked: the raw JSON text of `/messages`, else `/prompt`, else `/input`. None when none of the three is
 /// there; null counts as absent.
 pub fn asked(body: &[u8]) -> Option<&[u8]> {
@@ -49,7 +57,7 @@ pub fn asked(body: &[u8]) -> Option<&[u8]> {
 }
 
 /// The pointer's segments, unescaped.
-fn segments(pointer: &str) -> Result<Vec<Cow<'_, str>>, PointerError> {
+pub(super) fn segments(pointer: &str) -> Result<Vec<Cow<'_, str>>, PointerError> {
     if pointer.is_empty() {
         return Ok(Vec::new());
     }
@@ -80,7 +88,7 @@ fn unescape(segment: &str) -> Result<Cow<'_, str>, PointerError> {
 }
 
 /// The index that a segment names; none for `-`, leading zeros and what is no number.
-fn index_of(segment: &str) -> Option<usize> {
+pub(super) fn index_of(segment: &str) -> Option<usize> {
     let is_canonical = segment == "0" || !segment.starts_with(['0', '+']);
     if is_canonical { segment.parse().ok() } else { None }
 }

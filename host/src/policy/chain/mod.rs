@@ -8,10 +8,10 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 use smallvec::{SmallVec, smallvec};
 
 use super::{
-    AdmitDecision, AuthenticateDecision, Backend, Call, Charge, Exchange, Fault, FaultKind, Guard, Head, Hook, Outcome,
-    Policy, Presented, Principal, Rejection, RouteDecision,
+    Admission, AdmitDecision, AuthenticateDecision, Backend, Call, Charge, Edited, Exchange, Fault, FaultKind, Guard,
+    Head, Hook, Outcome, Policy, Presented, Principal, Rejection, RouteDecision, edits::EditError,
 };
-use crate::clock::Clock;
+use crate::{clock::Clock, ports::keys::Attributes};
 
 /// Learns of every policy call: its duration, and its fault if it failed.
 pub trait Observer: Debug + Send + Sync {
@@ -28,6 +28,8 @@ pub enum AuthenticateVerdict {
         subject: String,
         /// Which policy.
         policy: Arc<str>,
+        /// What it says of them, for this call.
+        attributes: Attributes,
     },
     /// A policy refuses the call.
     Reject(Rejection),
@@ -38,8 +40,13 @@ pub enum AuthenticateVerdict {
 /// What the chain of `admit` came to.
 #[derive(Debug)]
 pub enum AdmitVerdict {
-    /// Go on, at the sum of these prices, each with the policy that asked for it.
-    Admit(Vec<(Arc<str>, Charge)>),
+    /// Go on.
+    Admit {
+        /// The sum of these is the price, each with the policy that asked for it.
+        charges: Vec<(Arc<str>, Charge)>,
+        /// The call as the policies changed it; none where they changed nothing.
+        edited: Option<Box<Edited>>,
+    },
     /// A policy refuses the call.
     Reject(Rejection),
 }
@@ -116,8 +123,9 @@ impl Chains {
         for link in self.at(Hook::Authenticate) {
             match self.ask(link, Hook::Authenticate, |policy| policy.authenticate(exchange, head, presented))? {
                 AuthenticateDecision::Abstain => {}
-                AuthenticateDecision::Allow { subject } => {
-                    return Ok(AuthenticateVerdict::Allow { subject, policy: Arc::clone(link.policy.name()) });
+                AuthenticateDecision::Allow { subject, attributes } => {
+                    let policy = Arc::clone(link.policy.name());
+                    return Ok(AuthenticateVerdict::Allow { subject, policy, attributes });
                 }
                 AuthenticateDecision::Reject(rejection) => return Ok(AuthenticateVerdict::Reject(rejection)),
             }
@@ -125,14 +133,28 @@ impl Chains {
         Ok(AuthenticateVerdict::Unknown)
     }
 
-    /// Asks what the call may cost.
+    /// Asks what the call may cost. What a policy changes in it is seen by those behind it, and holds only if none of them
+    /// rejects or fails.
     ///
     /// # Errors
-    /// The fault of the first policy that failed.
+    /// The fault of the first policy that failed, or whose changes make no call.
     pub fn admit(&self, exchange: &Arc<Exchange>, call: &Call, principal: &Principal) -> Result<AdmitVerdict, Fault> {
         let mut charges = Vec::new();
+        let mut edited: Option<Box<Edited>> = None;
         for link in self.at(Hook::Admit) {
-            match self.ask(link, Hook::Admit, |policy| policy.admit(exchange, call, principal))? {
+            let decision = self.ask(link, Hook::Admit, |policy| {
+                let Admission { decision, draft } = match &edited {
+                    Some(edited) => policy.admit(&edited.exchange, &edited.call, principal)?,
+                    None => policy.admit(exchange, call, principal)?,
+                };
+                // What a policy that rejects has changed is nobody's concern.
+                if let Some(draft) = draft.filter(|_| !matches!(decision, AdmitDecision::Reject(_))) {
+                    let changed = draft.finish(edited.take(), exchange, call);
+                    edited = Some(changed.map_err(|error| edits_fault(policy, &error))?);
+                }
+                Ok(decision)
+            })?;
+            match decision {
                 AdmitDecision::Abstain => {}
                 AdmitDecision::Admit(more) => {
                     charges.extend(more.into_iter().map(|charge| (Arc::clone(link.policy.name()), charge)));
@@ -140,7 +162,7 @@ impl Chains {
                 AdmitDecision::Reject(rejection) => return Ok(AdmitVerdict::Reject(rejection)),
             }
         }
-        Ok(AdmitVerdict::Admit(charges))
+        Ok(AdmitVerdict::Admit { charges, edited })
     }
 
     /// Asks which backend serves the call. `backends` is not empty.
@@ -216,6 +238,11 @@ fn without(exchange: &Exchange, fault: &Fault) {
     if fault.kind != FaultKind::Open {
         tracing::warn!(request_id = exchange.request_id(), %fault, "the call goes on without a policy's opinion");
     }
+}
+
+fn edits_fault(policy: &dyn Policy, error: &EditError) -> Fault {
+    let detail = format!("its edits can't be used: {error}");
+    Fault { policy: Arc::clone(policy.name()), hook: Hook::Admit, kind: FaultKind::BadAnswer, detail }
 }
 
 /// The order, if every id was offered and none is named twice.

@@ -2,16 +2,20 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use http::HeaderMap;
 
 use super::*;
 use crate::{
-    llm::{Operation, Surface},
-    policy::{Amount, ExchangeHead, Reason, Rule, Shape},
+    llm::{Operation, Surface, operations},
+    policy::{Amount, Draft, ExchangeHead, Reason, RequestBody, Rule, Shape},
     ports::keys::Proof,
+    wire::bounded::BufferBudget,
 };
 
 /// A policy that gives the answers it was made with.
@@ -20,6 +24,10 @@ struct Scripted {
     name: Arc<str>,
     authenticate: Option<Result<AuthenticateDecision, FaultKind>>,
     admit: Option<AdmitDecision>,
+    /// The model that it sets.
+    sets: Option<&'static str>,
+    /// The models and bodies that it was shown at `admit`.
+    shown: Arc<Mutex<Vec<String>>>,
     route: Option<RouteDecision>,
     settles: bool,
     /// Fails at `admit`, `route` and `settle` instead of answering.
@@ -29,8 +37,17 @@ struct Scripted {
 
 impl Scripted {
     fn named(name: &str) -> Self {
-        let asked = Arc::default();
-        Self { name: name.into(), authenticate: None, admit: None, route: None, settles: false, fails: false, asked }
+        Self {
+            name: name.into(),
+            authenticate: None,
+            admit: None,
+            sets: None,
+            shown: Arc::default(),
+            route: None,
+            settles: false,
+            fails: false,
+            asked: Arc::default(),
+        }
     }
 
     fn answer<T>(&self, hook: Hook, answer: T) -> Result<T, Fault> {
@@ -60,8 +77,15 @@ impl Policy for Scripted {
             detail: String::new(),
         })
     }
-    fn admit(&self, _: &Arc<Exchange>, _: &Call, _: &Principal) -> Result<AdmitDecision, Fault> {
-        self.answer(Hook::Admit, self.admit.clone().unwrap())
+    fn admit(&self, exchange: &Arc<Exchange>, call: &Call, _: &Principal) -> Result<Admission, Fault> {
+        let body = exchange.body().map_or_else(String::new, |body| String::from_utf8_lossy(body).into_owned());
+        self.shown.lock().unwrap().push(format!("{} {body}", call.model));
+        let draft = self.sets.map(|model| {
+            let mut draft = Box::<Draft>::default();
+            draft.set_model(exchange, model).unwrap();
+            draft
+        });
+        self.answer(Hook::Admit, Admission { decision: self.admit.clone().unwrap(), draft })
     }
     fn route(&self, _: &Arc<Exchange>, _: &Call, _: &Principal, _: &[Backend]) -> Result<RouteDecision, Fault> {
         self.answer(Hook::Route, self.route.clone().unwrap())
@@ -87,7 +111,7 @@ fn exchange() -> Arc<Exchange> {
     let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
     Arc::new(Exchange::new(ExchangeHead {
         request_id: "r1".into(),
-        surface: Surface::Ollama,
+        row: &operations::CHAT,
         seed: 1,
         peer,
         path: "/api/chat".into(),
@@ -143,13 +167,13 @@ fn authenticate(answers: Vec<Result<AuthenticateDecision, FaultKind>>) -> Result
 }
 
 fn allow(subject: &str) -> Result<AuthenticateDecision, FaultKind> {
-    Ok(AuthenticateDecision::Allow { subject: subject.to_owned() })
+    Ok(AuthenticateDecision::Allow { subject: subject.to_owned(), attributes: Attributes::default() })
 }
 
 #[test]
 fn the_first_that_does_not_abstain_knows_the_caller() {
     let verdict = authenticate(vec![Ok(AuthenticateDecision::Abstain), allow("x"), allow("y")]).unwrap();
-    let AuthenticateVerdict::Allow { subject, policy } = verdict else { panic!("{verdict:?}") };
+    let AuthenticateVerdict::Allow { subject, policy, .. } = verdict else { panic!("{verdict:?}") };
     assert_eq!((subject.as_str(), &*policy), ("x", "b"));
 }
 
@@ -165,13 +189,14 @@ fn a_fault_ends_the_chain_even_if_a_later_policy_would_allow() {
     assert_eq!((&*fault.policy, fault.kind), ("a", FaultKind::Trap));
 }
 
+fn charge(limit: &str) -> Charge {
+    let shape = Shape::Window { capacity: 1, length_ms: 1000 };
+    let rule = Rule::Metered { amount: Amount::Requests(1), shape };
+    Charge { limit: limit.to_owned(), partition: "k1".to_owned(), rule }
+}
+
 #[test]
 fn charges_add_up_and_a_rejection_ends_them() {
-    let charge = |limit: &str| Charge {
-        limit: limit.to_owned(),
-        partition: "k1".to_owned(),
-        rule: Rule::Metered { amount: Amount::Requests(1), shape: Shape::Window { capacity: 1, length_ms: 1000 } },
-    };
     let policy = |name, decision| {
         let mut policy = Scripted::named(name);
         policy.admit = Some(decision);
@@ -181,7 +206,7 @@ fn charges_add_up_and_a_rejection_ends_them() {
     let verdict = chains(vec![policy("a", paid()), policy("b", AdmitDecision::Abstain), policy("c", paid())])
         .admit(&exchange(), &call(), &principal())
         .unwrap();
-    let AdmitVerdict::Admit(charges) = verdict else { panic!("{verdict:?}") };
+    let AdmitVerdict::Admit { charges, edited: None } = verdict else { panic!("{verdict:?}") };
     let owners: Vec<&str> = charges.iter().map(|(policy, _)| &**policy).collect();
     assert_eq!(owners, ["a", "c"]);
 
@@ -190,6 +215,52 @@ fn charges_add_up_and_a_rejection_ends_them() {
     let refusing = chains(vec![policy("a", paid()), policy("b", AdmitDecision::Reject(rejection())), last]);
     assert!(matches!(refusing.admit(&exchange(), &call(), &principal()), Ok(AdmitVerdict::Reject(_))));
     assert_eq!(asked.load(Ordering::Relaxed), 0, "after a rejection nobody is asked");
+}
+
+fn setting(name: &str, model: Option<&'static str>, decision: AdmitDecision) -> Scripted {
+    Scripted { admit: Some(decision), sets: model, ..Scripted::named(name) }
+}
+
+fn with_body() -> (Arc<Exchange>, BufferBudget) {
+    let (exchange, buffers) = (exchange(), BufferBudget::new(1 << 20));
+    let bytes = r#"{"model":"a"}"#.into();
+    exchange.note_body(RequestBody { bytes, cap: 1000, buffers: buffers.clone() });
+    (exchange, buffers)
+}
+
+#[test]
+fn each_policy_sees_the_call_as_those_before_it_changed_it() {
+    let (exchange, buffers) = with_body();
+    let last = setting("c", None, AdmitDecision::Admit(vec![charge("x")]));
+    let shown = Arc::clone(&last.shown);
+    let first = setting("a", Some("b:1"), AdmitDecision::Abstain);
+    let second = setting("b", Some("c:2"), AdmitDecision::Admit(vec![]));
+    let between = Arc::clone(&second.shown);
+    let verdict = chains(vec![first, second, last]).admit(&exchange, &call(), &principal()).unwrap();
+    let AdmitVerdict::Admit { charges, edited: Some(edited) } = verdict else { panic!("{verdict:?}") };
+    assert_eq!(*between.lock().unwrap(), [r#"b:1 {"model":"b:1"}"#]);
+    assert_eq!(*shown.lock().unwrap(), [r#"c:2 {"model":"c:2"}"#]);
+    assert_eq!((charges.len(), &*edited.call.model, edited.model.unwrap().canonical()), (1, "c:2", "c:2"));
+    assert_eq!(exchange.body().unwrap(), r#"{"model":"a"}"#, "the call that came is as it was");
+    assert_eq!(buffers.held(), 1024, "of the two copies one is kept");
+}
+
+#[test]
+fn what_was_changed_is_dropped_when_its_policy_or_a_later_one_rejects_or_fails() {
+    let refuse = || AdmitDecision::Reject(rejection());
+    let (exchange, buffers) = with_body();
+    for policies in [
+        vec![setting("a", Some("b:1"), refuse())],
+        vec![setting("a", Some("b:1"), AdmitDecision::Admit(vec![])), setting("b", None, refuse())],
+    ] {
+        let verdict = chains(policies).admit(&exchange, &call(), &principal());
+        assert!(matches!(verdict, Ok(AdmitVerdict::Reject(_))), "{verdict:?}");
+        assert_eq!(buffers.held(), 0);
+    }
+    let failing = Scripted { fails: true, ..setting("b", Some("c:2"), AdmitDecision::Abstain) };
+    let chain = chains(vec![setting("a", Some("b:1"), AdmitDecision::Abstain), failing]);
+    assert_eq!(&*chain.admit(&exchange, &call(), &principal()).unwrap_err().policy, "b");
+    assert_eq!((exchange.body().unwrap().as_ref(), buffers.held()), (&br#"{"model":"a"}"#[..], 0));
 }
 
 fn route(decision: RouteDecision) -> Result<RouteVerdict, Fault> {

@@ -32,7 +32,7 @@ impl Host for HostState {
     fn candidates(&mut self, model: String) -> Result<u32> {
         let exchange = Arc::clone(self.exchange_in("catalogue.candidates", &[Hook::Admit, Hook::Route])?);
         let scope = exchange.caller().map_or(&Scope::AllModels, Caller::scope);
-        let count = |state: &Self| Told::Count(state.shared.catalogue.candidates(&model, exchange.surface(), scope));
+        let count = |state: &mut Self| Told::Count(state.shared.catalogue.candidates(&model, exchange.surface(), scope));
         match self.told("catalogue.candidates", model.as_bytes(), count)? {
             Told::Count(count) => Ok(count),
             _ => Err(Error::new(RuleBroken::OtherPath)),
@@ -51,7 +51,7 @@ impl Host for HostState {
 
     fn backend_name(&mut self, id: u32) -> Result<Option<String>> {
         self.exchange_in("catalogue.backend-name", &Hook::ALL)?;
-        let name = |state: &Self| Told::Text(state.shared.catalogue.backend_name(id).map(|name| name.to_string()));
+        let name = |state: &mut Self| Told::Text(state.shared.catalogue.backend_name(id).map(|name| name.to_string()));
         match self.told("catalogue.backend-name", &id.to_be_bytes(), name)? {
             Told::Text(name) => Ok(name),
             _ => Err(Error::new(RuleBroken::OtherPath)),

@@ -3,6 +3,8 @@
 //! Each function first says in which hooks it may be called; elsewhere the call traps, and the hook's answer is a fault.
 
 mod catalogue;
+mod credential;
+mod edits;
 mod env;
 mod keys;
 mod principals;
@@ -19,14 +21,19 @@ use super::{
     host_state::{HostState, RuleBroken},
 };
 
-/// The interfaces that are linked. `edits` and `credential` are not: nothing enforces them yet.
-pub(super) const LINKED: [&str; 8] = [
+/// The one that needs a grant.
+pub(super) const CREDENTIAL: &str = "tollgate:policy/credential";
+
+/// The interfaces that are linked.
+pub(super) const LINKED: [&str; 10] = [
     "tollgate:policy/types",
     "tollgate:policy/charges",
     "tollgate:policy/request",
+    "tollgate:policy/edits",
     "tollgate:policy/catalogue",
     "tollgate:policy/principals",
     "tollgate:policy/keys",
+    CREDENTIAL,
     "tollgate:policy/state",
     "tollgate:policy/env",
 ];
@@ -36,9 +43,11 @@ pub(super) fn add_to_linker(linker: &mut Linker<HostState>) -> Result<()> {
     asked::types::add_to_linker::<_, HasSelf<HostState>>(linker, |state| state)?;
     asked::charges::add_to_linker::<_, HasSelf<HostState>>(linker, |state| state)?;
     asked::request::add_to_linker::<_, HasSelf<HostState>>(linker, |state| state)?;
+    asked::edits::add_to_linker::<_, HasSelf<HostState>>(linker, |state| state)?;
     asked::catalogue::add_to_linker::<_, HasSelf<HostState>>(linker, |state| state)?;
     asked::principals::add_to_linker::<_, HasSelf<HostState>>(linker, |state| state)?;
     asked::keys::add_to_linker::<_, HasSelf<HostState>>(linker, |state| state)?;
+    asked::credential::add_to_linker::<_, HasSelf<HostState>>(linker, |state| state)?;
     asked::state::add_to_linker::<_, HasSelf<HostState>>(linker, |state| state)?;
     asked::env::add_to_linker::<_, HasSelf<HostState>>(linker, |state| state)
 }

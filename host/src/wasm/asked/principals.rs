@@ -41,8 +41,7 @@ impl Host for HostState {
 
     fn attribute(&mut self, name: String) -> Result<Vec<String>> {
         let caller = self.caller_in("principals.attribute")?;
-        let values = caller.key.as_ref().map_or(&[][..], |key| key.attribute(&name));
-        Ok(values.iter().map(ToString::to_string).collect())
+        Ok(caller.attribute(&name).iter().map(ToString::to_string).collect())
     }
 }
 

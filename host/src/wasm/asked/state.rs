@@ -38,7 +38,7 @@ impl HostState {
 impl Host for HostState {
     fn add(&mut self, key: String, delta: i64, ttl_ms: u32) -> Result<i64> {
         let now_ms = self.state_time("state.add", &key)?;
-        let add = |state: &Self| Told::Number(state.shared.state.add(&key, delta, ttl_ms, now_ms));
+        let add = |state: &mut Self| Told::Number(state.shared.state.add(&key, delta, ttl_ms, now_ms));
         match self.told("state.add", key.as_bytes(), add)? {
             Told::Number(value) => Ok(value),
             _ => Err(Error::new(RuleBroken::OtherPath)),
@@ -60,7 +60,7 @@ impl Host for HostState {
             return Err(bad_argument(format!("a state value has at most {MAX_VALUE_BYTES} bytes, this one {bytes}")));
         }
         self.without_credential(&value)?;
-        let put = |state: &Self| {
+        let put = |state: &mut Self| {
             state.shared.state.put(&key, value, ttl_ms, now_ms);
             Told::Nothing
         };

@@ -8,6 +8,7 @@
 //! - `{+}` in a question is taken out: a way to hand over what the gate would have blanked.
 
 mod questions;
+pub mod raw;
 mod rules;
 
 pub use rules::charge;
@@ -22,6 +23,11 @@ impl Asked {
     pub fn at(hook: &str) -> Option<Self> {
         let is_here = request::header("x-ask-at").is_some_and(|at| at == hook);
         is_here.then(|| Self(request::header("x-ask").unwrap_or_default().replace("{+}", "")))
+    }
+
+    /// The questions as they are.
+    pub fn text(&self) -> &str {
+        &self.0
     }
 
     /// The text as words, for what only one hook can do.

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use tollgate_policy::{catalogue, env, keys, principals, request, state};
+use tollgate_policy::{catalogue, edits, env, keys, principals, request, state};
 
 /// The answer to one question; a question that makes no sense is a panic, and so a fault.
 pub fn answer(question: &str) -> String {
@@ -14,7 +14,10 @@ pub fn answer(question: &str) -> String {
     if is_done(name, rest) {
         return "done".to_owned();
     }
-    about_call(name, rest).or_else(|| about_gate(name, rest)).unwrap_or_else(|| about_itself(name, rest))
+    edited(name, rest)
+        .or_else(|| about_call(name, rest))
+        .or_else(|| about_gate(name, rest))
+        .unwrap_or_else(|| about_itself(name, rest))
 }
 
 /// Does what has no answer, if this is its name.
@@ -35,6 +38,23 @@ fn is_done(name: &str, rest: &str) -> bool {
         _ => return false,
     }
     true
+}
+
+/// What became of an edit, if this is the name of one: `ok`, or why not.
+fn edited(name: &str, rest: &str) -> Option<String> {
+    let (first, second) = rest.split_once(' ').unwrap_or((rest, ""));
+    let edited = match name {
+        "set-model" => edits::set_model(rest),
+        "set-json" => edits::set_json(first, second),
+        "set-json-of" => edits::set_json(first, &format!("\"{}\"", "x".repeat(number(second)))),
+        "remove-json" => edits::remove_json(rest),
+        "set-upstream-header" => edits::set_upstream_header(first, second),
+        "set-response-header" => edits::set_response_header(first, second),
+        // What no header of a request can carry.
+        "set-two-lines" => edits::set_response_header(first, &format!("{second}\r\nx-second: 1")),
+        _ => return None,
+    };
+    Some(edited.map_or_else(|error| error, |()| "ok".to_owned()))
 }
 
 fn about_call(name: &str, rest: &str) -> Option<String> {

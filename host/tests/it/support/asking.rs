@@ -22,7 +22,11 @@ impl Asking {
 
     /// The same, with more in the builder.
     pub(crate) async fn start_with(more: impl FnOnce(Builder) -> Builder) -> Self {
-        let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
+        Self::before(LlmServer::start("gpu-1", &["llama3:latest"]).await, more).await
+    }
+
+    /// The same before this server.
+    pub(crate) async fn before(server: LlmServer, more: impl FnOnce(Builder) -> Builder) -> Self {
         let builder = more(TestProxy::builder().backend(&server));
         let builder = ASKING.iter().fold(builder, |builder, name| builder.policy(name, &guest::gallery(name)));
         Self { gate: builder.start().await, server }
