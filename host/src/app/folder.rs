@@ -75,6 +75,23 @@ impl PolicyFile {
     }
 }
 
+/// Whether a gate would read this file as a policy.
+///
+/// # Errors
+/// Why not, and what to do.
+pub fn check_policy_file(path: &Path) -> Result<(), String> {
+    let file = file(path.to_owned()).ok_or("a hidden file is no policy: rename it")?;
+    if path.extension().is_none_or(|extension| extension != "wasm") {
+        return Err("a policy's file is named NAME.wasm: rename it".to_owned());
+    }
+    file.read().map(drop)
+}
+
+/// The version of a component: the hash of its bytes.
+pub fn version_of(bytes: &[u8]) -> String {
+    version(&digest(bytes))
+}
+
 fn content(path: &Path) -> Result<Content, String> {
     let unreadable = |error: io::Error| format!("it can't be read: {error}");
     // Without waiting: a pipe in the folder would never open.

@@ -10,7 +10,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::folder::{self, Digest, PolicyFile};
+use super::{
+    cases,
+    folder::{self, Digest, PolicyFile},
+};
 use crate::{
     clock::Clock,
     config,
@@ -171,6 +174,7 @@ impl Policies {
     /// would pass.
     fn load_file(&self, name: &str, bytes: &[u8]) -> Result<GuestPolicy, String> {
         let policy = self.runtime.load(&name.into(), bytes, NO_SETTINGS).map_err(|error| error.to_string())?;
+        cases::prove(&self.runtime, &policy, self.folder.as_deref())?;
         let replaced = self.built_in.iter().map(|built_in| &built_in.policy).find(|policy| **policy.name() == *name);
         let missing = replaced
             .and_then(|built_in| Hook::ALL.into_iter().find(|hook| built_in.decides(*hook) && !policy.decides(*hook)));

@@ -12,7 +12,7 @@ pub mod outcome;
 
 use std::{fmt::Debug, sync::Arc};
 
-pub use chain::{AdmitVerdict, AuthenticateVerdict, Chains, Observer, RouteVerdict};
+pub use chain::{AdmitVerdict, AuthenticateVerdict, Chains, Observer, RouteVerdict, offered};
 pub use charge::{Amount, Charge, MOST_UNITS, Period, Rule, Shape, TokenKind};
 pub use decision::{AdmitDecision, AuthenticateDecision, Reason, Rejection, RouteDecision};
 pub use exchange::{Caller, Exchange, ExchangeHead};

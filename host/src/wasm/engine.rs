@@ -16,6 +16,13 @@ use wasmtime::{Cache, CacheConfig, Config, Engine, OptLevel};
 /// share stays well below a worker's 2 MiB.
 const MAX_STACK_BYTES: usize = 256 << 10;
 
+/// Whether guests' instructions are counted, which costs them time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fuel {
+    Ignored,
+    Counted,
+}
+
 /// An engine and its ticker; the ticker stops when this is dropped.
 #[derive(Debug)]
 pub(super) struct TickingEngine {
@@ -28,8 +35,8 @@ pub(super) struct TickingEngine {
 impl TickingEngine {
     /// Starts an engine. Compiled code is kept in `cache` when there is one: it must be a folder that nobody else can
     /// write to, since what lies there is executed.
-    pub(super) fn start(cache: Option<&Path>) -> wasmtime::Result<Self> {
-        let engine = Engine::new(&config(cache)?)?;
+    pub(super) fn start(cache: Option<&Path>, fuel: Fuel) -> wasmtime::Result<Self> {
+        let engine = Engine::new(config(cache)?.consume_fuel(fuel == Fuel::Counted))?;
         let (pace, stop) = (Arc::new(Pace::default()), Arc::new(AtomicBool::new(false)));
         let ticker = thread::Builder::new().name("policy-ticker".to_owned()).spawn({
             let (weak, pace, stop) = (engine.weak(), Arc::clone(&pace), Arc::clone(&stop));

@@ -14,7 +14,7 @@ use super::{
     convert::{self, Wrong},
     engine::TickingEngine,
     host_state::{HostState, Shared},
-    instance::{BirthError, Exports, Hooks, Instance, classify},
+    instance::{BirthError, Exports, Hooks, Instance, Meter, classify},
     janitor::Janitor,
     pool::Pool,
 };
@@ -77,6 +77,33 @@ impl GuestPolicy {
     /// What the component imports and decides.
     pub fn inspection(&self) -> &Inspection {
         &self.inspection
+    }
+
+    /// What its instances share.
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The same component on one instance of its own that reaches nothing of the policy's: for who tries it out.
+    pub(super) fn in_surroundings(&self, shared: Arc<Shared>, settings: Option<&str>) -> Result<Self, LoadError> {
+        let checked =
+            Checked { pre: self.pre.clone(), exports: self.exports.clone(), inspection: self.inspection.clone() };
+        Self::start(Parts {
+            shared,
+            checked,
+            settings: settings.unwrap_or(&self.settings).into(),
+            allowance: Allowance { ready: 1, ..self.allowance.clone() },
+            janitor: self.janitor.clone(),
+            ticker: Arc::clone(&self.ticker),
+        })
+    }
+
+    /// What the instance that this thread would ask next has used so far; none when there is none.
+    pub(super) fn meter(&self) -> Option<Meter> {
+        let instance = self.pool.take()?;
+        let meter = instance.meter();
+        self.keep(instance);
+        Some(meter)
     }
 
     fn instance(&self) -> Result<Instance, BirthError> {

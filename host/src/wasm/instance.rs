@@ -19,6 +19,9 @@ use crate::policy::{Exchange, FaultKind, Hook};
 /// Bytes that a guest may hand over in one call to the host or one answer.
 const HOST_CALL_BYTES: usize = 256 << 10;
 
+/// Fuel of a new instance where fuel is counted: more than it can use up.
+const FULL_TANK: u64 = u64::MAX;
+
 /// Where a component exports its hooks; found once, when it is loaded.
 #[derive(Clone)]
 pub(super) struct Exports {
@@ -68,6 +71,15 @@ pub(super) struct Instance {
     memory_at_birth: usize,
 }
 
+/// What an instance has used since it was made.
+#[derive(Clone, Copy, Debug)]
+pub struct Meter {
+    /// Wasm instructions, about; none when the engine doesn't count them.
+    pub fuel: Option<u64>,
+    /// Size of its memories, in bytes.
+    pub memory_bytes: usize,
+}
+
 /// Why an instance could not be made or configured.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BirthError {
@@ -94,6 +106,8 @@ impl Instance {
         store.set_max_component_handles(256);
         store.epoch_deadline_callback(|mut context| context.data_mut().budget.tick());
         store.set_epoch_deadline(1);
+        // Only the engine of who measures counts fuel; the others say so, and run without.
+        drop(store.set_fuel(FULL_TANK));
         store.data_mut().begin(None);
         let instance = pre.instantiate(&mut store).map_err(BirthError::Start)?;
         let lifecycle = exports.lifecycle.load(&mut store, &instance).map_err(BirthError::Start)?;
@@ -129,6 +143,12 @@ impl Instance {
     /// Sets the CPU time of its later calls.
     pub(super) fn set_budget(&mut self, cpu: Duration) {
         self.store.data_mut().budget.set(cpu, WALL_CAP_TICKS);
+    }
+
+    /// What it has used so far.
+    pub(super) fn meter(&self) -> Meter {
+        let fuel = self.store.get_fuel().ok().map(|left| FULL_TANK.saturating_sub(left));
+        Meter { fuel, memory_bytes: self.store.data().limits.grown_to() }
     }
 
     pub(super) fn calls(&self) -> u32 {

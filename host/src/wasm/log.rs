@@ -24,6 +24,8 @@ pub(super) enum Level {
 pub(super) struct GuestLog {
     clock: Clock,
     this_second: Mutex<Second>,
+    /// In place of the gate's log: for who tries a policy out.
+    kept: Option<Mutex<Vec<String>>>,
 }
 
 #[derive(Debug, Default)]
@@ -35,7 +37,18 @@ struct Second {
 
 impl GuestLog {
     pub(super) fn new(clock: Clock) -> Self {
-        Self { clock, this_second: Mutex::default() }
+        Self { clock, this_second: Mutex::default(), kept: None }
+    }
+
+    /// Keeps the lines instead of writing them; as many as one second takes, if its clock stands still.
+    pub(super) fn keeping(clock: Clock) -> Self {
+        Self { kept: Some(Mutex::default()), ..Self::new(clock) }
+    }
+
+    /// The lines that were kept.
+    pub(super) fn kept(&self) -> Vec<String> {
+        let kept = |lines: &Mutex<Vec<String>>| lines.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.kept.as_ref().map_or_else(Vec::new, kept)
     }
 
     /// Writes one line, whose credential was blanked by the caller.
@@ -45,6 +58,10 @@ impl GuestLog {
             tracing::warn!(policy, dropped, "the policy wrote more lines than the log takes");
         }
         let text = one_line(text);
+        if let Some(kept) = &self.kept {
+            kept.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+            return;
+        }
         match level {
             Level::Debug => tracing::debug!(policy, text, "policy says"),
             Level::Info => tracing::info!(policy, text, "policy says"),

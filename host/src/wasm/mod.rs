@@ -8,6 +8,7 @@ mod asked;
 mod bindings;
 mod budget;
 mod built_in;
+mod cases;
 mod component;
 mod convert;
 mod engine;
@@ -33,11 +34,13 @@ use http::HeaderName;
 use wasmtime::component::Linker;
 
 pub use built_in::{BUILT_IN, BuiltIn};
+pub use cases::{CaseReport, Cases, CasesError, MAX_CASES, MAX_CASES_BYTES, Rehearsal};
 pub use component::{Inspection, LoadError, MAX_COMPONENT_BYTES};
 pub use guest_policy::GuestPolicy;
+pub use instance::Meter;
 
 use self::{
-    engine::TickingEngine,
+    engine::{Fuel, TickingEngine},
     guest_policy::{Allowance, Parts},
     host_state::{HostState, Shared},
     janitor::Janitor,
@@ -100,8 +103,27 @@ impl Runtime {
     /// # Errors
     /// When the machine can't run WebAssembly, or the cache folder can't be used.
     pub fn start(config: RuntimeConfig, clock: Clock, catalogue: Arc<dyn Catalogue>) -> Result<Self, RuntimeError> {
+        let engine = TickingEngine::start(config.cache.as_deref(), Fuel::Ignored);
+        Self::on(engine, config, clock, catalogue)
+    }
+
+    /// The same for who measures: policies run slower, and their fuel is counted.
+    ///
+    /// # Errors
+    /// When the machine can't run WebAssembly.
+    pub fn metered(config: RuntimeConfig, clock: Clock, catalogue: Arc<dyn Catalogue>) -> Result<Self, RuntimeError> {
+        let engine = TickingEngine::start(config.cache.as_deref(), Fuel::Counted);
+        Self::on(engine, config, clock, catalogue)
+    }
+
+    fn on(
+        engine: wasmtime::Result<TickingEngine>,
+        config: RuntimeConfig,
+        clock: Clock,
+        catalogue: Arc<dyn Catalogue>,
+    ) -> Result<Self, RuntimeError> {
         let failed = |error: wasmtime::Error| RuntimeError(format!("{error:#}"));
-        let engine = Arc::new(TickingEngine::start(config.cache.as_deref()).map_err(failed)?);
+        let engine = Arc::new(engine.map_err(failed)?);
         let mut linker = Linker::new(engine.engine());
         asked::add_to_linker(&mut linker).map_err(failed)?;
         wasi::add_to_linker(&mut linker).map_err(failed)?;

@@ -180,7 +180,10 @@ impl Chains {
 }
 
 /// The order, if every id was offered and none is named twice.
-fn offered(policy: &dyn Policy, ids: Vec<u32>, backends: &[Backend]) -> Result<RouteVerdict, Fault> {
+///
+/// # Errors
+/// A bad answer: which id is wrong.
+pub fn offered(policy: &dyn Policy, ids: Vec<u32>, backends: &[Backend]) -> Result<RouteVerdict, Fault> {
     let wrong =
         |detail| Fault { policy: Arc::clone(policy.name()), hook: Hook::Route, kind: FaultKind::BadAnswer, detail };
     if ids.is_empty() {
