@@ -60,7 +60,7 @@ pub enum LoadError {
     )]
     NoHook,
     /// Its imports or exports have other types than the interface.
-    #[error("it doesn't fit the interface: {0}")]
+    #[error("it doesn't fit the interface: {0}; build it against this gate's WIT, which `tollgate policy new` writes")]
     Misfit(String),
     /// It could not be started or configured.
     #[error("{0}")]

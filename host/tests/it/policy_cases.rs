@@ -1,0 +1,227 @@
+//! Cases of policies: what they may say, what they are told when they are wrong, and that a policy serves only if they hold.
+
+use std::{fs, sync::Arc, time::Duration};
+
+use serde_json::{Value, json};
+use tollgate::{
+    clock::Clock,
+    ports::{catalogue::NoBackends, limits::LimitSet},
+    wasm::{CaseReport, Cases, GuestPolicy, Runtime, RuntimeConfig},
+};
+
+use crate::support::{LlmServer, Log, TestProxy, guest, until};
+
+/// Guests run unoptimised Cranelift's neighbours here; a case that needs more than this is wrong all the same.
+const CPU: Duration = Duration::from_millis(100);
+
+fn loaded(name: &str, component: &[u8]) -> (Runtime, GuestPolicy) {
+    let config = RuntimeConfig {
+        cpu_budget: CPU,
+        memory_bytes: 64 << 20,
+        masked_headers: Vec::new(),
+        default_limits: LimitSet::default(),
+        ready_instances: 1,
+        cache: None,
+    };
+    let runtime = Runtime::start(config, Clock::system(), Arc::new(NoBackends)).unwrap();
+    let policy = runtime.load(&name.into(), component, "{}").unwrap();
+    (runtime, policy)
+}
+
+fn reports(name: &str, component: &[u8], cases: &Value) -> Vec<CaseReport> {
+    let (runtime, policy) = loaded(name, component);
+    runtime.run_cases(&policy, &Cases::parse(cases.to_string().as_bytes()).unwrap())
+}
+
+#[track_caller]
+fn hold(name: &str, cases: &Value) {
+    for report in reports(name, &guest::gallery(name), cases) {
+        assert!(report.holds(), "{}: {:?}; got {}", report.name, report.differences, report.got);
+    }
+}
+
+/// A case of the guest that asks imports, with what it must have been told.
+fn asked(hook: &str, question: &str, told: &str, more: Value) -> Value {
+    let mut case = json!({ "name": question, "hook": hook, "request": { "headers": {} },
+        "expect": { "reject": { "code": "asked", "message": told } } });
+    for (name, value) in more.as_object().unwrap() {
+        case[name] = value.clone();
+    }
+    case["request"]["headers"]["x-ask-at"] = json!(hook);
+    case["request"]["headers"]["x-ask"] = json!(question);
+    case
+}
+
+#[test]
+fn imports_answer_what_the_case_says() {
+    let request = json!({ "request": { "headers": { "x-a": "b" }, "body": { "model": "m", "n": [1] }, "peer": "10.1.2.3",
+        "path": "/api/generate" } });
+    let principals = json!({ "principal": { "subject": "k7", "user": "ann" }, "call": { "model": "llama3" }, "principals": {
+        "attributes": { "groups": ["a", "b"] },
+        "limits": [{ "holder": "key", "name": "requests-per-minute", "value": 5 },
+            { "holder": "user", "name": "tokens-per-day", "of-model": true, "value": 9 }] } });
+    let catalogue = json!({ "catalogue": { "models": { "llama3": { "candidates": 2, "size-bytes": 7, "parameters": 8 } },
+        "backend-names": { "3": "gpu" } } });
+    let state = json!({ "state": { "counters": { "c": 41 }, "values": { "v": "text" } } });
+    let night = json!({ "clock": "2026-07-01T22:30:05Z" });
+    hold(
+        "ask-admit",
+        &json!([
+            asked(
+                "admit",
+                "header x-a | header x-b | json /n/0 | json /none | path | peer | peer-in 10.0.0.0/8",
+                "b | none | 1 | none | /api/generate | 10.1.2.3 | true",
+                request
+            ),
+            asked(
+                "admit",
+                "attribute groups | limits llama3:latest | limit key requests-per-minute",
+                "a+b | Key RequestsPerMinute 5, User TokensPerDay 9* | 5",
+                principals
+            ),
+            asked(
+                "admit",
+                "candidates llama3:latest | size-bytes llama3 | parameters llama3 | parameters other | backend-name 3",
+                "2 | 7 | 8 | none | gpu",
+                catalogue
+            ),
+            asked("admit", "add c 1 0 | get v | get none", "42 | text | none", state),
+            asked("admit", "now | local Europe/Berlin", "1782945005000 | 2026-07-02 4 00:30:05", night),
+        ]),
+    );
+}
+
+#[test]
+fn a_key_is_verified_as_the_case_says() {
+    let key = |standing: &str| json!({ "keys": { "verify": { "id": "k7", "user": "ann", "standing": standing } } });
+    hold(
+        "ask-authenticate",
+        &json!([
+            asked("authenticate", "verify", "none", json!({})),
+            { "name": "allowed", "hook": "authenticate", "request": { "headers": { "x-ask-at": "authenticate", "x-ask": "allow ann" } },
+                "expect": { "allow": { "subject": "ann" } } },
+            { "name": "no question", "hook": "authenticate", "expect": "abstain" },
+        ]),
+    );
+    let (runtime, policy) = loaded("ask-authenticate", &guest::gallery("ask-authenticate"));
+    for (standing, told) in
+        [("active", "Active"), ("disabled", "Disabled"), ("expired", "Expired"), ("revoked", "Revoked")]
+    {
+        let cases = json!([asked("authenticate", "verify", "", key(standing))]);
+        let reports = runtime.run_cases(&policy, &Cases::parse(cases.to_string().as_bytes()).unwrap());
+        let got = reports[0].got.to_string();
+        assert!(got.contains(told) && got.contains("k7") && got.contains("ann"), "{got}");
+    }
+}
+
+#[test]
+fn settings_time_and_state_are_each_case_s_own() {
+    let office = |name: &str, clock: &str, settings: Value, expect: Value| json!({ "name": name, "hook": "admit", "clock": clock, "settings": settings, "expect": expect });
+    let closed = json!({ "reject": { "reason": "forbidden", "code": "outside_office_hours" } });
+    hold(
+        "office-hours",
+        &json!([
+            office("a Tuesday at noon", "2026-03-03T12:00:00Z", json!({}), json!("abstain")),
+            office("a Sunday", "2026-03-01T12:00:00Z", json!({}), closed.clone()),
+            office("it is 18 o'clock in Berlin", "2026-07-01T16:00:00Z", json!({ "zone": "Europe/Berlin" }), closed),
+            office(
+                "a setting that it doesn't know",
+                "2026-03-03T12:00:00Z",
+                json!({ "zones": 1 }),
+                json!({ "fault": "instantiate" })
+            ),
+        ]),
+    );
+    // Twice the same: the second finds nothing of the first.
+    let sticky = json!({ "name": "nobody was here", "hook": "route", "backends": [{ "id": 0, "in-flight": 1 }, { "id": 1 }],
+        "expect": { "ranked": [1, 0] } });
+    hold("sticky", &json!([sticky, sticky]));
+    let used = json!({ "name": "a million is told", "hook": "settle", "outcome": { "input-tokens": 600_000, "output-tokens": 400_000 },
+        "principal": { "subject": "ann" }, "expect": "done", "log": ["ann has used 1000000 tokens today"] });
+    hold("spend-alert", &json!([used]));
+}
+
+#[test]
+fn a_failing_case_says_where_and_a_fault_says_which() {
+    let failing = |component: &[u8], expect: Value| {
+        let cases = json!([{ "name": "c", "hook": "route", "backends": [{ "id": 0 }, { "id": 1 }], "expect": expect }]);
+        let report = reports("p", component, &cases).remove(0);
+        (report.differences.join("; "), report.got)
+    };
+    assert_eq!(failing(&guest::picking(1), json!({ "pick": 0 })).0, "at /pick: expected 0, got 1");
+    assert_eq!(failing(&guest::picking(1), json!({ "pick": 1 })).0, "");
+    let unknown = failing(&guest::picking(9), json!({ "pick": 9 }));
+    assert_eq!(unknown.1["detail"], "it named backend 9, which it was not offered");
+    assert_eq!(failing(&guest::router("unreachable"), json!({ "fault": "trap" })).0, "");
+    assert_eq!(failing(&guest::router("(loop (br 0)) (unreachable)"), json!({ "fault": "budget" })).0, "");
+    assert!(failing(&guest::router("unreachable"), json!("abstain")).0.starts_with("expected \"abstain\", got {"));
+}
+
+#[test]
+fn a_file_that_is_no_list_of_cases_says_where_it_is_wrong() {
+    let case = |more: &str| format!(r#"[{{"name":"a","hook":"route","expect":"abstain"{more}}}]"#);
+    for (text, place, problem) in [
+        ("{}".to_owned(), "the top", "expected a sequence"),
+        ("[1]".to_owned(), "[0]", "expected struct Case"),
+        (
+            r#"[{"name":"a","hook":"rout","expect":"abstain"}]"#.to_owned(),
+            "[0].hook",
+            "'rout' is none of authenticate, admit",
+        ),
+        (r#"[{"name":"a","hook":"route"}]"#.to_owned(), "[0]", "missing field `expect`"),
+        (
+            r#"[{"name":"a","hook":"route","expect":{"picks":1}}]"#.to_owned(),
+            "[0].expect",
+            "answers one of \"abstain\"",
+        ),
+        (case(r#","call":{"modle":"m"}"#), "[0].call.modle", "unknown field `modle`, expected one of"),
+        (case(r#","call":{"operation":"chatt"}"#), "[0].call.operation", "'chatt' is none of generate, chat"),
+        (case(r#","clock":"noon""#), "[0].clock", "write one like 2026-"),
+        (case(r#","head":{}"#), "[0].head", "the hook `route` isn't told this"),
+        (case(r#","backends":[]"#), "[0].backends", "name one at least"),
+        (case(r#","backends":[{"id":-1}]"#), "[0].backends[0].id", "invalid value"),
+        (case(r#","request":{"headers":{"a b":"c"}}"#), "[0].request.headers.a b", "no header"),
+        (
+            case(r#","principals":{"limits":[{"holder":"key","name":"rpm","value":1}]}"#),
+            "[0].principals.limits[0].name",
+            "'rpm'",
+        ),
+        ("[] []".to_owned(), "the top", "trailing"),
+        (format!("[{}]", vec![case("").trim_matches(['[', ']']); 201].join(",")), "", "201 cases"),
+        (" ".repeat(2 << 20), "", "more than"),
+    ] {
+        let error = Cases::parse(text.as_bytes()).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(place) && error.contains(problem), "{text:.100}: {error}");
+    }
+}
+
+const ROUTES_TO_1: &str =
+    r#"[{"name":"one","hook":"route","expect":{"pick":1}},{"name":"again","hook":"route","expect":{"pick":1}}]"#;
+
+#[tokio::test]
+async fn a_policy_whose_case_fails_never_serves_and_the_log_says_which_and_why() {
+    let log = Log::listen();
+    let (gpu_1, gpu_2) =
+        (LlmServer::start("gpu-1", &["llama3:latest"]).await, LlmServer::start("gpu-2", &["llama3:latest"]).await);
+    let builder = TestProxy::builder().backend(&gpu_1).backend(&gpu_2).policy_folder();
+    let gate = builder.set("limits.requests_per_minute = 1000000").start().await;
+    let serves = async |backend: &str| {
+        let chat = async || gate.post("/v1/chat/completions", &json!({ "model": "llama3", "messages": [] })).await;
+        let (one, other) = (chat().await, chat().await);
+        one.backend() == Some(backend) && other.backend() == Some(backend)
+    };
+    fs::write(gate.policies().join("pick.cases.json"), ROUTES_TO_1).unwrap();
+    gate.put_policy("pick", &guest::picking(1));
+    until("the policy whose cases hold serves", async || serves("gpu-2").await).await;
+    gate.put_policy("pick", &guest::picking(0));
+    log.says(&[
+        "policy 'pick' is not used: 2 of its 2 cases fail: 'one': at /pick: expected 1, got 0",
+        "goes on serving",
+    ])
+    .await;
+    assert!(serves("gpu-2").await, "the old version serves");
+    fs::write(gate.policies().join("pick.cases.json"), r#"[{"nam":"one"}]"#).unwrap();
+    log.says(&["policy 'pick' is not used: ", "pick.cases.json: at [0].nam: unknown field `nam`"]).await;
+    fs::write(gate.policies().join("pick.cases.json"), ROUTES_TO_1.replace(":1}", ":0}")).unwrap();
+    until("once its cases hold it serves", async || serves("gpu-1").await).await;
+}
