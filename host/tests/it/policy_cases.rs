@@ -76,7 +76,7 @@ fn imports_answer_what_the_case_says() {
             asked(
                 "admit",
                 "attribute groups | limits llama3:latest | limit key requests-per-minute",
-                "a+b | Key RequestsPerMinute 5, User TokensPerDay 9* | 5",
+                "a+b | Holder::Key LimitName::RequestsPerMinute 5, Holder::User LimitName::TokensPerDay 9* | 5",
                 principals
             ),
             asked(

@@ -23,7 +23,7 @@ const TOOLS: [(&str, &str); 5] = [
     ("{{componentize-py}}", "0.25.1"),
     ("{{ziglang}}", "0.16.0"),
     ("{{wit-bindgen-cli}}", "0.63.0"),
-    ("{{wasm-tools}}", "1.262.0"),
+    ("{{wasm-tools}}", "1.263.0"),
 ];
 
 const WIT: [(&str, &str); 3] = [
