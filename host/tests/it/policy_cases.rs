@@ -44,8 +44,8 @@ fn hold(name: &str, cases: &Value) {
 fn asked(hook: &str, question: &str, told: &str, more: Value) -> Value {
     let mut case = json!({ "name": question, "hook": hook, "request": { "headers": {} },
         "expect": { "reject": { "code": "asked", "message": told } } });
-    for (name, value) in more.as_object().unwrap() {
-        case[name] = value.clone();
+    if let Value::Object(more) = more {
+        more.into_iter().for_each(|(name, value)| case[name.as_str()] = value);
     }
     case["request"]["headers"]["x-ask-at"] = json!(hook);
     case["request"]["headers"]["x-ask"] = json!(question);
