@@ -12,6 +12,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
 
 /// Where the time comes from: the system, or a test's hand.
 #[derive(Clone, Debug)]
@@ -79,6 +80,12 @@ impl Hand {
     pub fn advance(&self, by: Duration) {
         self.0.fetch_add(saturating_us(by), Ordering::Relaxed);
     }
+}
+
+/// How long this thread has worked so far.
+pub fn thread_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 /// A duration in whole milliseconds; u64::MAX when it is longer than that can say.

@@ -6,6 +6,7 @@
 mod tidy {
     pub(crate) mod gallery;
     pub(crate) mod layers;
+    pub(crate) mod reference;
     pub(crate) mod repository;
     pub(crate) mod rust;
     pub(crate) mod scripts;
@@ -16,7 +17,7 @@ mod tidy {
 }
 
 use tidy::{
-    gallery, layers,
+    gallery, layers, reference,
     repository::{Finding, Repository},
     scripts, shape, text, wit,
 };
@@ -64,6 +65,17 @@ fn no_line_has_a_tab_in_rust_or_a_space_at_its_end() {
 #[test]
 fn every_item_of_the_interface_is_documented() {
     hold(wit::documented);
+}
+
+#[test]
+fn the_reference_of_the_interface_is_what_its_comments_say() {
+    hold(reference::current);
+}
+
+#[test]
+#[ignore = "it changes wit/README.md: run it after a change of the interface's comments"]
+fn the_reference_is_written_anew() {
+    reference::write(&Repository::open());
 }
 
 #[test]

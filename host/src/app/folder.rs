@@ -11,7 +11,10 @@ use std::{
 use aws_lc_rs::digest::{self, SHA256_OUTPUT_LEN};
 use rustix::fs::OFlags;
 
-use crate::{files, wasm::MAX_COMPONENT_BYTES};
+use crate::{
+    files,
+    wasm::{MAX_CASES_BYTES, MAX_COMPONENT_BYTES},
+};
 
 /// Longest name of a policy.
 const MAX_NAME: usize = 64;
@@ -21,6 +24,9 @@ const MAX_FILES: usize = 256;
 
 /// Longest `NAME.toml`, in bytes.
 const MAX_TERMS_BYTES: usize = 256 << 10;
+
+/// What stands behind a policy's name in that of its cases, before `.json`.
+const CASES_SUFFIX: &str = ".cases";
 
 /// What tells one version of a file from another.
 pub(super) type Digest = [u8; 32];
@@ -32,6 +38,8 @@ pub(super) struct PolicyFiles {
     pub(super) component: Option<PathBuf>,
     /// `NAME.toml`.
     pub(super) terms: Option<PathBuf>,
+    /// `NAME.cases.json`.
+    pub(super) cases: Option<PathBuf>,
     /// `NAME.cwasm`, which is never used.
     native: Option<PathBuf>,
 }
@@ -71,12 +79,19 @@ pub(super) fn scan(folder: &Path) -> Result<BTreeMap<String, PolicyFiles>, Strin
         if name.starts_with('.') {
             continue;
         }
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let is_cases = extension == Some("json") && name.ends_with(CASES_SUFFIX);
+        let name = match name.strip_suffix(CASES_SUFFIX) {
+            Some(of) if is_cases => of.to_owned(),
+            _ => name,
+        };
         let of = |policies: &mut BTreeMap<String, PolicyFiles>, set: fn(&mut PolicyFiles, PathBuf)| {
             set(policies.entry(name.clone()).or_default(), path.clone());
         };
-        match path.extension().and_then(|extension| extension.to_str()) {
+        match extension {
             Some("wasm") => of(&mut policies, |files, path| files.component = Some(path)),
             Some("toml") => of(&mut policies, |files, path| files.terms = Some(path)),
+            Some("json") if is_cases => of(&mut policies, |files, path| files.cases = Some(path)),
             Some("cwasm") => of(&mut policies, |files, path| files.native = Some(path)),
             _ => continue,
         }
@@ -88,6 +103,11 @@ pub(super) fn scan(folder: &Path) -> Result<BTreeMap<String, PolicyFiles>, Strin
 }
 
 impl PolicyFiles {
+    /// Whether there is nothing that they could be the cases of.
+    pub(super) fn are_cases_alone(&self) -> bool {
+        self.component.is_none() && self.terms.is_none() && self.native.is_none() && self.cases.is_some()
+    }
+
     /// Whether they may be used by their names.
     ///
     /// # Errors
@@ -110,6 +130,36 @@ impl PolicyFiles {
     }
 }
 
+/// Whether a gate would read this file as a policy, and what lies beside it.
+///
+/// # Errors
+/// Why not, and what to do.
+pub fn check_policy_file(path: &Path) -> Result<(), String> {
+    if path.extension().is_none_or(|extension| extension != "wasm") {
+        return Err("a policy's file is named NAME.wasm: rename it".to_owned());
+    }
+    let name = path.file_stem().map(|stem| stem.to_string_lossy()).unwrap_or_default();
+    if name.starts_with('.') {
+        return Err("a hidden file is no policy: rename it".to_owned());
+    }
+    let beside = |ending: &str| Some(path.with_extension(ending)).filter(|path| path.exists());
+    let files = PolicyFiles { component: Some(path.to_owned()), native: beside("cwasm"), ..PolicyFiles::default() };
+    let checked = files
+        .check(&name)
+        .and_then(|()| component(path))
+        .and_then(|_| beside("toml").map_or(Ok(()), |path| terms(&path).map(drop)))
+        .and_then(|()| beside("cases.json").map_or(Ok(()), |path| cases(&path).map(drop)));
+    checked.map_err(|unusable| match unusable {
+        Unusable::Unstable => format!("{} changes while it is read: try again", path.display()),
+        Unusable::Refused(text) => text,
+    })
+}
+
+/// The version of a component: the hash of its bytes.
+pub fn version_of(bytes: &[u8]) -> String {
+    version(&digest(bytes))
+}
+
 /// Reads a component: one file at a time stands in memory.
 ///
 /// # Errors
@@ -126,6 +176,14 @@ pub(super) fn terms(path: &Path) -> Result<(String, Digest), Unusable> {
     let Content { bytes, digest, .. } = content(path, MAX_TERMS_BYTES)?;
     let text = String::from_utf8(bytes).map_err(|_| Unusable::Refused(format!("{} is no UTF-8", path.display())))?;
     Ok((text, digest))
+}
+
+/// Reads a `NAME.cases.json`.
+///
+/// # Errors
+/// Why it may not be used.
+pub(super) fn cases(path: &Path) -> Result<Content, Unusable> {
+    content(path, MAX_CASES_BYTES)
 }
 
 fn content(path: &Path, most: usize) -> Result<Content, Unusable> {
@@ -207,7 +265,18 @@ mod tests {
     #[test]
     fn files_are_found_by_name_and_odd_names_are_told() {
         let folder = tempfile::tempdir().unwrap();
-        for file in ["b.wasm", "a-1.wasm", "Odd Name.wasm", ".b.wasm", "notes.txt", "a-1.toml", "c.toml", "d.cwasm"] {
+        for file in [
+            "b.wasm",
+            "a-1.wasm",
+            "Odd Name.wasm",
+            ".b.wasm",
+            "notes.txt",
+            "a-1.toml",
+            "c.toml",
+            "d.cwasm",
+            "b.cases.json",
+            "notes.json",
+        ] {
             fs::write(folder.path().join(file), "x").unwrap();
         }
         let found: Vec<(String, bool, bool, bool)> = scan(folder.path())
@@ -226,6 +295,10 @@ mod tests {
             ("d", false, false, false),
         ];
         assert_eq!(found, expected.map(|(name, has, has_terms, fits)| (name.to_owned(), has, has_terms, fits)));
+        let all = scan(folder.path()).unwrap();
+        let with_cases: Vec<&str> =
+            all.iter().filter(|(_, files)| files.cases.is_some()).map(|(name, _)| name.as_str()).collect();
+        assert_eq!(with_cases, ["b"]);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod background;
 mod budgets;
 mod build;
+pub mod cases;
 mod certificates;
 mod check;
 pub mod declared;
@@ -26,6 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use build::StartError;
 pub(crate) use build::{open_store, refuse_lost_pepper};
 pub use check::Checked;
+pub use folder::{check_policy_file, version_of};
 pub use sharing::RedisError;
 pub use signals::{Asked, Signals};
 pub use simulated::SimulatedOllama;

@@ -19,7 +19,7 @@ use std::{fmt::Debug, sync::Arc};
 
 pub use breaker::{BreakerRules, BreakerState};
 pub use capability::Capability;
-pub use chain::{AdmitVerdict, AuthenticateVerdict, Chains, Link, Observer, RouteVerdict};
+pub use chain::{AdmitVerdict, AuthenticateVerdict, Chains, Link, Observer, RouteVerdict, edits_fault, offered};
 pub use charge::{Amount, Charge, MOST_UNITS, Period, Rule, Shape, TokenKind};
 pub use decision::{Admission, AdmitDecision, AuthenticateDecision, Reason, Rejection, RouteDecision};
 pub use edits::{CheckedBody, Draft, Edited, SetHeaders};

@@ -6,10 +6,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rustix::time::{ClockId, clock_gettime};
 use wasmtime::{Result, UpdateDeadline};
 
 use super::pace::Pace;
+use crate::clock::thread_cpu;
 
 /// A call ends after this many ticks (of 1 ms) whatever its thread did: it blocks a caller.
 pub(super) const WALL_CAP_TICKS: u32 = 100;
@@ -51,12 +51,6 @@ impl Budget {
         let spent = now.saturating_sub(since) >= self.cpu || self.ticks > self.wall_ticks;
         Ok(if spent { UpdateDeadline::Interrupt } else { UpdateDeadline::Continue(1) })
     }
-}
-
-/// CPU time of this thread.
-pub(super) fn thread_cpu() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -83,7 +83,7 @@ pub enum LoadError {
     )]
     NoHook,
     /// Its imports or exports have other types than the interface.
-    #[error("it doesn't fit the interface: {0}")]
+    #[error("it doesn't fit the interface: {0}; build it against this gate's WIT, which `tollgate policy new` writes")]
     Misfit(String),
     /// It has settings, and no export that takes them.
     #[error("it takes no settings: it exports no `{PACKAGE}lifecycle`; leave [settings] out of its .toml")]

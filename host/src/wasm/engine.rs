@@ -26,6 +26,13 @@ const CACHED_BYTES: u64 = 1 << 30;
 /// How often old ones are looked for.
 const CLEANUP: Duration = Duration::from_secs(60 * 60);
 
+/// Whether guests' instructions are counted, which costs them time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fuel {
+    Ignored,
+    Counted,
+}
+
 /// An engine and its ticker; the ticker stops when this is dropped.
 #[derive(Debug)]
 pub(super) struct TickingEngine {
@@ -39,9 +46,9 @@ pub(super) struct TickingEngine {
 impl TickingEngine {
     /// Starts an engine. Compiled code is kept in `cache` when there is one: it must be a folder that nobody else can
     /// write to, since what lies there is executed.
-    pub(super) fn start(cache: Option<&Path>) -> wasmtime::Result<Self> {
+    pub(super) fn start(cache: Option<&Path>, fuel: Fuel) -> wasmtime::Result<Self> {
         let cache = cache.map(open_cache).transpose()?;
-        let engine = Engine::new(&config(cache.clone()))?;
+        let engine = Engine::new(config(cache.clone()).consume_fuel(fuel == Fuel::Counted))?;
         let (pace, stop) = (Arc::new(Pace::default()), Arc::new(AtomicBool::new(false)));
         let ticker = thread::Builder::new().name("policy-ticker".to_owned()).spawn({
             let (weak, pace, stop) = (engine.weak(), Arc::clone(&pace), Arc::clone(&stop));

@@ -16,7 +16,7 @@ use super::{
     component::{Inspection, LoadError},
     convert::{self, Wrong},
     host_state::{HostState, Shared},
-    instance::{Hooks, Instance, classify},
+    instance::{Hooks, Instance, Meter, classify},
     janitor::Janitor,
     nursery::Nursery,
     pool::Pool,
@@ -111,6 +111,36 @@ impl GuestPolicy {
     /// Lets its free instances go. It may still be asked, and makes new ones.
     pub fn rest(&self) {
         self.pool.empty().into_iter().for_each(|instance| self.janitor.bury(instance));
+    }
+
+    /// What its instances share.
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.nursery.shared
+    }
+
+    /// The same component on one instance of its own that reaches nothing of the policy's: for who tries it out.
+    pub(super) fn in_surroundings(&self, shared: Arc<Shared>) -> Result<Self, LoadError> {
+        let Nursery { pre, exports, ticker, .. } = &*self.nursery;
+        exports.take(&shared.terms)?;
+        let (pre, exports, ticker) = (pre.clone(), exports.clone(), Arc::clone(ticker));
+        let parts = Parts {
+            nursery: Nursery::new(Arc::clone(&shared), Arc::clone(&shared), pre, exports, ticker),
+            inspection: self.inspection.clone(),
+            scratch: shared,
+            janitor: self.janitor.clone(),
+            tally: Arc::default(),
+            ready: 1,
+            recheck_every: 0,
+        };
+        unpanicked(|| Self::start(parts)).map(|started| started.policy)
+    }
+
+    /// What the instance that this thread would ask next has used so far; none when there is none.
+    pub(super) fn meter(&self) -> Option<Meter> {
+        let instance = self.pool.take()?;
+        let meter = instance.meter();
+        self.keep(instance);
+        Some(meter)
     }
 
     fn keep(&self, instance: Instance) {

@@ -9,16 +9,20 @@ use wasmtime::{Error, Result, Store, Trap, component::InstancePre};
 
 use super::{
     bindings::hooks::{admit, authenticate, lifecycle, route, settle},
+    component::LoadError,
     host_state::{HostState, RuleBroken},
     limits::OverLimit,
     log::one_line,
     tally::Retired,
-    terms::Retirement,
+    terms::{NO_SETTINGS, Retirement, Terms},
 };
 use crate::policy::{Exchange, FaultKind, Hook};
 
 /// Bytes that a guest may hand over in one call to the host or one answer.
 const HOST_CALL_BYTES: usize = 256 << 10;
+
+/// Fuel of a new instance where fuel is counted: more than it can use up.
+const FULL_TANK: u64 = u64::MAX;
 
 /// Its age is looked at after so many calls: asking the time each time would cost more than it finds.
 const CALLS_A_LOOK: u32 = 16;
@@ -51,6 +55,14 @@ impl Exports {
         self.lifecycle.is_some()
     }
 
+    /// Settings that nothing takes would be a policy that doesn't do what its operator thinks.
+    pub(super) fn take(&self, terms: &Terms) -> std::result::Result<(), LoadError> {
+        if *terms.settings != *NO_SETTINGS && !self.is_configurable() {
+            return Err(LoadError::NoSettings);
+        }
+        Ok(())
+    }
+
     pub(super) fn has(&self, hook: Hook) -> bool {
         match hook {
             Hook::Authenticate => self.authenticate.is_some(),
@@ -78,6 +90,15 @@ pub(super) struct Instance {
     memory_at_birth: usize,
 }
 
+/// What an instance has used since it was made.
+#[derive(Clone, Copy, Debug)]
+pub struct Meter {
+    /// Wasm instructions, about; none when the engine doesn't count them.
+    pub fuel: Option<u64>,
+    /// Size of its memories, in bytes.
+    pub memory_bytes: usize,
+}
+
 /// Why an instance could not be made or configured.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BirthError {
@@ -103,6 +124,8 @@ impl Instance {
         store.set_max_component_handles(256);
         store.epoch_deadline_callback(|mut context| context.data_mut().budget.tick());
         store.set_epoch_deadline(1);
+        // Only the engine of who measures counts fuel; the others say so, and run without.
+        drop(store.set_fuel(FULL_TANK));
         store.data_mut().begin(None);
         let instance = pre.instantiate(&mut store).map_err(BirthError::Start)?;
         let lifecycle = load(exports.lifecycle.as_ref(), |found| found.load(&mut store, &instance))?;
@@ -142,6 +165,12 @@ impl Instance {
     /// Its host side.
     pub(super) fn state(&mut self) -> &mut HostState {
         self.store.data_mut()
+    }
+
+    /// What it has used so far.
+    pub(super) fn meter(&self) -> Meter {
+        let fuel = self.store.get_fuel().ok().map(|left| FULL_TANK.saturating_sub(left));
+        Meter { fuel, memory_bytes: self.store.data().limits.grown_to() }
     }
 
     /// Calls that it was asked so far.

@@ -24,6 +24,8 @@ pub(super) struct GuestLog {
     lines_a_second: u32,
     tally: Arc<Tally>,
     this_second: Mutex<Second>,
+    /// In place of the gate's log: for who tries a policy out.
+    kept: Option<Mutex<Vec<String>>>,
 }
 
 #[derive(Debug, Default)]
@@ -36,7 +38,18 @@ struct Second {
 impl GuestLog {
     /// A log that takes so many lines in a second; the rest is counted, and said once.
     pub(super) fn new(clock: Clock, lines_a_second: u32, tally: Arc<Tally>) -> Self {
-        Self { clock, lines_a_second, tally, this_second: Mutex::default() }
+        Self { clock, lines_a_second, tally, this_second: Mutex::default(), kept: None }
+    }
+
+    /// Keeps the lines instead of writing them; as many as one second takes, if its clock stands still.
+    pub(super) fn keeping(clock: Clock, lines_a_second: u32) -> Self {
+        Self { kept: Some(Mutex::default()), ..Self::new(clock, lines_a_second, Arc::default()) }
+    }
+
+    /// The lines that were kept.
+    pub(super) fn kept(&self) -> Vec<String> {
+        let kept = |lines: &Mutex<Vec<String>>| lines.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.kept.as_ref().map_or_else(Vec::new, kept)
     }
 
     /// Writes one line, whose credential was blanked by the caller.
@@ -46,6 +59,10 @@ impl GuestLog {
             tracing::warn!(policy, dropped, "the policy wrote more lines than the log takes");
         }
         let text = one_line(text);
+        if let Some(kept) = &self.kept {
+            kept.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+            return;
+        }
         match level {
             Level::Debug => tracing::debug!(policy, text, "policy says"),
             Level::Info => tracing::info!(policy, text, "policy says"),

@@ -10,6 +10,7 @@ mod asked;
 mod bindings;
 mod budget;
 mod built_in;
+mod cases;
 mod component;
 mod convert;
 mod engine;
@@ -40,13 +41,15 @@ use http::HeaderName;
 use wasmtime::component::Linker;
 
 pub use built_in::{BUILT_IN, BuiltIn};
+pub use cases::{CaseReport, Cases, CasesError, MAX_CASES, MAX_CASES_BYTES, Rehearsal};
 pub use component::{Compiled, Inspection, LoadError, MAX_COMPONENT_BYTES};
 pub use guest_policy::{GuestPolicy, Started};
+pub use instance::Meter;
 pub use tally::Tally;
 pub use terms::{Allowance, NO_SETTINGS, Retirement, Terms};
 
 use self::{
-    engine::TickingEngine,
+    engine::{Fuel, TickingEngine},
     guest_policy::Parts,
     host_state::{HostState, Shared},
     janitor::Janitor,
@@ -117,8 +120,27 @@ impl Runtime {
     /// # Errors
     /// When the machine can't run WebAssembly, or the cache folder can't be used.
     pub fn start(config: RuntimeConfig, clock: Clock, catalogue: Arc<dyn Catalogue>) -> Result<Self, RuntimeError> {
+        let engine = TickingEngine::start(config.cache.as_deref(), Fuel::Ignored);
+        Self::on(engine, config, clock, catalogue)
+    }
+
+    /// The same for who measures: policies run slower, and their fuel is counted.
+    ///
+    /// # Errors
+    /// When the machine can't run WebAssembly.
+    pub fn metered(config: RuntimeConfig, clock: Clock, catalogue: Arc<dyn Catalogue>) -> Result<Self, RuntimeError> {
+        let engine = TickingEngine::start(config.cache.as_deref(), Fuel::Counted);
+        Self::on(engine, config, clock, catalogue)
+    }
+
+    fn on(
+        engine: wasmtime::Result<TickingEngine>,
+        config: RuntimeConfig,
+        clock: Clock,
+        catalogue: Arc<dyn Catalogue>,
+    ) -> Result<Self, RuntimeError> {
         let failed = |error: wasmtime::Error| RuntimeError(format!("{error:#}"));
-        let engine = Arc::new(TickingEngine::start(config.cache.as_deref()).map_err(failed)?);
+        let engine = Arc::new(engine.map_err(failed)?);
         let mut linker = Linker::new(engine.engine());
         asked::add_to_linker(&mut linker).map_err(failed)?;
         wasi::add_to_linker(&mut linker).map_err(failed)?;
@@ -172,9 +194,7 @@ impl Runtime {
     /// What it lacks of grants, or what is wrong with its settings, and what to do.
     pub fn start_policy(&self, name: &Arc<str>, compiled: &Compiled, terms: &Terms) -> Result<Started, LoadError> {
         component::check_grants(&compiled.inspection, name, terms.grants)?;
-        if *terms.settings != *NO_SETTINGS && !compiled.exports.is_configurable() {
-            return Err(LoadError::NoSettings);
-        }
+        compiled.exports.take(terms)?;
         let tally = self.tallies.of(name);
         let (state, scratch) = (self.states.of(name), Arc::<SharedState>::default());
         let silent = Terms { log_lines: 0, ..terms.clone() };

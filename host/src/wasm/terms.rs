@@ -65,7 +65,7 @@ impl Terms {
     }
 
     /// What one call of this hook may use.
-    pub(super) fn hook(&self, hook: Hook) -> Allowance {
+    pub fn hook(&self, hook: Hook) -> Allowance {
         let [authenticate, admit, route, settle] = self.hooks;
         match hook {
             Hook::Authenticate => authenticate,

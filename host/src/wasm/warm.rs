@@ -15,7 +15,6 @@ use http::HeaderMap;
 use wasmtime::{Result, Store};
 
 use super::{
-    budget::thread_cpu,
     component::LoadError,
     convert,
     host_state::{HostState, Shared},
@@ -23,6 +22,7 @@ use super::{
     nursery::Nursery,
 };
 use crate::{
+    clock::thread_cpu,
     llm::operations::{self, Row},
     policy::{
         Backend, Call, Caller, End, Exchange, ExchangeHead, FaultKind, Head, Hook, Outcome, Presented, Principal,

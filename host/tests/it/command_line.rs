@@ -376,17 +376,19 @@ fn a_policy_file_tells_its_hooks_and_what_it_asks_for() {
         alias.stdout.contains("\ncan: changes calls\ncan: reads what models and backends there are\n"),
         "{alias:?}"
     );
+    // Looking at a policy needs no settings, and no grant.
+    fs::write(folder.path().join("jwt.wasm"), guest::gallery("jwt")).unwrap();
+    let jwt = run(folder.path(), &["policy", "inspect", "jwt.wasm"]);
+    assert!(jwt.code == Some(0) && jwt.stdout.contains("\ncan: reads credentials in clear\n"), "{jwt:?}");
 }
 
 #[test]
 fn a_policy_file_that_cannot_be_used_is_refused_with_the_reason() {
     let folder = empty();
-    fs::write(folder.path().join("jwt.wasm"), guest::gallery("jwt")).unwrap();
     fs::write(folder.path().join("broken.wasm"), "no component").unwrap();
     fs::write(folder.path().join("module.wasm"), wat::parse_str("(module)").unwrap()).unwrap();
     fs::write(folder.path().join("huge.wasm"), vec![0; 64 << 20]).unwrap();
     for (file, reason) in [
-        ("jwt.wasm", "it refuses its settings: give a `secret`"),
         ("broken.wasm", "can't be used as a policy"),
         ("module.wasm", "can't be used as a policy"),
         ("huge.wasm", "bytes"),

@@ -26,7 +26,7 @@ impl Policies {
     fn serves_file(&self, name: &str) -> bool {
         self.slots.get(name).is_some_and(|slot| {
             let serving = &slot.serving;
-            serving.source == PolicySource::File || serving.key.terms.is_some()
+            serving.source == PolicySource::File || serving.key.terms.is_some() || serving.key.cases.is_some()
         })
     }
 

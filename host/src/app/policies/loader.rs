@@ -11,7 +11,10 @@ use super::{
     slot::{Key, Loaded, Slot},
 };
 use crate::{
-    app::folder::{self, Digest},
+    app::{
+        cases,
+        folder::{self, Digest},
+    },
     clock::Clock,
     config::{self, OnFault, PolicyFile},
     policy::{BreakerRules, Guard, GuardTerms, Hook},
@@ -60,11 +63,17 @@ pub(super) struct Wanted {
     pub(super) code: Code,
     /// Its `.toml`: where it lies, its text and the hash of that.
     pub(super) terms: Option<(PathBuf, String, Digest)>,
+    /// Its cases: where they lie, and what is written there.
+    pub(super) cases: Option<(PathBuf, folder::Content)>,
 }
 
 impl Wanted {
     pub(super) fn key(&self) -> Key {
-        Key { component: self.code.digest(), terms: self.terms.as_ref().map(|(_, _, digest)| *digest) }
+        Key {
+            component: self.code.digest(),
+            terms: self.terms.as_ref().map(|(_, _, digest)| *digest),
+            cases: self.cases.as_ref().map(|(_, content)| content.digest),
+        }
     }
 }
 
@@ -150,7 +159,10 @@ impl Loader {
         self.refuse_less_than_built_in(name, &compiled)?;
         let shared_name: Arc<str> = name.into();
         let started = self.runtime.start_policy(&shared_name, &compiled, &Terms::from(&file))?;
-        // Here its cases are decided, by `started.policy()`, and what fails is `Failed::at(LoadStep::Cases, …)`.
+        if let Some((path, content)) = &wanted.cases {
+            let proven = cases::prove(&self.runtime, started.policy(), (path, &content.bytes));
+            proven.map_err(|reason| Failed::at(LoadStep::Cases, reason))?;
+        }
         let policy = Arc::new(started.warm()?);
         let hooks: Vec<&str> = policy.inspection().hooks.iter().map(|hook| hook.as_str()).collect();
         let version = folder::version(&wanted.code.digest());

@@ -176,6 +176,9 @@ impl Policies {
         for name in built_in.chain(self.slots.keys().cloned()).collect::<Vec<_>>() {
             files.entry(name).or_default();
         }
+        files.retain(|name, files| {
+            !files.are_cases_alone() || self.slots.contains_key(name) || self.loader.built_in_code(name).is_some()
+        });
         self.complaints.retain(|name, _| files.contains_key(name));
         self.failures.retain(|name, _| files.contains_key(name));
         let (mut changed, mut seen) = (false, self.seen(&files));
@@ -278,6 +281,10 @@ impl Policies {
                 return Err(Some(Failed::at(LoadStep::File, text)));
             }
         }
+        let cases = match &files.cases {
+            Some(path) => Some((path.clone(), folder::cases(path).map_err(refused)?)),
+            None => None,
+        };
         let terms = match &files.terms {
             Some(path) => {
                 let (text, digest) = folder::terms(path).map_err(refused)?;
@@ -285,7 +292,7 @@ impl Policies {
             }
             None => None,
         };
-        Ok(Wanted { code, terms })
+        Ok(Wanted { code, terms, cases })
     }
 
     /// The file of a policy that serves is gone.

@@ -10,11 +10,12 @@ use crate::{
     wasm::{Compiled, GuestPolicy},
 };
 
-/// What tells one version from another: the component, and its `.toml` if it has one.
+/// What tells one version from another: the component, and its `.toml` and its cases if it has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key {
     pub(super) component: Digest,
     pub(super) terms: Option<Digest>,
+    pub(super) cases: Option<Digest>,
 }
 
 /// One version of a policy, ready to be asked.

@@ -240,13 +240,17 @@ fn without(exchange: &Exchange, fault: &Fault) {
     }
 }
 
-fn edits_fault(policy: &dyn Policy, error: &EditError) -> Fault {
+/// The fault of a policy whose edits make no call.
+pub fn edits_fault(policy: &dyn Policy, error: &EditError) -> Fault {
     let detail = format!("its edits can't be used: {error}");
     Fault { policy: Arc::clone(policy.name()), hook: Hook::Admit, kind: FaultKind::BadAnswer, detail }
 }
 
 /// The order, if every id was offered and none is named twice.
-fn offered(policy: &dyn Policy, ids: Vec<u32>, backends: &[Backend]) -> Result<RouteVerdict, Fault> {
+///
+/// # Errors
+/// A bad answer: which id is wrong.
+pub fn offered(policy: &dyn Policy, ids: Vec<u32>, backends: &[Backend]) -> Result<RouteVerdict, Fault> {
     let wrong =
         |detail| Fault { policy: Arc::clone(policy.name()), hook: Hook::Route, kind: FaultKind::BadAnswer, detail };
     if ids.is_empty() {
