@@ -1,7 +1,8 @@
 //! What the host told a guest during one call, so that the same call can be made a second time and be told the same.
 //!
 //! Only answers that may be others the next time are kept: those of `state`, `catalogue` and `edits`, and the time. The rest
-//! comes from the call's own exchange. What an import does besides, it does the first time alone. In memory alone, and dropped with the second call.
+//! comes from the call's own exchange. What an import does besides, it does the first time alone. In memory alone, and dropped
+//! with the second call.
 
 use std::{collections::VecDeque, mem};
 

@@ -292,5 +292,5 @@ async fn a_policy_whose_case_fails_never_serves_and_the_log_says_which_and_why()
     fs::write(gate.policies().join("nobody.cases.json"), ROUTES_TO_1).unwrap();
     fs::write(gate.policies().join("round-robin.cases.json"), ROUTES_TO_1).unwrap();
     log.says(&["policy 'round-robin' is not used: 2 of its 2 cases fail", "the built-in policy goes on serving"]).await;
-    assert!(log.lines_with(&["nobody"]).is_empty());
+    assert!(log.lines_with(&["policy 'nobody'"]).is_empty());
 }

@@ -212,7 +212,7 @@ impl Surroundings {
             }
             Hook::Admit => {
                 let Admission { decision, draft } = policy.admit(&exchange, &self.call, &self.caller.principal)?;
-                // As in a chain of policies: the edits of one that rejects are dropped, and those that make no call are a fault.
+                // As in a chain: what a policy that rejects has changed is dropped, and what makes no call is its fault.
                 let draft = draft.filter(|_| !matches!(decision, AdmitDecision::Reject(_)));
                 let edited = draft.map(|draft| draft.finish(None, &exchange, &self.call)).transpose();
                 let edited = edited.map_err(|error| edits_fault(policy, &error))?;
