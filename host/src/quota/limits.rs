@@ -162,12 +162,12 @@ fn never_fits(charge: &Charge<'_>, expected: Tokens) -> bool {
 
 /// Which charge a gate's share can't hold though its limit could: then the caller is not to blame, and may try again.
 fn too_large_for_a_share(charges: &[Charge<'_>], refused: &Refused) -> Option<usize> {
-    let limit = match refused {
-        Refused::Exceeded(exceeded) if exceeded.wait == Wait::Forever => &exceeded.limit,
-        Refused::BadRule { limit, .. } => limit,
+    let (policy, limit) = match refused {
+        Refused::Exceeded(exceeded) if exceeded.wait == Wait::Forever => (&exceeded.policy, &exceeded.limit),
+        Refused::BadRule { policy, limit, .. } => (policy, limit),
         _ => return None,
     };
-    charges.iter().position(|charge| charge.limit == limit)
+    charges.iter().position(|charge| charge.policy == policy && charge.limit == limit)
 }
 
 /// What one call holds. It must be settled once anything reached a backend; dropping it gives everything back, for then

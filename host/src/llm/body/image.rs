@@ -13,13 +13,15 @@ pub(super) fn may_stand_under(key: &str) -> bool {
     matches!(key, "images" | "image_url" | "url" | "data")
 }
 
-/// Whether this text is an image: base64 of one, bare or as a `data:` URL. Only its beginning is looked at.
+/// Whether this text is an image: base64 of one, bare or as a `data:` URL, and nothing but base64: prose that begins as an
+/// image does is prose.
 pub(super) fn is_image(text: &str) -> bool {
     let bare = match text.strip_prefix("data:image/") {
         Some(rest) => rest.split_once(";base64,").map_or("", |(_, bare)| bare),
         None => text,
     };
-    BEGINNINGS.iter().any(|beginning| bare.starts_with(beginning))
+    let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
+    BEGINNINGS.iter().any(|beginning| bare.starts_with(beginning)) && bare.bytes().all(is_base64)
 }
 
 #[cfg(test)]
@@ -35,6 +37,7 @@ mod tests {
             ("data:image/webp;base64,UklGRhIAAABXRUJQ", true),
             ("data:image/png;base64,Once upon a time", false),
             ("data:image/png,iVBORw0KGgo", false),
+            ("/9j/ once upon a time", false),
             ("https://example.com/a.png", false),
             ("JVBERi0xLjQ", false),
             ("", false),

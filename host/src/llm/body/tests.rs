@@ -414,6 +414,15 @@ fn an_image_counts_as_a_fixed_number_of_tokens_in_every_api() {
     // As a prompt it is text, whatever it looks like.
     let text = good(&format!(r#"{{"prompt":"{png}","messages":[{{"content":"{url}"}}]}}"#)).input_tokens();
     assert!(text > 2 * (1 << 18), "{text}");
+    // So are values under names that callers choose, and what begins as an image does and isn't one.
+    for body in [
+        format!(r#"{{"messages":[{{"tool_calls":[{{"function":{{"arguments":{{"url":"{png}"}}}}}}]}}]}}"#),
+        format!(r#"{{"messages":[{{"content":[{{"type":"tool_use","input":{{"data":"{png}"}}}}]}}]}}"#),
+        format!(r#"{{"images":["{png} and then"]}}"#),
+    ] {
+        let tokens = good(&body).input_tokens();
+        assert!(tokens > 1 << 17, "{tokens}");
+    }
 }
 
 /// The same JSON text with every letter of its strings written as an escape.

@@ -387,6 +387,8 @@ impl<'de> Visitor<'de> for Node<'_, 'de, '_> {
             let unescaped = if let Cow::Borrowed(key) = key { Some(key) } else { None };
             walk.note_key(role, unescaped);
             let is_top = matches!(parent, Role::Body);
+            // Where callers choose the names, a name says nothing about the value.
+            let role = if names_are_free && matches!(role, Role::Image) { Role::Plain } else { role };
             let names_are_free = names_are_free || callers_name_what_is_below(&key, is_top);
             let value = Node { walk: &mut *walk, role, depth: depth + 1, names_are_free };
             if let Err(error) = access.next_value_seed(value) {

@@ -242,6 +242,10 @@ impl Delivery {
     pub(super) async fn renewals(&self) {
         loop {
             sleep(self.lasting.lease / 3).await;
+            // Who isn't told must not count as told.
+            if self.link.ready().is_none() {
+                continue;
+            }
             let running = self.running.renewing();
             for part in running.chunks(PIPELINE) {
                 let Some(ready) = self.link.ready() else { break };

@@ -74,6 +74,16 @@ impl Debt {
         self.spent_us = self.spent_us.max(now_us);
     }
 
+    /// Adds another debt of the same calendar: that of the later period is what counts.
+    fn join(&mut self, earlier: &Self) {
+        if earlier.border_us == self.border_us {
+            let ([own, ..], [other, ..]) = (&mut self.owed, &earlier.owed);
+            *own = own.saturating_add(*other).min(MOST_UNITS);
+        } else if earlier.border_us > self.border_us {
+            *self = *earlier;
+        }
+    }
+
     /// What is still owed at this time of the monotonic clock, as the script takes it; none when it would have been paid by
     /// then. Errs against the caller, by less than a part of a window.
     pub(super) fn due(&self, now_us: u64) -> Option<(Numbers, u64)> {
@@ -142,10 +152,20 @@ impl Ledger {
         names.into_iter().filter_map(|name| debts.remove_entry(&name)).collect()
     }
 
-    /// Forgets what is owed to calendars: somebody else tells of that.
-    pub(super) fn forget_calendars(&self) {
+    /// Takes out what is owed to calendars: somebody else tells of that.
+    pub(super) fn take_calendars(&self) -> Vec<(Name, Debt)> {
         let mut debts = self.debts.lock().unwrap_or_else(PoisonError::into_inner);
-        debts.retain(|_, debt| debt.numbers.kind != Kind::Calendar);
+        debts.extract_if(|_, debt| debt.numbers.kind == Kind::Calendar).collect()
+    }
+
+    /// Nobody told of these: they are owed again, beside what was added since.
+    pub(super) fn put_back(&self, taken: Vec<(Name, Debt)>) {
+        let mut debts = self.debts.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, debt) in taken {
+            debts.entry(name).and_modify(|held| held.join(&debt)).or_insert(debt);
+        }
+        drop(debts);
+        self.added.notify_one();
     }
 
     /// How many counters are owed to.
@@ -224,7 +244,12 @@ mod tests {
         assert_eq!(ledger.len(), 0);
         assert!(ledger.add(&counter("x", DAY), 1, at(5)));
         assert!(ledger.add(&counter("x", WINDOW), 1, at(5)));
-        ledger.forget_calendars();
-        assert_eq!(ledger.len(), 1);
+        let calendars = ledger.take_calendars();
+        assert_eq!((calendars.len(), ledger.len()), (1, 1));
+        assert!(ledger.add(&counter("x", DAY), 2, at(6)));
+        ledger.put_back(calendars);
+        let mut debts: Vec<_> = ledger.take(9).into_iter().map(due).collect();
+        debts.sort_unstable();
+        assert_eq!(debts, [Some(1), Some(3)]);
     }
 }

@@ -190,7 +190,7 @@ impl Link {
         if is_more && !self.told_of_more.swap(true, Relaxed) {
             tracing::warn!(
                 gates,
-                "more gates share limits than redis.replicas says: without Redis they would admit more than the limits; raise it"
+                "more gates share limits than redis.replicas says: raise it, for a gate that comes back later knows only that number"
             );
         }
     }

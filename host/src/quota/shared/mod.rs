@@ -270,8 +270,8 @@ impl SharedQuota {
         let slot = self.queue.clone().try_reserve_owned().map_err(|_| Unavailable::Backlog)?;
         let booking = Arc::new(self.booking(counters));
         let lasting = Lasting { lease: self.settings.lease, open: self.settings.open };
-        // Only budgets outlive their loss.
-        let generation = if has_budgets(&booking.counters) { ready.generation() } else { 0 };
+        // Budgets and running calls are told again where they were lost: nobody reserves before that.
+        let generation = if outlive_loss(&booking.counters) { ready.generation() } else { 0 };
         let terms = Terms { generation, ..lasting.terms(&booking.id) };
         let call = self.limits.reserve(terms, &booking.counters);
         let pending = Pending::new(slot, Arc::clone(&booking), &self.delivered.waiting);
@@ -362,9 +362,9 @@ impl SharedQuota {
         fall_back(self.settings.mode, self.replicas(), rules)
     }
 
-    /// Among how many gates limits are shared: as configured, or as last counted. None: nobody knows.
+    /// Among how many gates limits are shared: as configured, or as last counted, whichever is more. None: nobody knows.
     pub fn replicas(&self) -> Option<NonZeroU32> {
-        self.settings.replicas.or_else(|| NonZeroU32::new(self.link.gates()?))
+        self.settings.replicas.max(self.link.gates().and_then(NonZeroU32::new))
     }
 
     /// What a call spends that isn't reserved in Redis. `charges` are the policy's own, not their shares. Whether memory
@@ -469,8 +469,8 @@ impl Keeper {
     }
 }
 
-fn has_budgets(counters: &[Counter]) -> bool {
-    counters.iter().any(|counter| counter.numbers.kind == Kind::Calendar)
+fn outlive_loss(counters: &[Counter]) -> bool {
+    counters.iter().any(|counter| matches!(counter.numbers.kind, Kind::Calendar | Kind::Leases))
 }
 
 /// The budgets among a call's counters, each with the period that it counts in at that time.

@@ -87,10 +87,15 @@ impl Recovery {
             self.known.store(found, Relaxed);
             return Ok(found);
         }
-        let budgets = self.written().await?;
-        // What was spent without Redis is written too.
-        self.ledger.forget_calendars();
-        let restored = self.tell(ready, &budgets).await?;
+        // What was spent without Redis is written too; what is spent from now on may not be.
+        let debts = self.ledger.take_calendars();
+        let restored = match self.restore(ready).await {
+            Ok(restored) => restored,
+            Err(error) => {
+                self.ledger.put_back(debts);
+                return Err(error);
+            }
+        };
         let generation = match found {
             0 => self.found(ready).await?,
             found => found,
@@ -119,9 +124,18 @@ impl Recovery {
         for part in self.running.renewing().chunks(RUNNING) {
             let renew = |booking: &Arc<Booking>| self.limits.renew(self.lasting.terms(&booking.id), &booking.counters);
             let calls: Vec<_> = part.iter().map(renew).collect();
-            in_time(ready.ask_all(&calls)).await?;
+            let refused = in_time(ready.ask_all(&calls)).await?.into_iter().find_map(Result::err);
+            if let Some(error) = refused {
+                return Err(error.to_string());
+            }
         }
         Ok(())
+    }
+
+    /// Tells Redis what is written of budgets; answers of how many it knew less.
+    async fn restore(&self, ready: &Ready) -> Result<u64, String> {
+        let budgets = self.written().await?;
+        self.tell(ready, &budgets).await
     }
 
     async fn written(&self) -> Result<Vec<StoredBudget>, String> {
