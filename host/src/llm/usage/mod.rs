@@ -194,6 +194,10 @@ impl Reading {
         match &mut self.form {
             Form::Whole { tail, .. } if is_whole => counted.usage = counts::of_answer(tail.join(&[]).bytes),
             Form::Lines(lines) if is_whole => lines.finish(|line| counted.add_line(line.bytes)),
+            // The last event counts also where nobody ended it.
+            Form::Events(events) if is_whole => events.feed(b"\n\n", |event| {
+                counted.add_event(&event);
+            }),
             Form::Whole { .. } | Form::Lines(_) | Form::Events(_) => {}
         }
         self.counted
