@@ -16,8 +16,8 @@ use tollgate::{
     clock::Clock,
     llm::{Operation, Surface, operations},
     policy::{
-        AdmitVerdict, AuthenticateVerdict, Backend, Call, Caller, Chains, Exchange, ExchangeHead, Grants, Head, Link, Policy,
-        Presented, Principal, RouteVerdict, Scheme,
+        AdmitVerdict, AuthenticateVerdict, Backend, Call, Caller, Chains, Exchange, ExchangeHead, Grants, Head, Link,
+        Policy, Presented, Principal, RouteVerdict, Scheme,
     },
     ports::{
         catalogue::NoBackends,

@@ -237,7 +237,10 @@ mod tests {
     fn nothing_is_granted_that_nobody_wrote() {
         assert!(!PolicyFile::parse("[grants]", "a.toml", &gate()).unwrap().raw_credential);
         assert!(PolicyFile::parse("[grants]\nraw_credential = true", "a.toml", &gate()).unwrap().raw_credential);
-        refused("grants.raw_credentials = true", "grants.raw_credentials (a.toml): unknown key; did you mean `raw_credential`?");
+        refused(
+            "grants.raw_credentials = true",
+            "grants.raw_credentials (a.toml): unknown key; did you mean `raw_credential`?",
+        );
     }
 
     #[test]

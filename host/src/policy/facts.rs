@@ -1,11 +1,6 @@
 //! Facts: exactly what a policy is told of a call. The WIT records of the same names say what each field means.
 
-use crate::llm::{
-    Operation, Surface,
-    body::JsonBody,
-    model_name::ModelName,
-    operations::Row,
-};
+use crate::llm::{Operation, Surface, body::JsonBody, model_name::ModelName, operations::Row};
 
 /// What is known before the body is read.
 #[derive(Clone, Debug, PartialEq, Eq)]

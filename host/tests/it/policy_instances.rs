@@ -111,7 +111,8 @@ async fn a_policy_that_keeps_its_state_with_the_gate_decides_the_same_again() {
 #[tokio::test]
 async fn what_a_policy_changes_in_a_call_is_asked_for_again_and_not_changed_again() {
     let (mut server, gate) =
-        bench(|builder| builder.set("policies.recheck_every = 2").policy("pinning", &guest::gallery("pin-num-ctx"))).await;
+        bench(|builder| builder.set("policies.recheck_every = 2").policy("pinning", &guest::gallery("pin-num-ctx")))
+            .await;
     until("decisions made again", async || {
         assert_eq!(gate.post_text("/api/chat", r#"{"model":"llama3:latest"}"#).await.status, 200);
         gate.metric(&rechecks("pinning", "same")).await > 1.5

@@ -146,7 +146,7 @@ impl PolicyArguments {
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, Failure> {
-    let unreadable = |error: std::io::Error| Failure::failed(format!("{} can't be read: {error}", file.display()));
+    let unreadable = |error: io::Error| Failure::failed(format!("{} can't be read: {error}", file.display()));
     let size = fs::metadata(file).map_err(unreadable)?.len();
     if usize::try_from(size).is_ok_and(|size| size > MAX_COMPONENT_BYTES) {
         return Err(Failure::failed(format!("{} has more than {MAX_COMPONENT_BYTES} bytes", file.display())));

@@ -32,7 +32,8 @@ impl Host for HostState {
     fn candidates(&mut self, model: String) -> Result<u32> {
         let exchange = Arc::clone(self.exchange_in("catalogue.candidates", &[Hook::Admit, Hook::Route])?);
         let scope = exchange.caller().map_or(&Scope::AllModels, Caller::scope);
-        let count = |state: &mut Self| Told::Count(state.shared.catalogue.candidates(&model, exchange.surface(), scope));
+        let count =
+            |state: &mut Self| Told::Count(state.shared.catalogue.candidates(&model, exchange.surface(), scope));
         match self.told("catalogue.candidates", model.as_bytes(), count)? {
             Told::Count(count) => Ok(count),
             _ => Err(Error::new(RuleBroken::OtherPath)),

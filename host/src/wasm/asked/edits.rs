@@ -29,7 +29,8 @@ impl HostState {
         change: impl FnOnce(&mut Draft, &Exchange) -> Changed,
     ) -> Edit {
         let exchange = Arc::clone(self.exchange_in(import, &[Hook::Admit])?);
-        let change = |state: &mut Self| Told::Text(change(state.draft(), &exchange).err().map(|error| error.to_string()));
+        let change =
+            |state: &mut Self| Told::Text(change(state.draft(), &exchange).err().map(|error| error.to_string()));
         match self.told(import, asked.join("\0").as_bytes(), change)? {
             Told::Text(None) => Ok(Ok(())),
             Told::Text(Some(why)) => Ok(Err(why)),
@@ -66,11 +67,15 @@ impl Host for HostState {
 
     fn set_upstream_header(&mut self, name: String, value: String) -> Edit {
         let asked = [name.as_str(), &value];
-        self.edit("edits.set-upstream-header", asked, |draft, exchange| draft.set_upstream_header(exchange, &name, &value))
+        self.edit("edits.set-upstream-header", asked, |draft, exchange| {
+            draft.set_upstream_header(exchange, &name, &value)
+        })
     }
 
     fn set_response_header(&mut self, name: String, value: String) -> Edit {
         let asked = [name.as_str(), &value];
-        self.edit("edits.set-response-header", asked, |draft, exchange| draft.set_response_header(exchange, &name, &value))
+        self.edit("edits.set-response-header", asked, |draft, exchange| {
+            draft.set_response_header(exchange, &name, &value)
+        })
     }
 }

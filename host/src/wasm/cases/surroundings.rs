@@ -17,7 +17,9 @@ use crate::{
         model_name::ModelName,
         operations::{self, Match, Pattern, ROWS, Row},
     },
-    policy::{Backend, Call, Caller, End, Exchange, ExchangeHead, Head, Hook, Outcome, Presented, Principal, RequestBody},
+    policy::{
+        Backend, Call, Caller, End, Exchange, ExchangeHead, Head, Hook, Outcome, Presented, Principal, RequestBody,
+    },
     ports::{
         catalogue::Catalogue,
         keys::{Attributes, KeyRecord, KeyState, Proof, Scope, Standing, User, UserState},
