@@ -154,15 +154,15 @@ async fn streams_of_http2_that_still_run_after_the_drain_time_are_cut() {
 async fn a_policy_that_loops_is_cut_while_the_gate_stops() {
     let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
     let builder = TestProxy::builder().backend(&server).set("server.drain_timeout = \"60s\"");
-    // For callers of Ollama's API alone: one that loops for everybody isn't loaded.
+    // For callers of OpenAI's API alone: one that loops for everybody isn't loaded.
     let body =
-        "(if (i32.eqz (local.get 0)) (then (loop $again (br $again)))) (i32.store8 (i32.const 2048) (i32.const 3))
+        "(if (local.get 0) (then (loop $again (br $again)))) (i32.store8 (i32.const 2048) (i32.const 3))
         (i32.const 2048)";
     let gate = builder.policy("loop", &guest::router(body)).start().await;
     let mut late = TcpStream::connect(gate.address()).await.unwrap();
     let (begin, end) = CHAT.split_at(10);
     let head = format!(
-        "POST /api/chat HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-length: {}\r\n\r\n{begin}",
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-length: {}\r\n\r\n{begin}",
         gate.key(),
         CHAT.len()
     );
