@@ -250,7 +250,9 @@ async fn a_server_that_fails_again_and_again_is_tried_ever_more_seldom() {
     let clock = Clock::system();
     for _ in 0..4 {
         gate.until(|condition| *condition == Condition::Sound).await;
-        assert!(matches!(gate.reserve(per_minute(5)).await, Err(NotReserved::Unavailable(Unavailable::Error(_)))));
+        // The gate's own look at the server may have failed first: this call isn't asked then.
+        let reserved = gate.reserve(per_minute(5)).await;
+        assert!(matches!(reserved, Err(NotReserved::Unavailable(_))), "{reserved:?}");
         gate.until_degraded().await;
     }
     gate.until(|condition| *condition == Condition::Sound).await;
