@@ -155,8 +155,7 @@ async fn a_policy_that_loops_is_cut_while_the_gate_stops() {
     let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
     let builder = TestProxy::builder().backend(&server).set("server.drain_timeout = \"60s\"");
     // For callers of OpenAI's API alone: one that loops for everybody isn't loaded.
-    let body =
-        "(if (local.get 0) (then (loop $again (br $again)))) (i32.store8 (i32.const 2048) (i32.const 3))
+    let body = "(if (local.get 0) (then (loop $again (br $again)))) (i32.store8 (i32.const 2048) (i32.const 3))
         (i32.const 2048)";
     let gate = builder.policy("loop", &guest::router(body)).start().await;
     let mut late = TcpStream::connect(gate.address()).await.unwrap();
