@@ -46,6 +46,7 @@ mod policy_breaker;
 mod policy_cases;
 mod policy_fault;
 mod policy_files;
+mod policy_fuzz;
 mod policy_instances;
 mod policy_interface;
 mod policy_interface_env;
