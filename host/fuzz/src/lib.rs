@@ -32,6 +32,6 @@ pub fn component(world: &str, wat: &str) -> Vec<u8> {
     let (package, _) = resolve.push_path(wit).expect("the interface is well-formed");
     let world = resolve.select_world(&[package], Some(world)).expect("there is such a world");
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8, false).expect("the world is encoded");
-    let encoder = ComponentEncoder::default().module(&module).expect("the module fits the world");
-    encoder.encode().expect("the module is encoded")
+    let encoded = ComponentEncoder::default().module(&module).expect("the module fits the world").encode();
+    encoded.expect("the module is encoded")
 }
