@@ -1,6 +1,6 @@
 //! How long the default policies take: the three hooks together, warm, with 2, 8 and 32 backends.
 //!
-//! `cargo bench --bench policy_call`. Prints p50 and p99 in nanoseconds of one pass over `authenticate`, `admit` and
+//! `cargo bench -p tollgate-benches --bench policy_call`. Prints p50 and p99 in nanoseconds of one pass over `authenticate`, `admit` and
 //! `route` through the chain, metrics included, on one thread. With `--passes N` it makes so many passes with 8 backends
 //! and prints nothing: for who counts instructions.
 
@@ -27,6 +27,7 @@ use tollgate::{
     usage::metrics::Metrics,
     wasm::{BUILT_IN, Runtime, RuntimeConfig},
 };
+use tollgate_benches::percentile_ns;
 
 const WARM_UP: usize = 20_000;
 const PASSES: usize = 200_000;
@@ -186,7 +187,6 @@ fn print_times() {
         }
         let mut times: Vec<Duration> = (0..PASSES).map(|_| subject.pass()).collect();
         times.sort_unstable();
-        let at = |share: usize| times.get(PASSES * share / 100).map_or(0, Duration::as_nanos);
-        println!("{count:>9} {:>9} {:>9}", at(50), at(99));
+        println!("{count:>9} {:>9} {:>9}", percentile_ns(&times, 50), percentile_ns(&times, 99));
     }
 }

@@ -1,6 +1,6 @@
 //! How long the charges of a call take in memory: reserved and settled, on one thread and on as many as there are cores.
 //!
-//! `cargo bench --bench reservation`. Prints p50 and p99 in nanoseconds for one request window, and for the charges of a key
+//! `cargo bench -p tollgate-benches --bench reservation`. Prints p50 and p99 in nanoseconds for one request window, and for the charges of a key
 //! with every kind of limit, over a thousand keys that are in use and over a hundred thousand that are mostly new.
 
 use std::{
@@ -13,6 +13,7 @@ use tollgate::{
     policy::{Amount, Period, Rule, Shape, TokenKind},
     quota::{Charge, Moment, Outcome, Quota, QuotaBounds, Tokens},
 };
+use tollgate_benches::percentile_ns;
 
 /// The gate's own: counters and what a call holds lie in its memory.
 #[global_allocator]
@@ -66,13 +67,12 @@ fn print(what: &str, (keys, threads): (u64, u64), times: &[(Duration, Duration)]
     let mut settled: Vec<Duration> = times.iter().map(|time| time.1).collect();
     reserved.sort_unstable();
     settled.sort_unstable();
-    let at = |times: &[Duration], share| times.get(times.len() * share / 100).map_or(0, Duration::as_nanos);
     println!(
         "{what:>24} {keys:>8} {threads:>8} {:>9} {:>9} {:>9} {:>9}",
-        at(&reserved, 50),
-        at(&reserved, 99),
-        at(&settled, 50),
-        at(&settled, 99)
+        percentile_ns(&reserved, 50),
+        percentile_ns(&reserved, 99),
+        percentile_ns(&settled, 50),
+        percentile_ns(&settled, 99)
     );
 }
 
