@@ -9,7 +9,7 @@ use std::{
 use http::HeaderMap;
 use serde_json::json;
 
-use super::Parts;
+use super::{Parts, admit::wanted};
 use crate::{
     clock::moment,
     llm::{
@@ -17,7 +17,8 @@ use crate::{
         operations::{self, Row},
     },
     policy::{
-        AdmitVerdict, Call, Caller, Charge, Exchange, ExchangeHead, Fault, Principal, Rejection, RequestBody, TokenKind,
+        AdmitVerdict, Call, Caller, Charge, Exchange, ExchangeHead, Fault, Principal, Rejection, RequestBody,
+        TokenKind, Untold,
     },
     ports::{
         control::{LimitList, LimitStatus},
@@ -53,7 +54,7 @@ impl Parts {
             return Err(NotTold::OutOfScope);
         }
         let (exchange, call, principal) = self.made_up(key, model);
-        let charges = match self.chains.load_full().admit(&exchange, &call, &principal)? {
+        let charges = match self.chains.load_full().admit(&exchange, &call, &principal, &mut Untold)? {
             AdmitVerdict::Reject(rejection) => return Err(NotTold::Rejected(rejection)),
             AdmitVerdict::Admit { charges, edited } => {
                 let model = edited.as_ref().and_then(|edited| edited.model.as_ref());
@@ -100,12 +101,8 @@ impl Parts {
     }
 }
 
-/// A charge as the counters take it.
-fn wanted((policy, charge): &(Arc<str>, Charge)) -> quota::Charge<'_> {
-    quota::Charge { policy, limit: &charge.limit, partition: &charge.partition, rule: charge.rule }
-}
-
-fn status(policy: &str, (standing, used): (Standing, u64), now_us: u64) -> LimitStatus {
+/// Where a counter stands, as operators read it.
+pub(super) fn status(policy: &str, (standing, used): (Standing, u64), now_us: u64) -> LimitStatus {
     let Standing { limit, unit, capacity, remaining, reserved, reset_after_us, .. } = standing;
     let reset_after_us = reset_after_us.filter(|after| *after > 0);
     LimitStatus {
