@@ -294,3 +294,43 @@ impl Hold {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        policy::{Amount, Shape},
+        quota::Unit,
+    };
+
+    fn charge(limit: &str, rule: Rule) -> Charge<'_> {
+        Charge { policy: "p", limit, partition: "ann", rule }
+    }
+
+    fn standing(limit: &str, capacity: u64, remaining: u64, reset_after_us: Option<u64>) -> (Standing, u64) {
+        let (limit, unit) = (limit.into(), Unit::Requests);
+        let standing = Standing { limit, unit, capacity, remaining, reserved: 0, reset_after_us, window_us: None };
+        (standing, capacity - remaining)
+    }
+
+    #[test]
+    fn shared_counters_without_room_are_foreseen_by_where_they_stand() {
+        let window =
+            Rule::Metered { amount: Amount::Requests(2), shape: Shape::Window { capacity: 9, length_ms: 1_000 } };
+        let charges = [charge("window", window), charge("calls", Rule::Concurrent(3))];
+        let check = |first: (Standing, u64), second: (Standing, u64), expected: Option<(&str, Wait)>| {
+            let found = match fits(&charges, &[first, second], Tokens::default()) {
+                Ok(()) => None,
+                Err(Refused::Exceeded(exceeded)) => Some((exceeded.limit.clone(), exceeded.wait)),
+                Err(other) => panic!("{other}"),
+            };
+            assert_eq!(found.as_ref().map(|(limit, wait)| (limit.as_str(), *wait)), expected);
+        };
+        let (free, calls) = (standing("window", 9, 2, Some(7)), standing("calls", 3, 1, None));
+        let (full, busy) = (standing("window", 9, 1, Some(7)), standing("calls", 3, 0, None));
+        check(free.clone(), calls.clone(), None);
+        check(full.clone(), calls.clone(), Some(("window", Wait::Micros(7))));
+        check(free, busy, Some(("calls", Wait::UntilACallEnds)));
+        check(standing("window", 1, 1, None), calls, Some(("window", Wait::Forever)));
+    }
+}

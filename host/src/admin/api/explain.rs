@@ -18,15 +18,16 @@ use axum::{
     routing::post,
 };
 use serde::Deserialize;
-use tokio::{runtime::Handle, task::spawn_blocking};
 
 use super::{
     super::{Shared, problem::Problem},
     asked,
+    trying::tried,
 };
 use crate::{
     llm::operations::{self, Match},
     policy::NotRehearsed,
+    ports::keys::KeyRecord,
     proxy::Question,
 };
 
@@ -54,23 +55,8 @@ pub(super) fn routes() -> Router<Arc<Shared>> {
 
 async fn explain(State(shared): State<Arc<Shared>>, body: Bytes) -> Result<Response, Problem> {
     let question = question(&shared, asked::read(&body, FIELDS)?).await?;
-    let turn = Arc::clone(&shared.trying).acquire_owned().await;
-    let turn = turn.map_err(|_| unfit("the gate is stopping".to_owned()))?;
-    let (parts, workers) = (Arc::clone(&shared.operations.parts), Handle::current());
-    // Instances are made for it, which must hold up no call.
-    let tried = spawn_blocking(move || {
-        let explained = workers.block_on(parts.explain(question));
-        drop(turn);
-        explained
-    });
-    match tried.await {
-        Ok(explained) => Ok(Json(explained.map_err(|error| not_tried(&error))?).into_response()),
-        Err(_) => Err(Problem::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "failed",
-            "the gate failed over this call: its log says why",
-        )),
-    }
+    let explained = tried(&shared, async move |parts| parts.explain(question).await).await?;
+    Ok(Json(explained.map_err(|error| not_tried(&error))?).into_response())
 }
 
 async fn question(shared: &Shared, asked: Asked) -> Result<Question, Problem> {
@@ -103,8 +89,8 @@ async fn question(shared: &Shared, asked: Asked) -> Result<Question, Problem> {
     Ok(Question { key, peer, method, path, headers, body: body.into() })
 }
 
-/// The key as the gate proves it: what its table doesn't have yet, no call has either.
-async fn stored(shared: &Shared, key: &str) -> Result<crate::ports::keys::KeyRecord, Problem> {
+/// The key of this id, or name, as the store has it now: a call may find it so a second later.
+async fn stored(shared: &Shared, key: &str) -> Result<KeyRecord, Problem> {
     let stored = shared.operations.store.key(key).await.map_err(|error| asked::refused(&error))?;
     Ok(stored.record)
 }

@@ -7,6 +7,7 @@ mod keys;
 mod limits;
 mod policies;
 mod status;
+mod trying;
 mod users;
 
 use std::sync::Arc;
