@@ -17,7 +17,7 @@ use tollgate::{
     llm::{Operation, Surface, operations},
     policy::{
         AdmitVerdict, AuthenticateVerdict, Backend, Call, Caller, Chains, Exchange, ExchangeHead, Grants, Head, Link,
-        Policy, Presented, Principal, RouteVerdict, Scheme,
+        Policy, Presented, Principal, RouteVerdict, Scheme, Untold,
     },
     ports::{
         catalogue::NoBackends,
@@ -57,7 +57,7 @@ impl Subject {
             proof: Proof::Proven(Arc::clone(&self.key)),
         }));
         let start = Instant::now();
-        let verdict = self.chains.authenticate(&exchange, &self.head, Some(&self.presented));
+        let verdict = self.chains.authenticate(&exchange, &self.head, Some(&self.presented), &mut Untold);
         let Ok(AuthenticateVerdict::Allow { subject, .. }) = verdict else { unreachable!("{verdict:?}") };
         let principal = Principal { subject: subject.into(), user: self.key.user_name().map(Into::into) };
         let caller = exchange.note_caller(Caller {
@@ -65,12 +65,12 @@ impl Subject {
             key: Some(Arc::clone(&self.key)),
             attributes: Attributes::default(),
         });
-        let verdict = self.chains.admit(&exchange, &self.call, &caller.principal);
+        let verdict = self.chains.admit(&exchange, &self.call, &caller.principal, &mut Untold);
         assert!(
             matches!(&verdict, Ok(AdmitVerdict::Admit { charges, edited: None }) if charges.len() == 1),
             "{verdict:?}"
         );
-        let verdict = self.chains.route(&exchange, &self.call, &caller.principal, &self.backends);
+        let verdict = self.chains.route(&exchange, &self.call, &caller.principal, &self.backends, &mut Untold);
         let took = start.elapsed();
         assert!(matches!(&verdict, Ok(RouteVerdict::Ranked(ids)) if ids.len() == self.backends.len()), "{verdict:?}");
         took

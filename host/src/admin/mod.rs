@@ -73,6 +73,8 @@ struct Shared {
     operations: Operations,
     attempts: Attempts,
     started: Started,
+    /// Calls are tried one after the other: each makes instances of all policies.
+    trying: Arc<Semaphore>,
 }
 
 /// When the gate began to listen.
@@ -99,7 +101,12 @@ impl Admin {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let started = Started { unix_ms: operations.clock.unix_ms(), monotonic: operations.clock.monotonic() };
-        let shared = Arc::new(Shared { operations, attempts: Attempts::default(), started });
+        let shared = Arc::new(Shared {
+            operations,
+            attempts: Attempts::default(),
+            started,
+            trying: Arc::new(Semaphore::new(1)),
+        });
         Ok(Self { listener, address, shared })
     }
 

@@ -51,7 +51,7 @@ impl IntoResponse for Problem {
 /// What nothing answers to.
 pub(super) async fn no_such_path() -> Problem {
     let detail = "there is nothing at this path: /healthz, /readyz and /metrics are there, and /api/v1/status, \
-                  /api/v1/policies, /api/v1/policies/reload, /api/v1/backends, /api/v1/keys (KEY, and KEY/limits, disable, \
+                  /api/v1/policies, /api/v1/policies/reload, /api/v1/explain, /api/v1/backends, /api/v1/keys (KEY, and KEY/limits, disable, \
                   enable, revoke, rotate) and /api/v1/users (USER, and USER/disable, enable)";
     Problem::new(StatusCode::NOT_FOUND, "no_such_path", detail)
 }

@@ -402,6 +402,7 @@ fn request_bounds(config: &Config) -> RequestBounds {
         settle_queue: config.policies.settle_queue,
         allow_cloud: config.models.allow_cloud,
         expose_backend: config.server.expose_backend,
+        tells_decisions: config.policies.provenance == config::Provenance::Header,
     }
 }
 

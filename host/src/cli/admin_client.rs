@@ -5,6 +5,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use http::header::CONTENT_TYPE;
 use reqwest::{Client, Method, Response, StatusCode, redirect::Policy};
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::time::timeout;
@@ -78,6 +79,17 @@ impl AdminClient {
 
     /// Asks, and reads the whole answer.
     pub(super) async fn ask(&self, method: Method, path: &str, patience: Duration) -> Result<Answer, Failure> {
+        self.tell(method, path, None, patience).await
+    }
+
+    /// The same with a JSON body.
+    pub(super) async fn tell(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+        patience: Duration,
+    ) -> Result<Answer, Failure> {
         let slow = |_| {
             let seconds = patience.as_secs();
             Failure::try_again(format!(
@@ -85,13 +97,16 @@ impl AdminClient {
                 self.address
             ))
         };
-        timeout(patience, self.exchange(method, path)).await.map_err(slow)?
+        timeout(patience, self.exchange(method, path, body)).await.map_err(slow)?
     }
 
-    async fn exchange(&self, method: Method, path: &str) -> Result<Answer, Failure> {
+    async fn exchange(&self, method: Method, path: &str, body: Option<String>) -> Result<Answer, Failure> {
         let mut request = self.client.request(method, format!("http://{}{path}", self.address));
         if let Some(token) = &self.token {
             request = request.bearer_auth(token.expose());
+        }
+        if let Some(body) = body {
+            request = request.header(CONTENT_TYPE, "application/json").body(body);
         }
         let mut response = request.send().await.map_err(|error| self.unreachable(&error))?;
         let status = response.status();

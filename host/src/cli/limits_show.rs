@@ -46,9 +46,14 @@ pub(super) async fn answer(command: LimitsCommand, config: &Config, format: Form
         output::note("a call of this key is charged nothing");
         return Ok(());
     }
-    let head = ["POLICY", "LIMIT", "UNIT", "CAPACITY", "SPENT", "RESERVED", "REMAINING", "RESET"];
-    output::table(&head, list.limits.into_iter().map(row).collect());
+    print(list.limits);
     Ok(())
+}
+
+/// Prints where limits stand.
+pub(super) fn print(limits: Vec<LimitStatus>) {
+    let head = ["POLICY", "LIMIT", "UNIT", "CAPACITY", "SPENT", "RESERVED", "REMAINING", "RESET"];
+    output::table(&head, limits.into_iter().map(row).collect());
 }
 
 /// What asks for the limits of this key; none where a path can't hold its name.

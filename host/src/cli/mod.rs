@@ -6,6 +6,7 @@ mod check;
 mod completions;
 mod declared;
 mod demo;
+mod explain;
 mod healthcheck;
 mod keys;
 mod limits;
@@ -75,6 +76,8 @@ enum Command {
     /// Limits in the running gate
     #[command(subcommand)]
     Limits(limits_show::LimitsCommand),
+    /// Try a call on the running gate, and say who decides what on it and why; nothing is charged or sent
+    Explain(Box<explain::Explain>),
     /// Policies of the running gate
     #[command(subcommand)]
     Policies(policies::PoliciesCommand),
@@ -142,6 +145,7 @@ fn answer(cli: Cli, environment: Vec<(String, String)>) -> Result<(), Failure> {
         Command::Users(command) => small_runtime()?.block_on(users::answer(command, &config, format)),
         Command::Backends(command) => small_runtime()?.block_on(backends::answer(command, &config, format)),
         Command::Limits(command) => small_runtime()?.block_on(limits_show::answer(command, &config, format)),
+        Command::Explain(asked) => small_runtime()?.block_on(explain::answer(*asked, &config, format)),
         Command::Policies(command) => small_runtime()?.block_on(policies::answer(command, &config, format)),
         Command::Healthcheck(asked) => small_runtime()?.block_on(healthcheck::answer(&asked, &config, format)),
         Command::Policy(_) | Command::Completions(_) => Ok(()),

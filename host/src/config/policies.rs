@@ -8,7 +8,7 @@ use bytesize::{GIB, MIB};
 
 use super::error::Complaint;
 use super::reader::{Reader, Section};
-use super::sections::{BreakerRules, Policies};
+use super::sections::{BreakerRules, Policies, Provenance};
 use super::values;
 
 pub(super) const CPU_BUDGETS: RangeInclusive<Duration> = Duration::from_micros(100)..=Duration::from_millis(100);
@@ -20,6 +20,7 @@ const RECHECK_EVERY_MAX: u64 = 1_000_000_000;
 const SETTLE_QUEUE: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 const SETTLE_QUEUE_MAX: u64 = 100_000;
 const MASKED_HEADERS_MAX: usize = 64;
+const PROVENANCES: &[(&str, Provenance)] = &[("off", Provenance::Off), ("header", Provenance::Header)];
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
 pub(super) fn policies(keys: &mut Section<'_>) -> Policies {
@@ -39,6 +40,7 @@ pub(super) fn policies(keys: &mut Section<'_>) -> Policies {
         recheck_every: keys.or("recheck_every", RECHECK_EVERY, values::whole(0..=RECHECK_EVERY_MAX)),
         breaker: keys.table("breaker", breaker),
         settle_queue: keys.or("settle_queue", SETTLE_QUEUE, values::count(SETTLE_QUEUE_MAX)),
+        provenance: keys.or("provenance", Provenance::default(), values::choice(PROVENANCES)),
         masked_headers: keys.list("masked_headers", MASKED_HEADERS_MAX, values::header_name),
     }
 }

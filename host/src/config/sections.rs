@@ -128,8 +128,20 @@ pub struct Policies {
     /// Calls that are over and wait for the policies that want to know what they came to, 1 to 100,000. What finds no place is
     /// not told. Default 1024.
     pub settle_queue: NonZeroUsize,
+    /// Whether answers say in `x-tollgate-decisions` which versions of which policies decided. Default `off`.
+    pub provenance: Provenance,
     /// Headers that policies never see, besides credentials and cookies, at most 64. Default: none.
     pub masked_headers: Vec<HeaderName>,
+}
+
+/// Who is told which policies decided on a call, beside the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Provenance {
+    /// `off`: nobody.
+    #[default]
+    Off,
+    /// `header`: every caller, in the head of the answer. They learn the names, versions and order of the policies.
+    Header,
 }
 
 /// When a policy that keeps failing is no longer asked, and when it is tried again.

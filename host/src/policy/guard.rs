@@ -70,8 +70,7 @@ impl Guard {
         let breaker = if hook == Hook::Settle { &self.settling } else { &self.deciding };
         let pass = breaker.enter(|| self.clock.monotonic_ms());
         if pass == Pass::Stopped {
-            let detail = "it keeps failing, and isn't asked at the moment".to_owned();
-            return Err(Fault { policy: Arc::clone(&self.policy), hook, kind: FaultKind::Open, detail });
+            return Err(self.not_asked(hook));
         }
         let answer = question();
         // Keys that can't be proven are not the policy's fault.
@@ -80,6 +79,20 @@ impl Guard {
             self.tell(change, hook, fault);
         }
         answer
+    }
+
+    /// Asks the policy unless its breaker is open, which learns nothing of the answer. A breaker that would let a call through
+    /// to try the policy counts as open.
+    ///
+    /// # Errors
+    /// The policy's fault, or that it isn't asked.
+    pub fn rehearse<T>(&self, hook: Hook, question: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+        if self.lets_decide() { question() } else { Err(self.not_asked(hook)) }
+    }
+
+    fn not_asked(&self, hook: Hook) -> Fault {
+        let detail = "it keeps failing, and isn't asked at the moment".to_owned();
+        Fault { policy: Arc::clone(&self.policy), hook, kind: FaultKind::Open, detail }
     }
 
     fn tell(&self, change: Change, hook: Hook, fault: Option<&Fault>) {

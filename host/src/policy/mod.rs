@@ -14,6 +14,7 @@ pub mod fault;
 pub mod grants;
 pub mod guard;
 pub mod outcome;
+pub mod provenance;
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -29,9 +30,10 @@ pub use fault::{Fault, FaultKind};
 pub use grants::Grants;
 pub use guard::{Guard, GuardTerms, OnChange};
 pub use outcome::{End, Outcome};
+pub use provenance::{DecisionCount, Decisions, Origin, Step, Trail, Untold};
 
 /// A named point at which policies are asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Hook {
     /// Is this caller known?
     Authenticate,
@@ -118,4 +120,21 @@ pub trait Policy: Debug + Send + Sync {
     /// # Errors
     /// A [`Fault`] when the policy failed.
     fn settle(&self, exchange: &Arc<Exchange>, call: &Call, outcome: &Outcome) -> Result<(), Fault>;
+
+    /// The same policy for calls that are only tried: it finds what its calls have kept in its state, and leaves there, in
+    /// the log and in its own instances nothing behind. Takes long: never on a request's path.
+    ///
+    /// # Errors
+    /// Why it can't be made.
+    fn rehearsing(&self) -> Result<Arc<dyn Policy>, NotRehearsed>;
+}
+
+/// A policy can't be tried.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("policy '{policy}' can't be tried now: {reason}")]
+pub struct NotRehearsed {
+    /// Which policy.
+    pub policy: Arc<str>,
+    /// Why.
+    pub reason: String,
 }

@@ -3,6 +3,7 @@
 pub mod budgets;
 pub mod catalogue;
 pub mod control;
+pub mod explanation;
 pub mod keys;
 pub mod limits;
 pub mod store;

@@ -28,7 +28,8 @@ pub(super) async fn admit(
     mut read: Read,
     settlement: &mut Settlement,
 ) -> Result<Admitted, Refusal> {
-    let charges = match chains.admit(&read.exchange, &read.call, &read.caller.principal)? {
+    settlement.begins_admit(&read);
+    let charges = match chains.admit(&read.exchange, &read.call, &read.caller.principal, settlement)? {
         AdmitVerdict::Reject(rejection) => return Err(rejection.into()),
         AdmitVerdict::Admit { charges, edited } => {
             if let Some(edited) = edited {
@@ -51,7 +52,10 @@ pub(super) async fn admit(
         if read.call.output_cap.is_none() {
             expected.output = fitting(&charges, expected);
         }
-        reserve(parts, &read.caller.principal.subject, &charges, expected, settlement).await?;
+        match settlement.account() {
+            Some(account) => account.foresee(parts, &charges, expected).await?,
+            None => reserve(parts, &read.caller.principal.subject, &charges, expected, settlement).await?,
+        }
     }
     if let Some(estimate) = estimate {
         settlement.expects(estimate);
@@ -63,10 +67,12 @@ pub(super) async fn admit(
     }
     // Out of scope looks like unknown, so that nobody can list by trying what they may not see; nothing was sent, so what
     // was reserved is given back.
-    if let Some(model) = &read.model
-        && !read.caller.scope().allows(model.canonical())
-    {
-        return Err(Refusal::unknown_model(model));
+    if let Some(model) = &read.model {
+        let is_allowed = read.caller.scope().allows(model.canonical());
+        settlement.is_scoped(model, is_allowed);
+        if !is_allowed {
+            return Err(Refusal::unknown_model(model));
+        }
     }
     Ok(Admitted(read))
 }
@@ -113,15 +119,7 @@ async fn reserve(
     expected: Tokens,
     settlement: &mut Settlement,
 ) -> Result<(), Refusal> {
-    let wanted: SmallVec<[quota::Charge<'_>; 4]> = charges
-        .iter()
-        .map(|(policy, charge)| quota::Charge {
-            policy,
-            limit: &charge.limit,
-            partition: &charge.partition,
-            rule: charge.rule,
-        })
-        .collect();
+    let wanted: SmallVec<[quota::Charge<'_>; 4]> = charges.iter().map(wanted).collect();
     let at = Moment::now(&parts.clock);
     let is_shared = parts.limits.sharing() == Sharing::Shared;
     let held = parts.limits.reserve(at, principal, &wanted, expected).await;
@@ -130,36 +128,60 @@ async fn reserve(
     if is_shared {
         parts.metrics.redis_took(Duration::from_micros(stood_at_us.saturating_sub(at.monotonic_us)));
     }
-    let refused = match held {
+    let not_held = match held {
         Ok(mut hold) => {
             settlement.stands(hold.tells_standings(), stood_at_us);
             settlement.holds(hold);
             return Ok(());
         }
-        Err(NotHeld::Refused(refused)) => refused,
-        Err(NotHeld::Unavailable { unavailable, closed }) => {
+        Err(not_held) => not_held,
+    };
+    let (refusal, blamed) = refusal(&not_held, charges);
+    if let Some(policy) = blamed {
+        settlement.blames(policy);
+    }
+    match not_held {
+        NotHeld::Refused(Refused::Exceeded(exceeded)) => {
+            parts.metrics.limit_refused(&exceeded.policy, &exceeded.limit);
+            settlement.stands(exceeded.until_retry(), stood_at_us);
+        }
+        NotHeld::Refused(_) => {}
+        NotHeld::Unavailable { unavailable, closed } => {
             settlement.is_unchecked();
             // Why Redis can't be asked stands in the log once, not with each call.
             tracing::debug!(%unavailable, %closed, "a call was refused, for its limits can't be checked");
-            return Err(Refusal::limits_unavailable());
         }
+    }
+    Err(refusal)
+}
+
+/// A charge as the counters take it.
+pub(super) fn wanted((policy, charge): &(Arc<str>, Charge)) -> quota::Charge<'_> {
+    quota::Charge { policy, limit: &charge.limit, partition: &charge.partition, rule: charge.rule }
+}
+
+/// What the caller reads when nothing could be reserved, and the policy whose charge stood in the way.
+pub(super) fn refusal<'a>(not_held: &'a NotHeld, charges: &'a [(Arc<str>, Charge)]) -> (Refusal, Option<&'a str>) {
+    let refused = match not_held {
+        NotHeld::Refused(refused) => refused,
+        NotHeld::Unavailable { .. } => return (Refusal::limits_unavailable(), None),
     };
-    Err(match refused {
-        Refused::Exceeded(exceeded) => {
-            parts.metrics.limit_refused(&exceeded.policy, &exceeded.limit);
-            let refusal = Refusal::limit_exceeded(&exceeded);
-            settlement.stands(exceeded.until_retry(), stood_at_us);
-            refusal
+    let first = || charges.first().map_or("", |(policy, _)| policy);
+    match refused {
+        Refused::Exceeded(exceeded) => (Refusal::limit_exceeded(exceeded), Some(&exceeded.policy)),
+        Refused::Full => (Refusal::counters_full(), None),
+        Refused::TooManyCounters { policy } => (Refusal::too_many_counters(policy), Some(policy)),
+        Refused::Repeated { policy, limit } => {
+            (bad_answer(policy, format!("it charged '{limit}' twice in one call")), Some(policy))
         }
-        Refused::Full => Refusal::counters_full(),
-        Refused::TooManyCounters { policy } => Refusal::too_many_counters(&policy),
-        Refused::Repeated { policy, limit } => bad_answer(&policy, format!("it charged '{limit}' twice in one call")),
-        Refused::BadRule { policy, limit, wrong } => bad_answer(&policy, format!("its limit '{limit}' is {wrong}")),
+        Refused::BadRule { policy, limit, wrong } => {
+            (bad_answer(policy, format!("its limit '{limit}' is {wrong}")), Some(policy))
+        }
         Refused::TooMany { count } => {
-            let policy = charges.first().map_or("", |(policy, _)| policy);
-            bad_answer(policy, format!("the policies together asked for {count} charges"))
+            let detail = format!("the policies together asked for {count} charges");
+            (bad_answer(first(), detail), Some(first()))
         }
-    })
+    }
 }
 
 fn bad_answer(policy: &str, detail: String) -> Refusal {

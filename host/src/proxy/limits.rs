@@ -1,5 +1,5 @@
 //! What a call of a key would be charged now, for operators. A dry run: the policies are asked as for a chat, and nothing is
-//! charged. What a policy keeps in a state of its own it may well change, for it can't tell this call from another.
+//! charged. What they write in their state is dropped, and neither a breaker nor a metric learns of it.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -9,7 +9,7 @@ use std::{
 use http::HeaderMap;
 use serde_json::json;
 
-use super::Parts;
+use super::{Parts, admit::wanted};
 use crate::{
     clock::moment,
     llm::{
@@ -17,7 +17,8 @@ use crate::{
         operations::{self, Row},
     },
     policy::{
-        AdmitVerdict, Call, Caller, Charge, Exchange, ExchangeHead, Fault, Principal, Rejection, RequestBody, TokenKind,
+        AdmitVerdict, Call, Caller, Charge, Exchange, ExchangeHead, Fault, NotRehearsed, Principal, Rejection,
+        RequestBody, TokenKind, Untold,
     },
     ports::{
         control::{LimitList, LimitStatus},
@@ -32,6 +33,9 @@ pub enum NotTold {
     /// A call would fail as well.
     #[error(transparent)]
     Fault(#[from] Fault),
+    /// A policy can't be asked without a trace.
+    #[error(transparent)]
+    NotRehearsed(#[from] NotRehearsed),
     /// A call would be refused before it is charged.
     #[error("a policy refuses such calls ({}): {}", .0.code, .0.message)]
     Rejected(Rejection),
@@ -44,7 +48,8 @@ pub enum NotTold {
 }
 
 impl Parts {
-    /// What a chat of this key with this model would be charged, and where those counters stand.
+    /// What a chat of this key with this model would be charged, and where those counters stand. Takes long, for instances of
+    /// all policies are made: never on a worker that serves calls.
     ///
     /// # Errors
     /// [`NotTold`] says what becomes of such a call instead.
@@ -53,7 +58,7 @@ impl Parts {
             return Err(NotTold::OutOfScope);
         }
         let (exchange, call, principal) = self.made_up(key, model);
-        let charges = match self.chains.load_full().admit(&exchange, &call, &principal)? {
+        let charges = match self.chains.load_full().rehearsal()?.admit(&exchange, &call, &principal, &mut Untold)? {
             AdmitVerdict::Reject(rejection) => return Err(NotTold::Rejected(rejection)),
             AdmitVerdict::Admit { charges, edited } => {
                 let model = edited.as_ref().and_then(|edited| edited.model.as_ref());
@@ -100,12 +105,8 @@ impl Parts {
     }
 }
 
-/// A charge as the counters take it.
-fn wanted((policy, charge): &(Arc<str>, Charge)) -> quota::Charge<'_> {
-    quota::Charge { policy, limit: &charge.limit, partition: &charge.partition, rule: charge.rule }
-}
-
-fn status(policy: &str, (standing, used): (Standing, u64), now_us: u64) -> LimitStatus {
+/// Where a counter stands, as operators read it.
+pub(super) fn status(policy: &str, (standing, used): (Standing, u64), now_us: u64) -> LimitStatus {
     let Standing { limit, unit, capacity, remaining, reserved, reset_after_us, .. } = standing;
     let reset_after_us = reset_after_us.filter(|after| *after > 0);
     LimitStatus {

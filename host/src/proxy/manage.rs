@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use hyper::body::Incoming;
 
 use super::{
     Parts,
     admit::Admitted,
+    caller_body::CallerBody,
     forward::{self, Answered},
     read::Read,
     refusal::Refusal,
@@ -52,7 +52,7 @@ pub(super) enum Managed {
     /// These models, each named in the body.
     Models(Vec<ModelName>),
     /// A blob, with its bytes where it is brought.
-    Blob(Digest, Option<Incoming>),
+    Blob(Digest, Option<CallerBody>),
 }
 
 impl Managed {
@@ -61,7 +61,7 @@ impl Managed {
         row: &Row,
         parameter: Option<&str>,
         body: Option<&CheckedBody>,
-        rest: Option<Incoming>,
+        rest: Option<CallerBody>,
         allow_cloud: bool,
     ) -> Result<Self, Refusal> {
         match (row.pattern, body) {
@@ -186,7 +186,7 @@ fn path<'a>(upstream: &Upstream, digest: Option<&'a Digest>) -> Result<CallPath<
 
 /// The backend in the request's header; without one, the only one there is. A drained backend can be managed: that is
 /// what it may have been drained for.
-fn chosen(fleet: &Fleet, headers: &HeaderMap) -> Result<Arc<Backend>, Refusal> {
+pub(super) fn chosen(fleet: &Fleet, headers: &HeaderMap) -> Result<Arc<Backend>, Refusal> {
     let mut managed = fleet.backends();
     managed.retain(|backend| backend.kind() == BackendKind::Ollama);
     let mut lines = headers.get_all(BACKEND).iter();

@@ -3,11 +3,15 @@
 //!
 //! Policies are asked here through chains; how they run is unknown here.
 
+mod account;
 mod admit;
 mod answer;
 mod authenticate;
 mod body;
+mod caller_body;
 mod credential;
+mod edit_story;
+mod explain;
 mod forward;
 mod in_flight;
 mod limit_headers;
@@ -15,6 +19,7 @@ mod limits;
 mod manage;
 mod meter;
 mod observe;
+mod provenance;
 mod read;
 mod receive;
 mod refusal;
@@ -22,6 +27,7 @@ mod relay;
 mod request_id;
 mod route;
 mod settle;
+mod told;
 
 use std::{
     mem,
@@ -37,9 +43,12 @@ use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
 pub use body::{RelayError, ResponseBody};
+pub use explain::Question;
 pub use limits::NotTold;
 
 use self::{
+    authenticate::Coming,
+    caller_body::CallerBody,
     in_flight::InFlight,
     observe::Observers,
     refusal::Refusal,
@@ -82,6 +91,8 @@ pub struct RequestBounds {
     pub allow_cloud: bool,
     /// Whether answers name their backend.
     pub expose_backend: bool,
+    /// Whether answers say which policies decided.
+    pub tells_decisions: bool,
 }
 
 /// What the request path needs; made once, shared by all requests.
@@ -133,6 +144,7 @@ impl Proxy {
                 parts.clock.clone(),
                 Arc::clone(&parts.metrics),
             ),
+            tells_decisions: parts.bounds.tells_decisions,
         });
         Self { settling, running: InFlight::new(parts.bounds.max_in_flight), parts, request_ids: RequestIds::new() }
     }
@@ -151,7 +163,8 @@ impl Proxy {
             if carried.is_err() && settlement.is_reserved() { Vec::new() } else { settlement.tells_standings() };
         let is_degraded = settlement.is_degraded() || self.parts.limits.sharing() == Sharing::Degraded;
         let mut response = match carried {
-            Ok((answer, set)) => {
+            Ok((answer, mut set)) => {
+                settlement.stamp_decisions(&mut set);
                 let mut response = answer.into_response(settlement);
                 response.headers_mut().extend(set);
                 response
@@ -176,13 +189,15 @@ impl Proxy {
         let parts = &self.parts;
         // One set of policies from the first hook to the last, whatever is swapped in meanwhile.
         let chains = parts.chains.load_full();
-        let received = receive::receive(request, settlement)?;
+        let received = receive::receive(request.map(CallerBody::Incoming), settlement)?;
         if let (Class::Local, Source::Gate(own)) = (received.row.class, received.row.answer) {
             return Ok((answer::local(parts, own)?, HeaderMap::new()));
         }
         settlement.takes(self.running.enter().ok_or_else(Refusal::overloaded)?);
+        settlement.uses(chains.generation());
+        let coming = Coming { peer, request_id, taken_for: None };
         // Before anything of the body is read: a stranger must not make the gate hold bytes.
-        let authenticated = authenticate::authenticate(parts, &chains, peer, request_id, received, settlement)?;
+        let authenticated = authenticate::authenticate(parts, &chains, &coming, received, settlement)?;
         let read = read::read(parts, authenticated).await?;
         let mut admitted = admit::admit(parts, &chains, read, settlement).await?;
         // What policies tell the caller is told with an answer, a backend's or the gate's, and never with a refusal.

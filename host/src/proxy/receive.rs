@@ -1,9 +1,8 @@
 //! receive: the head of a request becomes a row of the operation table, or a refusal.
 
 use http::{Request, Version, header};
-use hyper::body::Incoming;
 
-use super::{refusal::Refusal, settle::Settlement};
+use super::{caller_body::CallerBody, refusal::Refusal, settle::Settlement};
 use crate::llm::operations::{self, Match, Row};
 
 /// A request that the operation table names. Without `Debug`: its headers hold the credential.
@@ -11,11 +10,11 @@ pub(super) struct Received {
     pub(super) row: &'static Row,
     /// What the path names: a model.
     pub(super) parameter: Option<Box<str>>,
-    pub(super) request: Request<Incoming>,
+    pub(super) request: Request<CallerBody>,
 }
 
 /// Finds the row. Paths are compared as they are written: nothing is decoded or tidied, so nothing slips through.
-pub(super) fn receive(request: Request<Incoming>, settlement: &mut Settlement) -> Result<Received, Refusal> {
+pub(super) fn receive(request: Request<CallerBody>, settlement: &mut Settlement) -> Result<Received, Refusal> {
     let (row, parameter) = match operations::find(request.method(), request.uri().path()) {
         Match::Row(row, parameter) => (row, parameter.map(|text| text.into_owned().into_boxed_str())),
         Match::WrongMethod { allow, surface } => {

@@ -3,11 +3,13 @@
 
 use std::fmt::{Display, Formatter, Result as FmtResult};
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::{body::ResponseBody, settle::Settlement};
 use crate::{
     llm::{
+        Surface,
         body::BodyError,
         dialect::{self, ErrorText},
         digest::DigestError,
@@ -306,28 +308,39 @@ impl Refusal {
 
     /// The answer in the caller's dialect; the settlement is closed with it.
     pub(super) fn into_response(self, mut settlement: Settlement) -> Response<ResponseBody> {
+        let response = self.answer(settlement.surface(), settlement.request_id());
         let details = *self.0;
-        let text = ErrorText {
-            status: details.status,
-            code: &details.code,
-            message: &details.message,
-            request_id: settlement.request_id(),
-        };
-        let body = dialect::error_body(settlement.surface(), &text);
         if let Some(private) = &details.private {
             tracing::warn!(
                 request_id = settlement.request_id(),
                 blame = details.blame.as_str(),
                 code = &*details.code,
+                policy = settlement.provenance.refused_by(),
                 private,
                 "refused"
             );
         }
-        let mut response = Response::new(ResponseBody::whole(body));
+        if let Some(bound) = details.bound {
+            settlement.reached(bound);
+        }
+        settlement.answers(details.status);
+        settlement.provenance.code = Some(details.code);
+        let mut response = response.map(ResponseBody::whole);
+        settlement.stamp_decisions(response.headers_mut());
+        settlement.settle(End::Complete);
+        response
+    }
+
+    /// What the caller reads.
+    pub(super) fn answer(&self, surface: Surface, request_id: &str) -> Response<Bytes> {
+        let details = &*self.0;
+        let text = ErrorText { status: details.status, code: &details.code, message: &details.message, request_id };
+        let body = dialect::error_body(surface, &text);
+        let mut response = Response::new(body);
         *response.status_mut() = details.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.extend(details.header);
+        headers.extend(details.header.clone());
         if details.closes {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -337,12 +350,22 @@ impl Refusal {
         if let Some(seconds) = details.retry_after_s {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if let Some(bound) = details.bound {
-            settlement.reached(bound);
-        }
-        settlement.answers(details.status);
-        settlement.settle(End::Complete);
         response
+    }
+
+    /// The code that stands in the answer.
+    pub(super) fn code(&self) -> &str {
+        &self.0.code
+    }
+
+    /// Who is to blame.
+    pub(super) fn blame(&self) -> &'static str {
+        self.0.blame.as_str()
+    }
+
+    /// What only an operator should know.
+    pub(super) fn private(&self) -> Option<&str> {
+        self.0.private.as_deref()
     }
 }
 

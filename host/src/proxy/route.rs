@@ -33,8 +33,9 @@ pub(super) async fn route(
     let candidates = candidates(parts, &model, row).await?;
     // Only now: a name that no backend knows is a caller's text, and has no place in a log.
     settlement.names_model(&call.model);
+    settlement.offers(&candidates);
     let facts: SmallVec<[Backend; 8]> = candidates.iter().map(|candidate| candidate.facts.clone()).collect();
-    let order = match chains.route(&exchange, &call, &caller.principal, &facts)? {
+    let order = match chains.route(&exchange, &call, &caller.principal, &facts, settlement)? {
         RouteVerdict::Reject(rejection) => return Err(rejection.into()),
         RouteVerdict::Undecided => candidates,
         RouteVerdict::Ranked(ids) => {

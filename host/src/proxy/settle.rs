@@ -12,9 +12,11 @@ use std::{sync::Arc, time::Duration};
 use http::StatusCode;
 
 use super::{
+    account::Account,
     in_flight::Place,
     meter::Tokens,
     observe::{Observers, Watched},
+    provenance::Provenance,
     request_id::RequestId,
 };
 use crate::{
@@ -40,6 +42,8 @@ pub(super) struct Settling {
     pub(super) clock: Clock,
     pub(super) estimates: Arc<Estimates>,
     pub(super) observers: Observers,
+    /// Whether answers say who decided.
+    pub(super) tells_decisions: bool,
 }
 
 /// What a call is taken to need before a model runs.
@@ -62,6 +66,9 @@ pub(super) struct Settlement {
     surface: Surface,
     operation: Operation,
     model: Box<str>,
+    pub(super) provenance: Provenance,
+    /// Of a call that is only tried.
+    account: Option<Box<Account>>,
     subject: Option<Box<str>>,
     backend: Option<Arc<Backend>>,
     status: Option<u16>,
@@ -85,13 +92,19 @@ pub(super) struct Settlement {
 impl Settlement {
     pub(super) fn open(shared: &Arc<Settling>, request_id: &RequestId) -> Self {
         shared.metrics.call_began();
+        Self::at(shared, request_id, shared.clock.monotonic())
+    }
+
+    fn at(shared: &Arc<Settling>, request_id: &RequestId, began: Duration) -> Self {
         Self {
             shared: Arc::clone(shared),
-            began: shared.clock.monotonic(),
+            began,
             request_id: request_id.as_str().into(),
             surface: Surface::Other,
             operation: Operation::Other,
             model: Box::default(),
+            provenance: Provenance::default(),
+            account: None,
             subject: None,
             backend: None,
             status: None,
@@ -107,6 +120,29 @@ impl Settlement {
             is_open: true,
             place: None,
         }
+    }
+
+    /// Of a call that is only tried: it ends without a trace, and an account is kept of what is decided.
+    pub(super) fn rehearse(shared: &Arc<Settling>, request_id: &RequestId) -> Self {
+        let mut settlement = Self::at(shared, request_id, shared.clock.monotonic());
+        settlement.is_open = false;
+        settlement.account = Some(Box::default());
+        settlement
+    }
+
+    /// What the account of a call that was only tried came to.
+    pub(super) fn into_account(mut self) -> Account {
+        self.account.take().map_or_else(Account::default, |account| *account)
+    }
+
+    /// Whether answers say who decided.
+    pub(super) fn tells_decisions(&self) -> bool {
+        self.shared.tells_decisions
+    }
+
+    /// The account of a call that is only tried.
+    pub(super) fn account(&mut self) -> Option<&mut Account> {
+        self.account.as_deref_mut()
     }
 
     pub(super) fn request_id(&self) -> &str {
@@ -290,12 +326,18 @@ impl Settlement {
             operation = self.operation.as_str(),
             status,
             end = end.as_str(),
+            code = self.provenance.code.as_deref(),
             model = &*self.model,
             principal = self.subject.as_deref(),
             backend = self.backend.as_ref().map(|backend| &**backend.name()),
             input_tokens = tokens.map(|tokens| tokens.input.tokens),
             output_tokens = tokens.map(|tokens| tokens.output.tokens),
             tokens_estimated = tokens.map(Tokens::is_estimated),
+            generation = self.provenance.generation,
+            authenticated_by = self.provenance.authenticated_by(),
+            admitted_by = self.provenance.admitted_by().map(display),
+            routed_by = self.provenance.routed_by(),
+            refused_by = self.provenance.refused_by(),
             ms = saturating_ms(took),
             "call",
         );
@@ -355,7 +397,7 @@ mod tests {
     fn settling() -> Arc<Settling> {
         let (metrics, clock) = (Arc::new(Metrics::default()), Clock::manual(0).0);
         let observers = Observers::new(NonZeroUsize::MIN, TaskTracker::new(), clock.clone(), Arc::clone(&metrics));
-        Arc::new(Settling { metrics, clock, estimates: Arc::default(), observers })
+        Arc::new(Settling { metrics, clock, estimates: Arc::default(), observers, tells_decisions: false })
     }
 
     fn open(shared: &Arc<Settling>) -> Settlement {

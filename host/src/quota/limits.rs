@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use thiserror::Error;
 
 use super::{
-    Charge, Moment, Outcome, Quota, Refused, Reservation, Standing, Tokens, Wait,
+    Charge, Exceeded, Moment, Outcome, Quota, Refused, Reservation, Standing, Tokens, Wait,
     charge::Terms,
     shared::{Fallback, LocalSpending, NotReserved, SharedQuota, SharedReservation, Unavailable, WhyClosed},
 };
@@ -47,6 +47,17 @@ pub enum NotHeld {
         /// Why that refuses the call.
         closed: WhyClosed,
     },
+}
+
+/// What would become of charges.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foresight {
+    /// Where the counters were looked at.
+    pub sharing: Sharing,
+    /// Where they stand, in the order of the charges, and the units counted; none where the charges make no sense.
+    pub standings: Vec<(Standing, u64)>,
+    /// Whether all could be reserved. How long to wait for what is shared is known no better than when all of it is free.
+    pub verdict: Result<(), NotHeld>,
 }
 
 impl Sharing {
@@ -97,6 +108,44 @@ impl Limits {
             Fallback::Admit | Fallback::Refuse(_) => self.memory.look(at, charges)?,
         };
         Ok((Sharing::Degraded, standings))
+    }
+
+    /// Whether all of these charges could be reserved now, and where their counters stand. Nothing is reserved.
+    pub async fn foresee(&self, at: Moment, charges: &[Charge<'_>], expected: Tokens) -> Foresight {
+        let (sharing, standings) = match self.look(at, charges).await {
+            Ok(looked) => looked,
+            Err(refused) => {
+                return Foresight { sharing: self.sharing(), standings: Vec::new(), verdict: Err(refused.into()) };
+            }
+        };
+        let verdict = match (&self.shared, sharing) {
+            (Some(_), Sharing::Shared) => fits(charges, &standings, expected).map_err(NotHeld::from),
+            (Some(shared), Sharing::Degraded) => self.foresee_alone(shared, at, charges, expected),
+            _ => self.memory.foresee(at, charges, expected).map_err(NotHeld::from),
+        };
+        Foresight { sharing, standings, verdict }
+    }
+
+    /// The same while Redis can't be asked.
+    fn foresee_alone(
+        &self,
+        shared: &SharedQuota,
+        at: Moment,
+        charges: &[Charge<'_>],
+        expected: Tokens,
+    ) -> Result<(), NotHeld> {
+        let unavailable = Unavailable::Open;
+        match shared.fall_back(charges.iter().map(|charge| charge.rule)) {
+            Fallback::Admit => Ok(()),
+            Fallback::Refuse(closed) => Err(NotHeld::Unavailable { unavailable, closed }),
+            Fallback::Share(rules) => {
+                let foreseen = self.memory.foresee(at, &shares(charges, rules), expected);
+                foreseen.map_err(|refused| match too_large_for_a_share(charges, &refused) {
+                    Some(place) => NotHeld::Unavailable { unavailable, closed: WhyClosed::NoShare(place) },
+                    None => refused.into(),
+                })
+            }
+        }
     }
 
     /// Reserves all charges of this principal's call, or none. May be dropped at any await: then nothing is held.
@@ -153,6 +202,31 @@ impl Limits {
 /// The charges by these rules in place of their own.
 fn shares<'a>(charges: &[Charge<'a>], rules: Vec<Rule>) -> SmallVec<[Charge<'a>; 4]> {
     charges.iter().zip(rules).map(|(charge, rule)| Charge { rule, ..*charge }).collect()
+}
+
+/// Whether counters that stand so have room for all charges; the one with the longest wait is told, of equal ones the first.
+fn fits(charges: &[Charge<'_>], standings: &[(Standing, u64)], expected: Tokens) -> Result<(), Refused> {
+    let waits = charges.iter().zip(standings).filter_map(|(charge, (standing, _))| {
+        let amount = Terms::of(&charge.rule).ok()?.settling.reserves(expected);
+        if amount == 0 || amount <= standing.remaining {
+            return None;
+        }
+        let wait = match standing.reset_after_us {
+            _ if amount > standing.capacity => Wait::Forever,
+            Some(us) => Wait::Micros(us),
+            None => Wait::UntilACallEnds,
+        };
+        Some((wait, charge))
+    });
+    let longest = waits.reduce(|one, other| if other.0 > one.0 { other } else { one });
+    let Some((wait, charge)) = longest else { return Ok(()) };
+    Err(Refused::Exceeded(Box::new(Exceeded {
+        policy: charge.policy.to_owned(),
+        limit: charge.limit.to_owned(),
+        rule: charge.rule,
+        wait,
+        standings: standings.iter().map(|(standing, _)| standing.clone()).collect(),
+    })))
 }
 
 /// Whether a charge asks for more than its limit ever admits.
@@ -218,5 +292,45 @@ impl Hold {
                 local.spending.settle(outcome);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        policy::{Amount, Shape},
+        quota::Unit,
+    };
+
+    fn charge(limit: &str, rule: Rule) -> Charge<'_> {
+        Charge { policy: "p", limit, partition: "ann", rule }
+    }
+
+    fn standing(limit: &str, capacity: u64, remaining: u64, reset_after_us: Option<u64>) -> (Standing, u64) {
+        let (limit, unit) = (limit.into(), Unit::Requests);
+        let standing = Standing { limit, unit, capacity, remaining, reserved: 0, reset_after_us, window_us: None };
+        (standing, capacity - remaining)
+    }
+
+    #[test]
+    fn shared_counters_without_room_are_foreseen_by_where_they_stand() {
+        let window =
+            Rule::Metered { amount: Amount::Requests(2), shape: Shape::Window { capacity: 9, length_ms: 1_000 } };
+        let charges = [charge("window", window), charge("calls", Rule::Concurrent(3))];
+        let check = |first: (Standing, u64), second: (Standing, u64), expected: Option<(&str, Wait)>| {
+            let found = match fits(&charges, &[first, second], Tokens::default()) {
+                Ok(()) => None,
+                Err(Refused::Exceeded(exceeded)) => Some((exceeded.limit.clone(), exceeded.wait)),
+                Err(other) => panic!("{other}"),
+            };
+            assert_eq!(found.as_ref().map(|(limit, wait)| (limit.as_str(), *wait)), expected);
+        };
+        let (free, calls) = (standing("window", 9, 2, Some(7)), standing("calls", 3, 1, None));
+        let (full, busy) = (standing("window", 9, 1, Some(7)), standing("calls", 3, 0, None));
+        check(free.clone(), calls.clone(), None);
+        check(full.clone(), calls.clone(), Some(("window", Wait::Micros(7))));
+        check(free, busy, Some(("calls", Wait::UntilACallEnds)));
+        check(standing("window", 1, 1, None), calls, Some(("window", Wait::Forever)));
     }
 }

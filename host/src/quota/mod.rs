@@ -28,7 +28,7 @@ pub mod window;
 
 pub use charge::{Charge, Outcome, Tokens, Unit};
 pub use counter::{Counter, Mark, Wait};
-pub use limits::{Hold, Limits, NotHeld, Sharing};
+pub use limits::{Foresight, Hold, Limits, NotHeld, Sharing};
 pub use moment::Moment;
 pub use refused::{Exceeded, Refused, Standing};
 pub use reservation::Reservation;

@@ -8,8 +8,10 @@ use std::{
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
-    metrics::{MetricType, counter::ConstCounter},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
+
+use crate::policy::DecisionCount;
 
 /// Three counters by the word that stands for each.
 pub type ThreeCounts = [(&'static str, u64); 3];
@@ -35,6 +37,10 @@ pub struct PolicyNumbers {
     pub retired: Option<ThreeCounts>,
     /// Decisions that were made a second time, by what came out.
     pub rechecked: Option<ThreeCounts>,
+    /// The version in force.
+    pub version: Option<String>,
+    /// What it decided.
+    pub decisions: Vec<DecisionCount>,
 }
 
 type Source = Box<dyn Fn() -> Vec<PolicyNumbers> + Send + Sync>;
@@ -68,6 +74,8 @@ impl Collector for PolicyMetrics {
         for (policy, is_stopped) in policies.iter().filter_map(|of| Some((of.policy.as_str(), of.is_stopped?))) {
             open.encode_family(&[("policy", policy)])?.encode_gauge(&i64::from(is_stopped))?;
         }
+        versions(&mut encoder, &policies)?;
+        decisions(&mut encoder, &policies)?;
         let failed = policies
             .iter()
             .flat_map(|of| of.failed.iter().map(|(step, count)| (of.policy.as_str(), Some(*step), *count)));
@@ -86,6 +94,28 @@ impl Collector for PolicyMetrics {
         let help = "Decisions of a policy that were made again on a fresh instance, by what came out";
         write("policy_rechecks", help, "outcome", by(|of| of.rechecked))
     }
+}
+
+/// Which version of each policy is in force.
+fn versions(encoder: &mut DescriptorEncoder<'_>, policies: &[PolicyNumbers]) -> Result<(), Error> {
+    let help = "The version of each policy in force (1)";
+    let mut family = encoder.encode_descriptor("policy_version_info", help, None, MetricType::Gauge)?;
+    for (policy, version) in policies.iter().filter_map(|of| Some((of.policy.as_str(), of.version.as_deref()?))) {
+        ConstGauge::new(1_i64).encode(family.encode_family(&[("policy", policy), ("version", version)])?)?;
+    }
+    Ok(())
+}
+
+/// What each policy decided.
+fn decisions(encoder: &mut DescriptorEncoder<'_>, policies: &[PolicyNumbers]) -> Result<(), Error> {
+    let help = "Decisions of a policy, by hook and what it decided; of rejections by their code";
+    let mut family = encoder.encode_descriptor("policy_decisions", help, None, MetricType::Counter)?;
+    for (policy, known) in policies.iter().flat_map(|of| of.decisions.iter().map(|known| (of.policy.as_str(), known))) {
+        let code = known.code.as_deref().unwrap_or_default();
+        let labels = [("policy", policy), ("hook", known.hook), ("decision", known.decision), ("code", code)];
+        ConstCounter::new(known.count).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
 }
 
 /// One family of counters: its name, its help, and the second label's name.

@@ -26,8 +26,8 @@ use super::{
     warm::warm,
 };
 use crate::policy::{
-    Admission, AuthenticateDecision, Backend, Call, Exchange, Fault, FaultKind, Head, Hook, Outcome, Policy, Presented,
-    Principal, RouteDecision,
+    Admission, AuthenticateDecision, Backend, Call, Exchange, Fault, FaultKind, Head, Hook, NotRehearsed, Outcome,
+    Policy, Presented, Principal, RouteDecision,
 };
 
 /// One version of one policy, ready to be asked.
@@ -319,6 +319,12 @@ impl Policy for GuestPolicy {
             },
             Ok,
         )
+    }
+
+    fn rehearsing(&self) -> Result<Arc<dyn Policy>, NotRehearsed> {
+        let twin = self.in_surroundings(Arc::new(self.nursery.shared.rehearsing()));
+        let failed = |error: LoadError| NotRehearsed { policy: Arc::clone(self.name()), reason: error.to_string() };
+        Ok(Arc::new(twin.map_err(failed)?))
     }
 }
 

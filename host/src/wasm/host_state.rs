@@ -67,6 +67,24 @@ pub(super) struct Shared {
     pub(super) terms: Terms,
 }
 
+impl Shared {
+    /// The same for calls that are only tried: what they write is kept from the policy's state, and from the log.
+    pub(super) fn rehearsing(&self) -> Self {
+        let (clock, catalogue) = (self.clock.clone(), Arc::clone(&self.catalogue));
+        Self {
+            name: Arc::clone(&self.name),
+            log: GuestLog::new(clock.clone(), 0, Arc::default()),
+            clock,
+            catalogue,
+            state: Arc::new(self.state.above()),
+            masked_headers: Arc::clone(&self.masked_headers),
+            default_limits: self.default_limits.clone(),
+            stream: self.stream,
+            terms: Terms { log_lines: 0, ..self.terms.clone() },
+        }
+    }
+}
+
 /// The time as a hook sees it: asked once, then the same until the hook ends.
 #[derive(Debug)]
 pub(super) struct HookTime {

@@ -21,6 +21,8 @@ const MAX_BYTES: usize = 16 << 20;
 pub(super) struct SharedState {
     counters: Mutex<LruCache<Box<str>, Counter>>,
     values: Mutex<Values>,
+    /// What is read where nothing is kept here; it never changes by that.
+    beneath: Option<Arc<Self>>,
 }
 
 #[derive(Debug)]
@@ -44,11 +46,16 @@ struct Value {
 impl Default for SharedState {
     fn default() -> Self {
         let values = Values { entries: LruCache::new(MAX_ENTRIES), bytes: 0 };
-        Self { counters: Mutex::new(LruCache::new(MAX_ENTRIES)), values: Mutex::new(values) }
+        Self { counters: Mutex::new(LruCache::new(MAX_ENTRIES)), values: Mutex::new(values), beneath: None }
     }
 }
 
 impl SharedState {
+    /// A state that begins as this one is, and keeps to itself what is written.
+    pub(super) fn above(self: &Arc<Self>) -> Self {
+        Self { beneath: Some(Arc::clone(self)), ..Self::default() }
+    }
+
     /// Adds to a counter, which starts at 0 and stops at the ends of `i64`; answers its new value.
     pub(super) fn add(&self, key: &str, delta: i64, ttl_ms: u32, now_ms: u64) -> i64 {
         let ends_ms = end(ttl_ms, now_ms);
@@ -58,14 +65,31 @@ impl SharedState {
             *counter = Counter { value: value.saturating_add(delta), ends_ms };
             return counter.value;
         }
-        counters.put(key.into(), Counter { value: delta, ends_ms });
-        delta
+        let value = self.beneath.as_ref().map_or(0, |beneath| beneath.count(key, now_ms)).saturating_add(delta);
+        counters.put(key.into(), Counter { value, ends_ms });
+        value
+    }
+
+    /// What a counter holds; reading it makes it none the younger.
+    fn count(&self, key: &str, now_ms: u64) -> i64 {
+        let counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let counter = counters.peek(key).filter(|counter| !is_over(counter.ends_ms, now_ms));
+        counter.map_or(0, |counter| counter.value)
+    }
+
+    /// What was last put, likewise.
+    fn peek(&self, key: &str, now_ms: u64) -> Option<Vec<u8>> {
+        let values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        let value = values.entries.peek(key).filter(|value| !is_over(value.ends_ms, now_ms))?;
+        Some(value.bytes.to_vec())
     }
 
     /// The value last put, if its time has not passed.
     pub(super) fn value(&self, key: &str, now_ms: u64) -> Option<Vec<u8>> {
         let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
-        let value = values.entries.get(key)?;
+        let Some(value) = values.entries.get(key) else {
+            return self.beneath.as_ref().and_then(|beneath| beneath.peek(key, now_ms));
+        };
         if is_over(value.ends_ms, now_ms) {
             values.remove(key);
             return None;
@@ -139,6 +163,20 @@ mod tests {
         state.put("k", vec![1], 10, 0);
         assert_eq!((state.value("k", 9), state.value("k", 10)), (Some(vec![1]), None));
         assert_eq!(state.add("k", 0, 0, 0), 7);
+    }
+
+    #[test]
+    fn a_state_above_another_begins_with_what_that_has_and_keeps_its_own_to_itself() {
+        let beneath = Arc::new(SharedState::default());
+        beneath.add("n", 5, 100, 0);
+        beneath.put("v", vec![1], 100, 0);
+        let above = beneath.above();
+        assert_eq!((above.add("n", 2, 0, 50), above.add("n", 1, 0, 50), above.add("new", 1, 0, 50)), (7, 8, 1));
+        assert_eq!((above.value("v", 50), above.value("v", 100), above.value("w", 0)), (Some(vec![1]), None, None));
+        above.put("v", vec![2], 0, 50);
+        assert_eq!((above.value("v", 50), beneath.value("v", 50)), (Some(vec![2]), Some(vec![1])));
+        assert_eq!((beneath.add("n", 0, 100, 50), beneath.add("new", 0, 0, 50)), (5, 0));
+        assert_eq!(beneath.above().add("n", 1, 0, 150), 1, "its time has passed");
     }
 
     #[test]

@@ -26,6 +26,9 @@ pub const BACKEND: HeaderName = HeaderName::from_static("x-tollgate-backend");
 /// Says `degraded` while limits that should hold over several gates can't.
 pub const LIMITS: HeaderName = HeaderName::from_static("x-tollgate-limits");
 
+/// Which versions of which policies decided on the call.
+pub const DECISIONS: HeaderName = HeaderName::from_static("x-tollgate-decisions");
+
 /// Tells a proxy in front not to hold a stream back.
 pub const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 

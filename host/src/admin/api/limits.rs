@@ -13,6 +13,7 @@ use axum::{
 use super::{
     super::{Shared, problem::Problem},
     asked,
+    trying::tried,
 };
 use crate::{llm::model_name::ModelName, proxy::NotTold};
 
@@ -32,7 +33,8 @@ async fn show(
     })?;
     let operations = &shared.operations;
     let stored = operations.store.key(&key).await.map_err(|error| asked::refused(&error))?;
-    let told = operations.parts.limits_of(&Arc::new(stored.record), model.as_ref()).await;
+    let key = Arc::new(stored.record);
+    let told = tried(&shared, async move |parts| parts.limits_of(&key, model.as_ref()).await).await?;
     let list = told.map_err(|error| not_told(&error))?;
     Ok(Json(list).into_response())
 }
@@ -63,7 +65,7 @@ fn decoded(text: &str) -> Option<String> {
 
 fn not_told(error: &NotTold) -> Problem {
     let (status, code) = match error {
-        NotTold::Fault(_) | NotTold::BadAnswer(_) => {
+        NotTold::Fault(_) | NotTold::BadAnswer(_) | NotTold::NotRehearsed(_) => {
             tracing::warn!(%error, "a policy failed when an operator asked what a call would be charged");
             (StatusCode::INTERNAL_SERVER_ERROR, "policy_fault")
         }

@@ -2,10 +2,12 @@
 
 mod asked;
 mod backends;
+mod explain;
 mod keys;
 mod limits;
 mod policies;
 mod status;
+mod trying;
 mod users;
 
 use std::sync::Arc;
@@ -16,7 +18,11 @@ use super::{Shared, guard, problem};
 
 /// Everything under `/api`.
 pub(super) fn router(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
-    let running = Router::new().merge(status::routes()).merge(policies::routes()).merge(backends::routes());
+    let running = Router::new()
+        .merge(status::routes())
+        .merge(policies::routes())
+        .merge(backends::routes())
+        .merge(explain::routes());
     let v1 = running.merge(keys::routes()).merge(limits::routes()).merge(users::routes());
     Router::new()
         .nest("/v1", v1)

@@ -10,7 +10,7 @@ use std::{
 
 use super::slot::Loaded;
 use crate::{
-    policy::{BreakerState, Guard},
+    policy::{BreakerState, Decisions, Guard, Origin},
     ports::control::LoadStep,
     usage::policy_numbers::PolicyNumbers,
     wasm::Tally,
@@ -22,7 +22,16 @@ struct Entry {
     failed: BTreeMap<LoadStep, u64>,
     steps_back: u64,
     openings: Arc<AtomicU64>,
-    serving: Option<(Arc<Guard>, Arc<Tally>)>,
+    decisions: Arc<Decisions>,
+    serving: Option<Serving>,
+}
+
+/// The version in force.
+#[derive(Debug)]
+struct Serving {
+    guard: Arc<Guard>,
+    tally: Arc<Tally>,
+    origin: Arc<Origin>,
 }
 
 /// Numbers by the policy's name. A name stays when its policy goes: its counters must not fall.
@@ -33,6 +42,11 @@ impl Book {
     /// The counter of openings of a policy's breakers.
     pub(super) fn openings(&self, policy: &str) -> Arc<AtomicU64> {
         Arc::clone(&self.entries().entry(policy.to_owned()).or_default().openings)
+    }
+
+    /// The counters of what a policy decides.
+    pub(super) fn decisions(&self, policy: &str) -> Arc<Decisions> {
+        Arc::clone(&self.entries().entry(policy.to_owned()).or_default().decisions)
     }
 
     /// A version is in force.
@@ -56,7 +70,8 @@ impl Book {
         entries.values_mut().for_each(|entry| entry.serving = None);
         for version in versions {
             let entry = entries.entry(crate::policy::Policy::name(&*version.policy).to_string()).or_default();
-            entry.serving = Some((Arc::clone(&version.guard), Arc::clone(version.policy.tally())));
+            let (guard, tally) = (Arc::clone(&version.guard), Arc::clone(version.policy.tally()));
+            entry.serving = Some(Serving { guard, tally, origin: Arc::clone(&version.origin) });
         }
     }
 
@@ -64,14 +79,16 @@ impl Book {
     pub(super) fn numbers(&self) -> Vec<PolicyNumbers> {
         let numbers = |(policy, entry): (&String, &Entry)| PolicyNumbers {
             policy: policy.clone(),
-            is_stopped: entry.serving.as_ref().map(|(guard, _)| guard.state() != BreakerState::Closed),
+            is_stopped: entry.serving.as_ref().map(|of| of.guard.state() != BreakerState::Closed),
             openings: entry.openings.load(Ordering::Relaxed),
             steps_back: entry.steps_back,
             passed: entry.passed,
             failed: entry.failed.iter().map(|(step, count)| (step.as_str(), *count)).collect(),
-            log_lines_dropped: entry.serving.as_ref().map_or(0, |(_, tally)| tally.log_lines_dropped()),
-            retired: entry.serving.as_ref().map(|(_, tally)| tally.instances_retired()),
-            rechecked: entry.serving.as_ref().map(|(_, tally)| tally.decisions_rechecked()),
+            log_lines_dropped: entry.serving.as_ref().map_or(0, |of| of.tally.log_lines_dropped()),
+            retired: entry.serving.as_ref().map(|of| of.tally.instances_retired()),
+            rechecked: entry.serving.as_ref().map(|of| of.tally.decisions_rechecked()),
+            version: entry.serving.as_ref().and_then(|of| of.origin.version().map(str::to_owned)),
+            decisions: entry.decisions.counts(),
         };
         self.entries().iter().map(numbers).collect()
     }

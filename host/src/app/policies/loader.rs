@@ -17,7 +17,7 @@ use crate::{
     },
     clock::Clock,
     config::{self, OnFault, PolicyFile},
-    policy::{BreakerRules, Guard, GuardTerms, Hook},
+    policy::{BreakerRules, Guard, GuardTerms, Hook, Origin},
     ports::control::{LoadStep, PolicySource},
     wasm::{BUILT_IN, Compiled, LoadError, Runtime, Terms},
 };
@@ -170,11 +170,12 @@ impl Loader {
             policy = name,
             hooks = hooks.join(","),
             capabilities = policy.inspection().capabilities_text(),
-            version,
+            version = version.as_str(),
             code = code_is,
             generation,
             "the policy is loaded"
         );
+        let origin = Origin::new(Arc::clone(&shared_name), version, self.book.decisions(name));
         let guard = Guard::new(shared_name, self.clock.clone(), self.guard_terms(name, &file));
         Ok(Loaded {
             key: wanted.key(),
@@ -184,6 +185,7 @@ impl Loader {
             file,
             policy,
             guard: Arc::new(guard),
+            origin: Arc::new(origin),
             generation,
             since_ms: self.clock.unix_ms(),
         })

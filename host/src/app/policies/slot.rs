@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     app::folder::Digest,
     config::{OnRemove, PolicyFile},
-    policy::{Guard, Hook, Link, Policy},
+    policy::{Guard, Hook, Link, Origin, Policy},
     ports::control::PolicySource,
     wasm::{Compiled, GuestPolicy},
 };
@@ -29,6 +29,7 @@ pub(super) struct Loaded {
     pub(super) file: PolicyFile,
     pub(super) policy: Arc<GuestPolicy>,
     pub(super) guard: Arc<Guard>,
+    pub(super) origin: Arc<Origin>,
     /// The set with which it came into force, and when.
     pub(super) generation: u64,
     pub(super) since_ms: u64,
@@ -36,7 +37,7 @@ pub(super) struct Loaded {
 
 impl Loaded {
     pub(super) fn link(&self) -> Link {
-        Link::guarded(Arc::clone(&self.policy) as Arc<dyn Policy>, Arc::clone(&self.guard))
+        Link::guarded(Arc::clone(&self.policy) as Arc<dyn Policy>, Arc::clone(&self.guard), Arc::clone(&self.origin))
     }
 
     /// Whether it serves on when its file is gone. One that authenticates does unless it says otherwise: without it more

@@ -9,7 +9,8 @@ use smallvec::{SmallVec, smallvec};
 
 use super::{
     Admission, AdmitDecision, AuthenticateDecision, Backend, Call, Charge, Edited, Exchange, Fault, FaultKind, Guard,
-    Head, Hook, Outcome, Policy, Presented, Principal, Rejection, RouteDecision, edits::EditError,
+    Head, Hook, NotRehearsed, Origin, Outcome, Policy, Presented, Principal, Rejection, RouteDecision, Step, Trail,
+    edits::EditError,
 };
 use crate::{clock::Clock, ports::keys::Attributes};
 
@@ -67,19 +68,21 @@ pub enum RouteVerdict {
 pub struct Link {
     policy: Arc<dyn Policy>,
     guard: Option<Arc<Guard>>,
+    origin: Arc<Origin>,
 }
 
 impl Link {
-    /// A policy that is asked as long as its guard lets it.
-    pub fn guarded(policy: Arc<dyn Policy>, guard: Arc<Guard>) -> Self {
-        Self { policy, guard: Some(guard) }
+    /// A policy that is asked as long as its guard lets it; `origin` is its version.
+    pub fn guarded(policy: Arc<dyn Policy>, guard: Arc<Guard>, origin: Arc<Origin>) -> Self {
+        Self { policy, guard: Some(guard), origin }
     }
 }
 
 impl From<Arc<dyn Policy>> for Link {
     /// A policy that is always asked.
     fn from(policy: Arc<dyn Policy>) -> Self {
-        Self { policy, guard: None }
+        let origin = Arc::new(Origin::without_version(Arc::clone(policy.name())));
+        Self { policy, guard: None, origin }
     }
 }
 
@@ -89,6 +92,8 @@ pub struct Chains {
     generation: u64,
     links: Vec<Link>,
     settles: bool,
+    /// Nobody learns of what is asked: no breaker, no metric.
+    is_rehearsal: bool,
     clock: Clock,
     observer: Arc<dyn Observer>,
 }
@@ -97,7 +102,19 @@ impl Chains {
     /// A set in which policies are asked in this order.
     pub fn new(generation: u64, links: Vec<Link>, clock: Clock, observer: Arc<dyn Observer>) -> Self {
         let settles = links.iter().any(|link| link.policy.decides(Hook::Settle));
-        Self { generation, links, settles, clock, observer }
+        Self { generation, links, settles, is_rehearsal: false, clock, observer }
+    }
+
+    /// The same set for a call that is only tried: its policies leave nothing behind, its breakers stand as they do and learn
+    /// nothing, and nothing is counted. Takes long: never on a request's path.
+    ///
+    /// # Errors
+    /// The first policy that can't be tried, and why.
+    pub fn rehearsal(&self) -> Result<Self, NotRehearsed> {
+        let twin = |link: &Link| Ok(Link { policy: link.policy.rehearsing()?, ..link.clone() });
+        let links = self.links.iter().map(twin).collect::<Result<_, NotRehearsed>>()?;
+        let (clock, observer) = (self.clock.clone(), Arc::clone(&self.observer));
+        Ok(Self { is_rehearsal: true, ..Self::new(self.generation, links, clock, observer) })
     }
 
     /// The set's number; a later set has a higher one.
@@ -119,15 +136,22 @@ impl Chains {
         exchange: &Arc<Exchange>,
         head: &Head,
         presented: Option<&Presented>,
+        trail: &mut dyn Trail,
     ) -> Result<AuthenticateVerdict, Fault> {
-        for link in self.at(Hook::Authenticate) {
-            match self.ask(link, Hook::Authenticate, |policy| policy.authenticate(exchange, head, presented))? {
-                AuthenticateDecision::Abstain => {}
+        let hook = Hook::Authenticate;
+        for link in self.at(hook) {
+            let answer = self.ask(link, hook, |policy| policy.authenticate(exchange, head, presented));
+            match self.told(link, hook, answer, trail)? {
+                AuthenticateDecision::Abstain => self.tell(link, hook, Step::Abstained, trail),
                 AuthenticateDecision::Allow { subject, attributes } => {
+                    self.tell(link, hook, Step::Allowed(&subject), trail);
                     let policy = Arc::clone(link.policy.name());
                     return Ok(AuthenticateVerdict::Allow { subject, policy, attributes });
                 }
-                AuthenticateDecision::Reject(rejection) => return Ok(AuthenticateVerdict::Reject(rejection)),
+                AuthenticateDecision::Reject(rejection) => {
+                    self.tell(link, hook, Step::Rejected(&rejection), trail);
+                    return Ok(AuthenticateVerdict::Reject(rejection));
+                }
             }
         }
         Ok(AuthenticateVerdict::Unknown)
@@ -138,11 +162,19 @@ impl Chains {
     ///
     /// # Errors
     /// The fault of the first policy that failed, or whose changes make no call.
-    pub fn admit(&self, exchange: &Arc<Exchange>, call: &Call, principal: &Principal) -> Result<AdmitVerdict, Fault> {
+    pub fn admit(
+        &self,
+        exchange: &Arc<Exchange>,
+        call: &Call,
+        principal: &Principal,
+        trail: &mut dyn Trail,
+    ) -> Result<AdmitVerdict, Fault> {
+        let hook = Hook::Admit;
         let mut charges = Vec::new();
         let mut edited: Option<Box<Edited>> = None;
-        for link in self.at(Hook::Admit) {
-            let decision = self.ask(link, Hook::Admit, |policy| {
+        for link in self.at(hook) {
+            let mut has_edited = false;
+            let answer = self.ask(link, hook, |policy| {
                 let Admission { decision, draft } = match &edited {
                     Some(edited) => policy.admit(&edited.exchange, &edited.call, principal)?,
                     None => policy.admit(exchange, call, principal)?,
@@ -151,15 +183,24 @@ impl Chains {
                 if let Some(draft) = draft.filter(|_| !matches!(decision, AdmitDecision::Reject(_))) {
                     let changed = draft.finish(edited.take(), exchange, call);
                     edited = Some(changed.map_err(|error| edits_fault(policy, &error))?);
+                    has_edited = true;
                 }
                 Ok(decision)
-            })?;
+            });
+            let decision = self.told(link, hook, answer, trail)?;
+            if let Some(edited) = edited.as_ref().filter(|_| has_edited) {
+                trail.edited(&link.origin, edited);
+            }
             match decision {
-                AdmitDecision::Abstain => {}
+                AdmitDecision::Abstain => self.tell(link, hook, Step::Abstained, trail),
                 AdmitDecision::Admit(more) => {
+                    self.tell(link, hook, Step::Admitted(&more), trail);
                     charges.extend(more.into_iter().map(|charge| (Arc::clone(link.policy.name()), charge)));
                 }
-                AdmitDecision::Reject(rejection) => return Ok(AdmitVerdict::Reject(rejection)),
+                AdmitDecision::Reject(rejection) => {
+                    self.tell(link, hook, Step::Rejected(&rejection), trail);
+                    return Ok(AdmitVerdict::Reject(rejection));
+                }
             }
         }
         Ok(AdmitVerdict::Admit { charges, edited })
@@ -175,22 +216,32 @@ impl Chains {
         call: &Call,
         principal: &Principal,
         backends: &[Backend],
+        trail: &mut dyn Trail,
     ) -> Result<RouteVerdict, Fault> {
-        for link in self.at(Hook::Route) {
-            let answer =
-                self.ask(link, Hook::Route, |policy| match policy.route(exchange, call, principal, backends)? {
-                    RouteDecision::Abstain => Ok(RouteVerdict::Undecided),
-                    RouteDecision::Reject(rejection) => Ok(RouteVerdict::Reject(rejection)),
-                    RouteDecision::Pick(id) => offered(policy, vec![id], backends),
-                    RouteDecision::Ranked(ids) => offered(policy, ids, backends),
-                });
+        let hook = Hook::Route;
+        for link in self.at(hook) {
+            let answer = self.ask(link, hook, |policy| match policy.route(exchange, call, principal, backends)? {
+                RouteDecision::Abstain => Ok(RouteVerdict::Undecided),
+                RouteDecision::Reject(rejection) => Ok(RouteVerdict::Reject(rejection)),
+                RouteDecision::Pick(id) => offered(policy, vec![id], backends),
+                RouteDecision::Ranked(ids) => offered(policy, ids, backends),
+            });
             let ranked = match answer {
-                Err(fault) if link.guard.as_ref().is_some_and(|guard| guard.abstains_at(Hook::Route)) => {
-                    without(exchange, &fault);
+                Err(fault) if link.guard.as_ref().is_some_and(|guard| guard.abstains_at(hook)) => {
+                    self.tell(link, hook, Step::Failed { fault: &fault, is_passed_over: true }, trail);
+                    if !self.is_rehearsal {
+                        without(exchange, &fault);
+                    }
                     continue;
                 }
-                answer => answer?,
+                answer => self.told(link, hook, answer, trail)?,
             };
+            let step = match &ranked {
+                RouteVerdict::Undecided => Step::Abstained,
+                RouteVerdict::Ranked(ids) => Step::Ranked(ids),
+                RouteVerdict::Reject(rejection) => Step::Rejected(rejection),
+            };
+            self.tell(link, hook, step, trail);
             if !matches!(ranked, RouteVerdict::Undecided) {
                 return Ok(ranked);
             }
@@ -215,6 +266,18 @@ impl Chains {
         self.links.iter().filter(move |link| link.policy.decides(hook))
     }
 
+    /// The answer; a fault, which ends the chain, is told.
+    fn told<T>(&self, link: &Link, hook: Hook, answer: Result<T, Fault>, trail: &mut dyn Trail) -> Result<T, Fault> {
+        answer.inspect_err(|fault| self.tell(link, hook, Step::Failed { fault, is_passed_over: false }, trail))
+    }
+
+    fn tell(&self, link: &Link, hook: Hook, step: Step<'_>, trail: &mut dyn Trail) {
+        if !self.is_rehearsal {
+            link.origin.decisions().count(hook, step);
+        }
+        trail.decided(&link.origin, hook, step);
+    }
+
     fn ask<T>(
         &self,
         link: &Link,
@@ -222,6 +285,12 @@ impl Chains {
         question: impl FnOnce(&dyn Policy) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         let policy = link.policy.as_ref();
+        if self.is_rehearsal {
+            return match &link.guard {
+                Some(guard) => guard.rehearse(hook, || question(policy)),
+                None => question(policy),
+            };
+        }
         let start = self.clock.monotonic();
         let answer = match &link.guard {
             Some(guard) => guard.ask(hook, || question(policy)),

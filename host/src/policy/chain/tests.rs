@@ -13,13 +13,13 @@ use http::HeaderMap;
 use super::*;
 use crate::{
     llm::{Operation, Surface, operations},
-    policy::{Amount, Draft, ExchangeHead, Reason, RequestBody, Rule, Shape},
+    policy::{Amount, Draft, ExchangeHead, Reason, RequestBody, Rule, Shape, Untold},
     ports::keys::Proof,
     wire::bounded::BufferBudget,
 };
 
 /// A policy that gives the answers it was made with.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Scripted {
     name: Arc<str>,
     authenticate: Option<Result<AuthenticateDecision, FaultKind>>,
@@ -93,6 +93,9 @@ impl Policy for Scripted {
     fn settle(&self, _: &Arc<Exchange>, _: &Call, _: &Outcome) -> Result<(), Fault> {
         self.answer(Hook::Settle, ())
     }
+    fn rehearsing(&self) -> Result<Arc<dyn Policy>, NotRehearsed> {
+        Ok(Arc::new(self.clone()))
+    }
 }
 
 #[derive(Debug)]
@@ -163,7 +166,7 @@ fn authenticate(answers: Vec<Result<AuthenticateDecision, FaultKind>>) -> Result
         policy
     });
     let head = Head { surface: Surface::Ollama, operation: Operation::Chat, body_bytes: None };
-    chains(policies.collect()).authenticate(&exchange(), &head, None)
+    chains(policies.collect()).authenticate(&exchange(), &head, None, &mut Untold)
 }
 
 fn allow(subject: &str) -> Result<AuthenticateDecision, FaultKind> {
@@ -204,7 +207,7 @@ fn charges_add_up_and_a_rejection_ends_them() {
     };
     let paid = || AdmitDecision::Admit(vec![charge("x")]);
     let verdict = chains(vec![policy("a", paid()), policy("b", AdmitDecision::Abstain), policy("c", paid())])
-        .admit(&exchange(), &call(), &principal())
+        .admit(&exchange(), &call(), &principal(), &mut Untold)
         .unwrap();
     let AdmitVerdict::Admit { charges, edited: None } = verdict else { panic!("{verdict:?}") };
     let owners: Vec<&str> = charges.iter().map(|(policy, _)| &**policy).collect();
@@ -213,7 +216,7 @@ fn charges_add_up_and_a_rejection_ends_them() {
     let last = policy("c", paid());
     let asked = Arc::clone(&last.asked);
     let refusing = chains(vec![policy("a", paid()), policy("b", AdmitDecision::Reject(rejection())), last]);
-    assert!(matches!(refusing.admit(&exchange(), &call(), &principal()), Ok(AdmitVerdict::Reject(_))));
+    assert!(matches!(refusing.admit(&exchange(), &call(), &principal(), &mut Untold), Ok(AdmitVerdict::Reject(_))));
     assert_eq!(asked.load(Ordering::Relaxed), 0, "after a rejection nobody is asked");
 }
 
@@ -236,7 +239,7 @@ fn each_policy_sees_the_call_as_those_before_it_changed_it() {
     let first = setting("a", Some("b:1"), AdmitDecision::Abstain);
     let second = setting("b", Some("c:2"), AdmitDecision::Admit(vec![]));
     let between = Arc::clone(&second.shown);
-    let verdict = chains(vec![first, second, last]).admit(&exchange, &call(), &principal()).unwrap();
+    let verdict = chains(vec![first, second, last]).admit(&exchange, &call(), &principal(), &mut Untold).unwrap();
     let AdmitVerdict::Admit { charges, edited: Some(edited) } = verdict else { panic!("{verdict:?}") };
     assert_eq!(*between.lock().unwrap(), [r#"b:1 {"model":"b:1"}"#]);
     assert_eq!(*shown.lock().unwrap(), [r#"c:2 {"model":"c:2"}"#]);
@@ -253,20 +256,20 @@ fn what_was_changed_is_dropped_when_its_policy_or_a_later_one_rejects_or_fails()
         vec![setting("a", Some("b:1"), refuse())],
         vec![setting("a", Some("b:1"), AdmitDecision::Admit(vec![])), setting("b", None, refuse())],
     ] {
-        let verdict = chains(policies).admit(&exchange, &call(), &principal());
+        let verdict = chains(policies).admit(&exchange, &call(), &principal(), &mut Untold);
         assert!(matches!(verdict, Ok(AdmitVerdict::Reject(_))), "{verdict:?}");
         assert_eq!(buffers.held(), 0);
     }
     let failing = Scripted { fails: true, ..setting("b", Some("c:2"), AdmitDecision::Abstain) };
     let chain = chains(vec![setting("a", Some("b:1"), AdmitDecision::Abstain), failing]);
-    assert_eq!(&*chain.admit(&exchange, &call(), &principal()).unwrap_err().policy, "b");
+    assert_eq!(&*chain.admit(&exchange, &call(), &principal(), &mut Untold).unwrap_err().policy, "b");
     assert_eq!((exchange.body().unwrap().as_ref(), buffers.held()), (&br#"{"model":"a"}"#[..], 0));
 }
 
 fn route(decision: RouteDecision) -> Result<RouteVerdict, Fault> {
     let mut policy = Scripted::named("r");
     policy.route = Some(decision);
-    chains(vec![policy]).route(&exchange(), &call(), &principal(), &[backend(1), backend(2)])
+    chains(vec![policy]).route(&exchange(), &call(), &principal(), &[backend(1), backend(2)], &mut Untold)
 }
 
 #[test]
@@ -301,7 +304,7 @@ fn the_first_router_that_has_an_opinion_decides_and_later_ones_are_not_asked() {
     let last = router("c", RouteDecision::Pick(1));
     let asked = Arc::clone(&last.asked);
     let chain = chains(vec![router("a", RouteDecision::Abstain), router("b", RouteDecision::Pick(2)), last]);
-    let verdict = chain.route(&exchange(), &call(), &principal(), &[backend(1), backend(2)]);
+    let verdict = chain.route(&exchange(), &call(), &principal(), &[backend(1), backend(2)], &mut Untold);
     assert!(matches!(verdict, Ok(RouteVerdict::Ranked(ids)) if ids == [2]));
     assert_eq!(asked.load(Ordering::Relaxed), 0);
 }
@@ -318,9 +321,9 @@ fn a_fault_ends_admit_and_route_whatever_later_policies_would_say() {
     let last = policy("b", false);
     let asked = Arc::clone(&last.asked);
     let chain = chains(vec![policy("a", true), last]);
-    let fault = chain.admit(&exchange(), &call(), &principal()).unwrap_err();
+    let fault = chain.admit(&exchange(), &call(), &principal(), &mut Untold).unwrap_err();
     assert_eq!((&*fault.policy, fault.hook), ("a", Hook::Admit));
-    let fault = chain.route(&exchange(), &call(), &principal(), &[backend(1)]).unwrap_err();
+    let fault = chain.route(&exchange(), &call(), &principal(), &[backend(1)], &mut Untold).unwrap_err();
     assert_eq!((&*fault.policy, fault.hook), ("a", Hook::Route));
     assert_eq!(asked.load(Ordering::Relaxed), 0);
 }

@@ -134,6 +134,20 @@ impl Quota {
         Ok(figures(&mut locked, at))
     }
 
+    /// Whether all of these charges could be reserved now. Nothing is, and no counter is made; whether there is a place for
+    /// those that are not there yet is not looked at.
+    ///
+    /// # Errors
+    /// [`Refused`] says which charge stands in the way.
+    pub fn foresee(&self, at: Moment, charges: &[Charge<'_>], expected: Tokens) -> Result<(), Refused> {
+        let named = self.name("", charges, expected)?;
+        let mut locked = self.lock(&named);
+        for group in &mut locked {
+            group.shard.advance(at);
+        }
+        check_all(&mut locked, at)
+    }
+
     /// Takes over what is written of a budget, before any call is charged. No principal answers for its counter, and no bound
     /// keeps it out: who was charged must not begin anew. Tells whether the budget's words are known.
     pub fn restore(&self, at: Moment, stored: &StoredBudget) -> bool {

@@ -332,3 +332,20 @@ fn a_partition_is_never_printed() {
     assert!(printed.contains("rate-limit") && printed.contains("max_counters"), "{printed}");
     assert!(!printed.contains("somebody"), "{printed}");
 }
+
+#[test]
+fn what_is_foreseen_is_what_reserving_comes_to_and_counts_nothing() {
+    let quota = quota();
+    let charges = [charge("a", "ann", 3), charge("b", "ann", 2)];
+    for call in 0..4 {
+        let foreseen = quota.foresee(at(call), &charges, NOBODY);
+        assert_eq!(quota.foresee(at(call), &charges, NOBODY), foreseen, "asking twice is as asking once");
+        let reserved = reserve(&quota, call, &charges).map(keep);
+        assert_eq!((foreseen.is_ok(), &foreseen), (call < 2, &reserved), "call {call}");
+    }
+    assert_eq!(
+        quota.foresee(at(0), &[charge("c", "bob", 0)], NOBODY),
+        reserve(&quota, 0, &[charge("c", "bob", 0)]).map(keep)
+    );
+    assert_eq!(quota.totals().refused(), 3, "what is foreseen is no refusal");
+}
