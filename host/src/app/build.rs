@@ -244,7 +244,7 @@ fn policies(
     metrics: &Arc<Metrics>,
 ) -> Result<Policies, StartError> {
     let runtime = runtime(config, clock, fleet, Some(compiled_folder(config)?))?;
-    Ok(Policies::load(runtime, &config.policies, clock, metrics)?)
+    Ok(Policies::load(runtime, config, clock, metrics)?)
 }
 
 pub(super) async fn start(config: Config, clock: Clock) -> Result<App, StartError> {

@@ -47,9 +47,8 @@ impl Checked {
         found.keep(certificates(config, clock));
         found.keep(config.redis.as_ref().map(sharing::address).transpose());
         if let Some(fleet) = found.keep(fleet(config, clock, tasks)) {
-            let loaded = runtime(config, clock, &fleet, cache).and_then(|runtime| {
-                Ok(Policies::load(runtime, &config.policies, clock, &Arc::new(Metrics::default()))?)
-            });
+            let loaded = runtime(config, clock, &fleet, cache)
+                .and_then(|runtime| Ok(Policies::load(runtime, config, clock, &Arc::new(Metrics::default()))?));
             found.policies = found.keep(loaded);
         }
         found

@@ -2,6 +2,7 @@
 //!
 //! Nothing listens before everything is built, and every task that serves belongs to a tracker: none outlives the gate.
 
+pub mod approvals;
 mod background;
 mod budgets;
 mod build;

@@ -36,6 +36,11 @@ impl Failure {
         Self { code: 78, message: message.into() }
     }
 
+    /// What it says.
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The same as a plain no (1), for who knows nothing else.
     pub(super) fn into_no(self) -> Self {
         Self { code: 1, ..self }

@@ -28,8 +28,8 @@ pub use declared::{BackendProblem, WrittenBackend};
 pub use error::{ConfigErrors, Problem};
 pub use policy_file::{HookTerms, OnFault, OnRemove, PolicyFile, Reuse};
 pub use sections::{
-    Admin, Backend, BackendKind, BreakerRules, Http2, Limits, Log, LogFormat, Models, Policies, Provenance, Server,
-    Store, TlsFiles, Upstream,
+    Admin, Approve, Backend, BackendKind, BreakerRules, Http2, Limits, Log, LogFormat, Models, Policies, Provenance,
+    Server, Store, TlsFiles, Upstream,
 };
 pub use sharing::{Redis, RedisMode, RedisUrl};
 pub use sources::Sources;

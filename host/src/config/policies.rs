@@ -8,7 +8,7 @@ use bytesize::{GIB, MIB};
 
 use super::error::Complaint;
 use super::reader::{Reader, Section};
-use super::sections::{BreakerRules, Policies, Provenance};
+use super::sections::{Approve, BreakerRules, Policies, Provenance};
 use super::values;
 
 pub(super) const CPU_BUDGETS: RangeInclusive<Duration> = Duration::from_micros(100)..=Duration::from_millis(100);
@@ -21,6 +21,7 @@ const SETTLE_QUEUE: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 const SETTLE_QUEUE_MAX: u64 = 100_000;
 const MASKED_HEADERS_MAX: usize = 64;
 const PROVENANCES: &[(&str, Provenance)] = &[("off", Provenance::Off), ("header", Provenance::Header)];
+const APPROVE: &[(&str, Approve)] = &[("none", Approve::None), ("new-capabilities", Approve::NewCapabilities)];
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
 pub(super) fn policies(keys: &mut Section<'_>) -> Policies {
@@ -38,6 +39,7 @@ pub(super) fn policies(keys: &mut Section<'_>) -> Policies {
         memory,
         max_memory: keys.or("max_memory", MAX_MEMORY.max(memory), values::size(MEMORIES)),
         recheck_every: keys.or("recheck_every", RECHECK_EVERY, values::whole(0..=RECHECK_EVERY_MAX)),
+        approve: keys.or("approve", Approve::None, values::choice(APPROVE)),
         breaker: keys.table("breaker", breaker),
         settle_queue: keys.or("settle_queue", SETTLE_QUEUE, values::count(SETTLE_QUEUE_MAX)),
         provenance: keys.or("provenance", Provenance::default(), values::choice(PROVENANCES)),

@@ -123,6 +123,8 @@ pub struct Policies {
     /// One decision in so many is made a second time on a fresh instance, to find policies that decide by what earlier calls
     /// left in their memory; up to 1,000,000,000. 0: never. Default 1000.
     pub recheck_every: u32,
+    /// Whether a policy that asks for more than before waits until somebody approves it. Default `none`.
+    pub approve: Approve,
     /// `[policies.breaker]`: when a policy that keeps failing is no longer asked.
     pub breaker: BreakerRules,
     /// Calls that are over and wait for the policies that want to know what they came to, 1 to 100,000. What finds no place is
@@ -142,6 +144,17 @@ pub enum Provenance {
     Off,
     /// `header`: every caller, in the head of the answer. They learn the names, versions and order of the policies.
     Header,
+}
+
+/// Which policies wait for somebody's approval.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Approve {
+    /// `none`: a file in the folder is enough.
+    #[default]
+    None,
+    /// `new-capabilities`: those that can do what the policy of that name was not approved to do, be it built in or approved
+    /// by `tollgate policies approve`. Writing to the log needs no approval.
+    NewCapabilities,
 }
 
 /// When a policy that keeps failing is no longer asked, and when it is tried again.

@@ -48,14 +48,9 @@ impl Capability {
         }
     }
 
-    /// What these imports, as a component has them, make possible.
-    pub fn of<'a>(imports: impl Iterator<Item = &'a str> + Clone) -> Vec<Self> {
-        let interfaces = imports.map(|import| import.split('@').next().unwrap_or(import));
-        Self::ALL.into_iter().filter(|capability| interfaces.clone().any(|name| capability.comes_with(name))).collect()
-    }
-
-    fn comes_with(self, interface: &str) -> bool {
-        let own = match self {
+    /// The interface that it comes with, as one word.
+    pub fn word(self) -> &'static str {
+        match self {
             Self::ReadsCredentials => "credential",
             Self::ChangesCalls => "edits",
             Self::ReadsRequests => "request",
@@ -63,14 +58,19 @@ impl Capability {
             Self::ReadsPrincipals => "principals",
             Self::ReadsCatalogue => "catalogue",
             Self::KeepsState => "state",
-            Self::WritesLog => {
-                if matches!(interface, "wasi:cli/stdout" | "wasi:cli/stderr") {
-                    return true;
-                }
-                "env"
-            }
-        };
-        interface.strip_prefix("tollgate:policy/") == Some(own)
+            Self::WritesLog => "env",
+        }
+    }
+
+    /// What these imports, as a component has them, make possible.
+    pub fn of<'a>(imports: impl Iterator<Item = &'a str> + Clone) -> Vec<Self> {
+        let interfaces = imports.map(|import| import.split('@').next().unwrap_or(import));
+        Self::ALL.into_iter().filter(|capability| interfaces.clone().any(|name| capability.comes_with(name))).collect()
+    }
+
+    fn comes_with(self, interface: &str) -> bool {
+        let writes = self == Self::WritesLog && matches!(interface, "wasi:cli/stdout" | "wasi:cli/stderr");
+        writes || interface.strip_prefix("tollgate:policy/") == Some(self.word())
     }
 }
 

@@ -30,6 +30,9 @@ pub struct PolicyStatus {
     pub state: PolicyState,
     /// The hooks at which it decides; none when it is not in force.
     pub hooks: Vec<String>,
+    /// What it can do, by the interfaces that it imports; none when it is not in force.
+    #[serde(default)]
+    pub capabilities: Vec<String>,
     /// What is in force, as `sha256:` and the component's hash in hex.
     pub version: Option<String>,
     /// The generation that brought this version into force.
@@ -85,6 +88,8 @@ pub enum LoadStep {
     Version,
     /// It decides at a hook, and has all that it must.
     Hooks,
+    /// It can do no more than was approved, where `policies.approve` asks for that.
+    Approval,
     /// It takes its settings.
     Configure,
     /// It decides its cases as they say.
@@ -106,6 +111,7 @@ impl LoadStep {
             Self::Imports => "imports",
             Self::Version => "version",
             Self::Hooks => "hooks",
+            Self::Approval => "approval",
             Self::Configure => "configure",
             Self::Cases => "cases",
             Self::Warm => "warm",

@@ -39,6 +39,8 @@ pub struct PolicyNumbers {
     pub rechecked: Option<ThreeCounts>,
     /// The version in force.
     pub version: Option<String>,
+    /// What that can do.
+    pub capabilities: Vec<&'static str>,
     /// What it decided.
     pub decisions: Vec<DecisionCount>,
 }
@@ -75,6 +77,7 @@ impl Collector for PolicyMetrics {
             open.encode_family(&[("policy", policy)])?.encode_gauge(&i64::from(is_stopped))?;
         }
         versions(&mut encoder, &policies)?;
+        capabilities(&mut encoder, &policies)?;
         decisions(&mut encoder, &policies)?;
         let failed = policies
             .iter()
@@ -102,6 +105,17 @@ fn versions(encoder: &mut DescriptorEncoder<'_>, policies: &[PolicyNumbers]) -> 
     let mut family = encoder.encode_descriptor("policy_version_info", help, None, MetricType::Gauge)?;
     for (policy, version) in policies.iter().filter_map(|of| Some((of.policy.as_str(), of.version.as_deref()?))) {
         ConstGauge::new(1_i64).encode(family.encode_family(&[("policy", policy), ("version", version)])?)?;
+    }
+    Ok(())
+}
+
+/// What each policy in force can do.
+fn capabilities(encoder: &mut DescriptorEncoder<'_>, policies: &[PolicyNumbers]) -> Result<(), Error> {
+    let help = "What each policy in force can do, by the interface that it imports (1)";
+    let mut family = encoder.encode_descriptor("policy_capability", help, None, MetricType::Gauge)?;
+    for (policy, word) in policies.iter().flat_map(|of| of.capabilities.iter().map(|word| (of.policy.as_str(), *word)))
+    {
+        ConstGauge::new(1_i64).encode(family.encode_family(&[("policy", policy), ("capability", word)])?)?;
     }
     Ok(())
 }

@@ -43,6 +43,7 @@ mod limits_show;
 mod management;
 mod masking;
 mod operations;
+mod policy_approval;
 mod policy_breaker;
 mod policy_cases;
 mod policy_fault;

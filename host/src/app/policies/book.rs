@@ -32,6 +32,8 @@ struct Serving {
     guard: Arc<Guard>,
     tally: Arc<Tally>,
     origin: Arc<Origin>,
+    /// What it can do.
+    capabilities: Vec<&'static str>,
 }
 
 /// Numbers by the policy's name. A name stays when its policy goes: its counters must not fall.
@@ -71,7 +73,8 @@ impl Book {
         for version in versions {
             let entry = entries.entry(crate::policy::Policy::name(&*version.policy).to_string()).or_default();
             let (guard, tally) = (Arc::clone(&version.guard), Arc::clone(version.policy.tally()));
-            entry.serving = Some(Serving { guard, tally, origin: Arc::clone(&version.origin) });
+            let capabilities = version.policy.inspection().capabilities.iter().map(|known| known.word()).collect();
+            entry.serving = Some(Serving { guard, tally, origin: Arc::clone(&version.origin), capabilities });
         }
     }
 
@@ -88,6 +91,7 @@ impl Book {
             retired: entry.serving.as_ref().map(|of| of.tally.instances_retired()),
             rechecked: entry.serving.as_ref().map(|of| of.tally.decisions_rechecked()),
             version: entry.serving.as_ref().and_then(|of| of.origin.version().map(str::to_owned)),
+            capabilities: entry.serving.as_ref().map(|of| of.capabilities.clone()).unwrap_or_default(),
             decisions: entry.decisions.counts(),
         };
         self.entries().iter().map(numbers).collect()

@@ -4,7 +4,7 @@ use super::{Complaint, Policies, slot::Slot};
 use crate::{
     app::folder,
     clock::moment,
-    policy::{Hook, Policy},
+    policy::{Capability, Hook, Policy},
     ports::control::{PolicyList, PolicySource, PolicyState, PolicyStatus},
 };
 
@@ -39,6 +39,7 @@ impl Policies {
             source: version.source,
             state: if complaint.is_some() { PolicyState::Outdated } else { PolicyState::InForce },
             hooks: hooks(&version.policy.inspection().hooks),
+            capabilities: capabilities(&version.policy.inspection().capabilities),
             version: Some(folder::version(&version.key.component)),
             generation: Some(version.generation),
             since: Some(moment(version.since_ms)),
@@ -55,6 +56,7 @@ impl Policies {
             source: PolicySource::File,
             state: PolicyState::Refused,
             hooks: Vec::new(),
+            capabilities: Vec::new(),
             version: None,
             generation: None,
             since: None,
@@ -63,6 +65,10 @@ impl Policies {
             last_failure: self.failures.get(name).cloned(),
         }
     }
+}
+
+fn capabilities(capabilities: &[Capability]) -> Vec<String> {
+    capabilities.iter().map(|capability| capability.word().to_owned()).collect()
 }
 
 fn hooks(hooks: &[Hook]) -> Vec<String> {

@@ -12,12 +12,13 @@ use super::{
 };
 use crate::{
     app::{
+        approvals::Approvals,
         cases,
         folder::{self, Digest},
     },
     clock::Clock,
-    config::{self, OnFault, PolicyFile},
-    policy::{BreakerRules, Guard, GuardTerms, Hook, Origin},
+    config::{self, Config, OnFault, PolicyFile},
+    policy::{BreakerRules, Capability, Guard, GuardTerms, Hook, Origin},
     ports::control::{LoadStep, PolicySource},
     wasm::{BUILT_IN, Compiled, LoadError, Runtime, Terms},
 };
@@ -90,6 +91,8 @@ pub(super) struct BuiltInCode {
 pub(super) struct Loader {
     runtime: Runtime,
     gate: config::Policies,
+    /// None: nobody needs to approve anything.
+    approvals: Option<Approvals>,
     clock: Clock,
     book: Arc<Book>,
     changed: Arc<Notify>,
@@ -103,7 +106,7 @@ impl Loader {
     /// What is wrong with them.
     pub(super) fn new(
         runtime: Runtime,
-        gate: config::Policies,
+        config: &Config,
         clock: Clock,
         book: Arc<Book>,
         changed: Arc<Notify>,
@@ -118,7 +121,8 @@ impl Loader {
             let compiled = compiled.map_err(|error| vec![format!("built-in policy '{}': {error}", code.name)])?;
             built_in.push(BuiltInCode { name: code.name, digest: folder::digest(code.bytes), compiled });
         }
-        Ok(Self { runtime, gate, clock, book, changed, built_in })
+        let (gate, approvals) = (config.policies.clone(), Approvals::asked_by(config));
+        Ok(Self { runtime, gate, approvals, clock, book, changed, built_in })
     }
 
     /// The policies inside the binary, in the order in which they are asked.
@@ -157,6 +161,9 @@ impl Loader {
         };
         let code_is = if self.runtime.cache_hits() > hits { "cached" } else { code_is };
         self.refuse_less_than_built_in(name, &compiled)?;
+        if matches!(wanted.code, Code::File(_)) {
+            self.refuse_unapproved(name, &compiled)?;
+        }
         let shared_name: Arc<str> = name.into();
         let started = self.runtime.start_policy(&shared_name, &compiled, &Terms::from(&file))?;
         if let Some((path, content)) = &wanted.cases {
@@ -225,6 +232,28 @@ impl Loader {
             let text = format!("it takes the place of a built-in policy, and must export the hook `{hook}`");
             Err(Failed::at(LoadStep::Hooks, text))
         })
+    }
+
+    /// One that can do more than the built-in policy of its name, or than was approved, waits.
+    fn refuse_unapproved(&self, name: &str, compiled: &Compiled) -> Result<(), Failed> {
+        let Some(approvals) = &self.approvals else { return Ok(()) };
+        let built_in = self.built_in.iter().find(|built_in| built_in.name == name);
+        let is_given = |capability: &Capability| {
+            let known = |built_in: &BuiltInCode| built_in.compiled.inspection().capabilities.contains(capability);
+            *capability == Capability::WritesLog || built_in.is_some_and(known)
+        };
+        let asked = compiled.inspection().capabilities.iter().copied().filter(|capability| !is_given(capability));
+        let missing = approvals.missing(name, &asked.collect::<Vec<_>>());
+        let missing = missing.map_err(|reason| Failed::at(LoadStep::Approval, reason))?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let words: Vec<&str> = missing.iter().map(|capability| capability.as_str()).collect();
+        let text = format!(
+            "it waits for approval, for it {}: if it may, run `tollgate policies approve {name}`; if not, remove the file",
+            words.join(", ")
+        );
+        Err(Failed::at(LoadStep::Approval, text))
     }
 
     fn guard_terms(&self, name: &str, file: &PolicyFile) -> GuardTerms {

@@ -23,7 +23,7 @@ use self::{
 use super::folder::{self, PolicyFiles, Unusable};
 use crate::{
     clock::{Clock, moment},
-    config::{self, PolicyFile},
+    config::{Config, PolicyFile},
     policy::{Chains, Observer},
     ports::control::{FailedLoad, LoadStep, PolicySource},
     usage::metrics::Metrics,
@@ -87,12 +87,12 @@ impl Policies {
     /// Every policy that doesn't load, and why.
     pub fn load(
         runtime: Runtime,
-        config: &config::Policies,
+        config: &Config,
         clock: &Clock,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, PolicyProblems> {
         let (book, changed) = (Arc::<Book>::default(), Arc::<Notify>::default());
-        let loader = Loader::new(runtime, config.clone(), clock.clone(), Arc::clone(&book), Arc::clone(&changed))
+        let loader = Loader::new(runtime, config, clock.clone(), Arc::clone(&book), Arc::clone(&changed))
             .map_err(PolicyProblems)?;
         let observer: Arc<dyn Observer> = Arc::<Metrics>::clone(metrics);
         let empty = Chains::new(0, Vec::new(), clock.clone(), Arc::clone(&observer));
@@ -101,7 +101,7 @@ impl Policies {
             clock: clock.clone(),
             observer,
             chains: Arc::new(ArcSwap::from_pointee(empty)),
-            folder: config.folder.clone(),
+            folder: config.policies.folder.clone(),
             slots: BTreeMap::new(),
             complaints: BTreeMap::new(),
             failures: BTreeMap::new(),
@@ -240,7 +240,9 @@ impl Policies {
         let loaded = match self.loader.load(name, wanted, self.slots.get(name), self.generation + 1) {
             Ok(loaded) => loaded,
             Err(failed) => {
-                self.fails(name, &failed, Some(wanted.key()));
+                // It may be approved at any time, with no change here.
+                let about = (failed.step != LoadStep::Approval).then(|| wanted.key());
+                self.fails(name, &failed, about);
                 return false;
             }
         };

@@ -52,6 +52,12 @@ impl Loaded {
 }
 
 impl PolicyArguments {
+    /// This file, with the allowance of a gate that says nothing else.
+    pub(super) fn with_defaults(file: PathBuf) -> Self {
+        let gate = Config::defaults_in(Path::new(".")).policies;
+        Self { file, cpu_budget: gate.cpu_budget, memory: ByteSize(gate.memory) }
+    }
+
     /// The policy's name: the file's, without `.wasm`.
     pub(super) fn name(&self) -> Arc<str> {
         self.file.file_stem().map(|stem| stem.to_string_lossy()).unwrap_or_default().into()

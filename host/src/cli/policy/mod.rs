@@ -8,9 +8,12 @@ mod new;
 mod templates;
 mod test;
 
+use std::path::PathBuf;
+
 use clap::Subcommand;
 
 use super::{Format, output::Failure};
+use crate::wasm::Compiled;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PolicyCommand {
@@ -24,6 +27,11 @@ pub(super) enum PolicyCommand {
     Test(test::Test),
     /// Measure a policy: instructions, CPU time, memory; with its cases as inputs if it has some
     Bench(bench::Bench),
+}
+
+/// A policy file and what it was compiled to; nothing of it runs.
+pub(super) fn look_at(file: PathBuf) -> Result<(Vec<u8>, Compiled), Failure> {
+    file::PolicyArguments::with_defaults(file).compile()
 }
 
 pub(super) fn answer(command: PolicyCommand, format: Format) -> Result<(), Failure> {

@@ -1,5 +1,7 @@
 //! `tollgate policies`: what decides in the running gate, and having it look at its folder now.
 
+mod approve;
+
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -25,15 +27,20 @@ const UNPROCESSABLE: u16 = 422;
 pub(super) enum PoliciesCommand {
     /// List the policies of the running gate, and what is wrong with any
     List,
+    /// Let a policy of the folder do all that its file asks for now, and later versions of it as well
+    ///
+    /// With policies.approve = "new-capabilities", a policy that can do more than was approved waits. Says what it can do, and has
+    /// the running gate look at its folder; where none runs, the approval is there at its start.
+    Approve(approve::Approve),
     /// Have the running gate look at its policy folder now, and say what came of it
     Reload,
 }
 
 pub(super) async fn answer(command: PoliciesCommand, config: &Config, format: Format) -> Result<(), Failure> {
-    let client = AdminClient::with_token(config)?;
     match command {
-        PoliciesCommand::List => list(&client, format).await,
-        PoliciesCommand::Reload => reload(&client, format).await,
+        PoliciesCommand::List => list(&AdminClient::with_token(config)?, format).await,
+        PoliciesCommand::Approve(wanted) => approve::answer(&wanted, config, format).await,
+        PoliciesCommand::Reload => reload(&AdminClient::with_token(config)?, format).await,
     }
 }
 
@@ -42,7 +49,7 @@ async fn list(client: &AdminClient, format: Format) -> Result<(), Failure> {
     if format == Format::Json {
         return output::json(&list);
     }
-    let head = ["NAME", "STATE", "HOOKS", "SOURCE", "VERSION", "GENERATION", "BREAKER", "SINCE"];
+    let head = ["NAME", "STATE", "HOOKS", "CAPABILITIES", "SOURCE", "VERSION", "GENERATION", "BREAKER", "SINCE"];
     output::table(&head, list.policies.iter().map(row).collect());
     let of_policies = list.policies.iter().filter_map(|policy| policy.complaint.as_ref());
     list.complaint.iter().chain(of_policies).for_each(|complaint| output::note(complaint));
@@ -71,6 +78,7 @@ fn row(policy: &PolicyStatus) -> Vec<String> {
         policy.name.clone(),
         state.to_owned(),
         or_dash(Some(policy.hooks.join(","))),
+        or_dash(Some(policy.capabilities.join(","))),
         source.to_owned(),
         or_dash(version),
         or_dash(policy.generation.map(|generation| generation.to_string())),
