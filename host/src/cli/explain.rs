@@ -22,8 +22,8 @@ use crate::{
     ports::explanation::{ExplainedRefusal, ExplainedStep, Explanation},
 };
 
-/// Longest file that is sent as a body, in bytes: the admin listener takes 2 MiB, and escapes make it longer.
-const MOST_BODY: u64 = 768 << 10;
+/// Longest file that is sent as a body, in bytes: the admin listener takes twice as many, and escapes make it longer.
+const MOST_BODY: u64 = 512 << 10;
 
 /// Longest key that is read from the standard input, in bytes.
 const MOST_KEY: u64 = 4 << 10;

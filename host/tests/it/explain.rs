@@ -213,16 +213,20 @@ async fn only_the_admin_token_may_ask_and_wrong_questions_say_what_to_do() {
     let url = format!("http://{}/api/v1/explain", gate.admin_address());
     let unasked = gate.client().post(&url).body(chat(&gate, "llama3").to_string()).send().await.unwrap();
     assert_eq!(unasked.status(), 401);
+    let mut long = chat(&gate, "llama3");
+    long["body"] = json!({ "model": "llama3", "prompt": "x".repeat(500 << 10) }).to_string().into();
+    assert_eq!(explain(&gate, &long).await["refusal"], Value::Null);
     for (question, status, words) in [
         (json!({ "key": "a", "key_id": "b", "path": "/api/chat" }), 422, "not both"),
         (json!({ "key_id": "nobody", "path": "/api/chat" }), 404, "there is no such key"),
         (json!({ "path": "api/chat" }), 422, "write it like /api/chat"),
         (json!({ "path": "/api/chat", "headers": { "a b": "c" } }), 422, "can't stand in a request"),
+        (json!({ "path": "/api/chat", "body": "x".repeat(2 << 20) }), 413, "larger than 1048576 bytes"),
         (json!({ "pfad": "/api/chat" }), 400, "`path`"),
     ] {
         let asked = gate.client().post(&url).bearer_auth(gate.admin_token()).body(question.to_string());
         let answer = asked.send().await.unwrap();
-        assert_eq!(answer.status(), status, "{question}");
+        assert_eq!(answer.status(), status, "{words}");
         let text = answer.text().await.unwrap();
         assert!(text.contains(words), "`{words}` is missing in {text}");
     }
