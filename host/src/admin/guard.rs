@@ -25,6 +25,10 @@ use crate::{identity::AdminToken, usage::admin::AdminRefusal, wire::causes::caus
 
 /// Largest body: what the API takes is a few fields.
 const MAX_BODY_BYTES: usize = 64 << 10;
+/// Largest body where a whole call stands in it, to be tried.
+const MAX_CALL_BYTES: usize = 1 << 20;
+/// Where that is.
+const TRIES_A_CALL: &str = "/v1/explain";
 /// Time for a body of that size, from this machine.
 const BODY: Duration = Duration::from_secs(10);
 
@@ -79,9 +83,9 @@ pub(super) async fn addressed(State(shared): State<Arc<Shared>>, request: Reques
         let detail = "this listener is not known by the name in `host`: ask it as localhost, 127.0.0.1 or [::1], or add \
                       the name to admin.hosts";
         closing(Problem::new(StatusCode::MISDIRECTED_REQUEST, "wrong_host", detail).into_response())
-    } else if is_too_large(request.headers()) {
+    } else if is_too_large(request.headers(), most_bytes(request.uri())) {
         metrics.refused(AdminRefusal::BodySize);
-        too_large()
+        too_large(most_bytes(request.uri()))
     } else {
         next.run(request).await
     };
@@ -97,12 +101,13 @@ pub(super) async fn operator(State(shared): State<Arc<Shared>>, request: Request
         return refusal;
     }
     let (head, body) = request.into_parts();
+    let most = most_bytes(&head.uri);
     let metrics = shared.operations.metrics.admin();
-    match timeout(BODY, to_bytes(body, MAX_BODY_BYTES)).await {
+    match timeout(BODY, to_bytes(body, most)).await {
         Ok(Ok(body)) => next.run(Request::from_parts(head, Body::from(body))).await,
         Ok(Err(error)) if error.source().is_some_and(|cause| cause.is::<LengthLimitError>()) => {
             metrics.refused(AdminRefusal::BodySize);
-            too_large()
+            too_large(most)
         }
         Ok(Err(_)) => {
             let detail = "the body broke off: send it whole";
@@ -136,13 +141,18 @@ fn is_own_name(name: &str, hosts: &[String]) -> bool {
         || hosts.iter().any(|host| name.eq_ignore_ascii_case(host))
 }
 
-fn is_too_large(headers: &HeaderMap) -> bool {
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
-    length.is_some_and(|length| length.parse::<usize>().map_or(true, |length| length > MAX_BODY_BYTES))
+/// Most bytes that a body may have at this path, of which routers may have taken the beginning.
+fn most_bytes(uri: &Uri) -> usize {
+    if uri.path().ends_with(TRIES_A_CALL) { MAX_CALL_BYTES } else { MAX_BODY_BYTES }
 }
 
-fn too_large() -> Response {
-    let detail = format!("the body is larger than {MAX_BODY_BYTES} bytes: send less");
+fn is_too_large(headers: &HeaderMap, most: usize) -> bool {
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    length.is_some_and(|length| length.parse::<usize>().map_or(true, |length| length > most))
+}
+
+fn too_large(most: usize) -> Response {
+    let detail = format!("the body is larger than {most} bytes: send less");
     closing(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail).into_response())
 }
 

@@ -22,17 +22,13 @@ use crate::{
     ports::explanation::{ExplainedRefusal, ExplainedStep, Explanation},
 };
 
-/// Longest file that is sent as a body, in bytes: what the admin listener takes.
-const MOST_BODY: u64 = 1 << 20;
+/// Longest file that is sent as a body, in bytes: the admin listener takes twice as many, and escapes make it longer.
+const MOST_BODY: u64 = 512 << 10;
 
 /// Longest key that is read from the standard input, in bytes.
 const MOST_KEY: u64 = 4 << 10;
 
-/// Try a call on the running gate, and say who decides what on it and why.
-///
-/// The call goes the way of every call up to the moment in which it would be forwarded: the policies in force decide on it
-/// with the facts of this moment. Nothing is charged, sent or settled, no metric moves, and what policies write in their
-/// state or their log is dropped. Exit code 0 whether the call would be served or refused.
+/// The call to try.
 #[derive(Debug, Args)]
 pub(super) struct Explain {
     #[command(flatten)]
@@ -203,7 +199,9 @@ fn print(explanation: Explanation) {
     let operation = operation.unwrap_or_else(|| "a call that the gate doesn't know".to_owned());
     let model = model.map_or_else(String::new, |model| format!(", model {model}"));
     output::result(&format!("{operation}{model}, by the policies of generation {generation}\n"));
-    output::table(&["STAGE", "BY", "DECISION", "CODE", "DETAIL"], steps.into_iter().map(row).collect());
+    if !steps.is_empty() {
+        output::table(&["STAGE", "BY", "DECISION", "CODE", "DETAIL"], steps.into_iter().map(row).collect());
+    }
     if !limits.is_empty() {
         let source = limits_source.unwrap_or_default();
         output::result(&format!("\nlimits before this call (figures: {source})"));

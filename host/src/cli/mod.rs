@@ -77,6 +77,12 @@ enum Command {
     #[command(subcommand)]
     Limits(limits_show::LimitsCommand),
     /// Try a call on the running gate, and say who decides what on it and why; nothing is charged or sent
+    ///
+    /// The call goes the way of every call up to the moment in which it would be forwarded: the policies in force decide on
+    /// it with the facts of this moment. Nothing is charged, sent or settled, no metric moves, no breaker learns of it, and
+    /// what policies write in their state or their log is dropped. A key given by --key is proven as in a call, and neither
+    /// printed nor logged; one given by --key-id is taken for proven, which the admin token allows. The exit code is 0 whether
+    /// the call would be served or refused.
     Explain(Box<explain::Explain>),
     /// Policies of the running gate
     #[command(subcommand)]

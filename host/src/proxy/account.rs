@@ -47,9 +47,10 @@ impl Account {
         self.told.operation = Some(operation);
     }
 
-    /// What became of the credential.
-    pub(super) fn is_identified(&mut self, proof: &Proof) {
+    /// What became of the credential; `is_taken_for`: there is none, an operator names the key.
+    pub(super) fn is_identified(&mut self, proof: &Proof, is_taken_for: bool) {
         let detail = match proof {
+            Proof::Proven(key) if is_taken_for => format!("key {} ({}) is taken for proven", key.id, key.name),
             Proof::Proven(key) => format!("key {} ({}) is proven", key.id, key.name),
             Proof::NotAKey => "no key of this gate is presented".to_owned(),
             Proof::Unproven => "the key is not known, or its secret is wrong".to_owned(),

@@ -48,7 +48,7 @@ pub(super) fn authenticate(
         Some(key) => Identified::taken_for(key),
         None => Identified::by(found, parts),
     };
-    settlement.is_identified(&proof);
+    settlement.is_identified(&proof, coming.taken_for.is_some());
     let exchange = Arc::new(Exchange::new(ExchangeHead {
         request_id: coming.request_id.as_str().into(),
         row,

@@ -45,10 +45,10 @@ impl Settlement {
         }
     }
 
-    /// What became of the credential.
-    pub(super) fn is_identified(&mut self, proof: &Proof) {
+    /// What became of the credential; `is_taken_for`: there is none, an operator names the key.
+    pub(super) fn is_identified(&mut self, proof: &Proof, is_taken_for: bool) {
         if let Some(account) = self.account() {
-            account.is_identified(proof);
+            account.is_identified(proof, is_taken_for);
         }
     }
 

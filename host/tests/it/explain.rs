@@ -6,8 +6,13 @@ use tollgate::ports::keys::{KeyState, Scope};
 use crate::support::{
     LlmServer, Log, TestProxy,
     binary::{Outcome, run},
-    guest, rpm, until,
+    guest,
+    redis::RedisServer,
+    rpm, until,
 };
+
+/// No call is to be late only because this machine is.
+const PATIENT: &str = "redis.deadline = \"10s\"";
 
 /// What the admin API says of this call.
 async fn explain(gate: &TestProxy, question: &Value) -> Value {
@@ -50,6 +55,9 @@ async fn a_call_that_would_be_served_says_by_whom_and_where_and_leaves_no_trace(
     let gate = TestProxy::builder().backend(&server).with_key(rpm(5)).start().await;
     assert_eq!(gate.post("/api/chat", &json!({ "model": "llama3", "messages": [] })).await.status, 200);
     gate.until_idle().await;
+    let id = limits(&gate).await["key"].as_str().unwrap().to_owned();
+    let logged = ["\"message\":\"call\"", &id];
+    log.says(&logged).await;
     let (before, stood, calls) = (numbers(&gate).await, limits(&gate).await, server.calls());
     let mut explained = Value::Null;
     for _ in 0..3 {
@@ -66,6 +74,7 @@ async fn a_call_that_would_be_served_says_by_whom_and_where_and_leaves_no_trace(
     assert_eq!((&explained["limits"][0]["spent"], &explained["limits"][0]["remaining"]), (&json!(1), &json!(4)));
 
     assert_eq!((numbers(&gate).await, limits(&gate).await, server.calls()), (before, stood, calls));
+    assert_eq!(log.lines_with(&logged).len(), 1, "what is tried is no call");
     assert!(log.lines_with(&[gate.key()]).is_empty(), "the key stands in no log");
     assert!(!explained.to_string().contains(gate.key()));
 }
@@ -178,22 +187,46 @@ async fn edits_are_told_and_what_is_written_in_a_policys_state_is_dropped() {
 }
 
 #[tokio::test]
+async fn limits_in_redis_are_foreseen_and_nothing_is_charged_there() {
+    let (redis, server) = (RedisServer::start(), LlmServer::start("gpu-1", &["llama3:latest"]).await);
+    let redis_url = format!("redis.url = \"{}\"", redis.url());
+    let gate = TestProxy::builder().backend(&server).with_key(rpm(2)).set(&redis_url).set(PATIENT).start().await;
+    for left in [2, 1, 0] {
+        for _ in 0..2 {
+            let explained = explain(&gate, &chat(&gate, "llama3")).await;
+            assert_eq!(explained["limits_source"], "shared", "{explained:#}");
+            assert_eq!(explained["limits"][0]["remaining"], left, "{explained:#}");
+            let refused = (&explained["refusal"]["status"], &explained["refusal"]["policy"]);
+            let expected = if left == 0 { (json!(429), json!("rate-limit")) } else { (Value::Null, Value::Null) };
+            assert_eq!(refused, (&expected.0, &expected.1), "{explained:#}");
+        }
+        let answer = gate.post("/api/chat", &json!({ "model": "llama3", "messages": [] })).await;
+        assert_eq!(answer.status, if left == 0 { 429 } else { 200 }, "{answer:?}");
+        gate.until_idle().await;
+    }
+}
+
+#[tokio::test]
 async fn only_the_admin_token_may_ask_and_wrong_questions_say_what_to_do() {
     let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
     let gate = TestProxy::before(&[&server]).await;
     let url = format!("http://{}/api/v1/explain", gate.admin_address());
     let unasked = gate.client().post(&url).body(chat(&gate, "llama3").to_string()).send().await.unwrap();
     assert_eq!(unasked.status(), 401);
+    let mut long = chat(&gate, "llama3");
+    long["body"] = json!({ "model": "llama3", "prompt": "x".repeat(500 << 10) }).to_string().into();
+    assert_eq!(explain(&gate, &long).await["refusal"], Value::Null);
     for (question, status, words) in [
         (json!({ "key": "a", "key_id": "b", "path": "/api/chat" }), 422, "not both"),
         (json!({ "key_id": "nobody", "path": "/api/chat" }), 404, "there is no such key"),
         (json!({ "path": "api/chat" }), 422, "write it like /api/chat"),
         (json!({ "path": "/api/chat", "headers": { "a b": "c" } }), 422, "can't stand in a request"),
+        (json!({ "path": "/api/chat", "body": "x".repeat(2 << 20) }), 413, "larger than 1048576 bytes"),
         (json!({ "pfad": "/api/chat" }), 400, "`path`"),
     ] {
         let asked = gate.client().post(&url).bearer_auth(gate.admin_token()).body(question.to_string());
         let answer = asked.send().await.unwrap();
-        assert_eq!(answer.status(), status, "{question}");
+        assert_eq!(answer.status(), status, "{words}");
         let text = answer.text().await.unwrap();
         assert!(text.contains(words), "`{words}` is missing in {text}");
     }
@@ -216,6 +249,8 @@ async fn the_command_prints_who_decides_and_never_the_key() {
     {
         assert!(served.stdout.contains(words), "`{words}` is missing in:\n{}", served.stdout);
     }
+    let table = ask(&["--key-id", "default", "--model", "llama3"]);
+    assert!(table.stdout.contains("(default) is taken for proven"), "{table:?}");
     let by_id = ask(&["--key-id", "default", "--model", "llama3", "--surface", "openai", "-o", "json"]).json();
     assert_eq!((&by_id["operation"], &by_id["refusal"]), (&json!("POST /v1/chat/completions"), &Value::Null));
     let stranger = ask(&["--key", "op_nobody_nothing", "--model", "llama3"]);

@@ -327,3 +327,54 @@ fn a_fault_ends_admit_and_route_whatever_later_policies_would_say() {
     assert_eq!((&*fault.policy, fault.hook), ("a", Hook::Route));
     assert_eq!(asked.load(Ordering::Relaxed), 0);
 }
+
+/// What a chain tells, a word for each.
+#[derive(Debug, Default)]
+struct Told(Vec<String>);
+
+impl Trail for Told {
+    fn decided(&mut self, by: &Arc<Origin>, hook: Hook, step: Step<'_>) {
+        let word = match step {
+            Step::Abstained => "abstained".to_owned(),
+            Step::Allowed(subject) => format!("allowed {subject}"),
+            Step::Admitted(charges) => format!("admitted {}", charges.len()),
+            Step::Ranked(ids) => format!("ranked {ids:?}"),
+            Step::Rejected(rejection) => format!("rejected {}", rejection.code),
+            Step::Failed { fault, is_passed_over } => format!("failed {} {is_passed_over}", fault.kind.as_str()),
+        };
+        self.0.push(format!("{} {} {word}", by.label(), hook.as_str()));
+    }
+
+    fn edited(&mut self, by: &Arc<Origin>, call: &Edited) {
+        self.0.push(format!("{} made it {}", by.label(), call.call.model));
+    }
+}
+
+#[test]
+fn a_chain_tells_each_decision_in_order_and_counts_those_of_real_calls_only() {
+    let (exchange, _) = with_body();
+    let policies = || {
+        let first = setting("a", Some("b:1"), AdmitDecision::Abstain);
+        let second = setting("b", None, AdmitDecision::Admit(vec![charge("x")]));
+        vec![first, second, setting("c", None, AdmitDecision::Reject(rejection()))]
+    };
+    let code = rejection().code;
+    let expected = [
+        "a made it b:1".to_owned(),
+        "a admit abstained".to_owned(),
+        "b admit admitted 1".to_owned(),
+        format!("c admit rejected {code}"),
+    ];
+    let real = chains(policies());
+    for (chain, counted) in [(real.rehearsal().unwrap(), 0), (real, 1)] {
+        let mut told = Told::default();
+        assert!(chain.admit(&exchange, &call(), &principal(), &mut told).is_ok());
+        assert_eq!(told.0, expected);
+        let counts: Vec<usize> = chain.links.iter().map(|link| link.origin.decisions().counts().len()).collect();
+        assert_eq!(counts, [counted; 3]);
+    }
+    let failing = Scripted { fails: true, ..setting("f", None, AdmitDecision::Abstain) };
+    let mut told = Told::default();
+    assert!(chains(vec![failing]).admit(&exchange, &call(), &principal(), &mut told).is_err());
+    assert_eq!(told.0, ["f admit failed trap false"]);
+}
