@@ -133,6 +133,7 @@ pub(super) fn measure_redis(shared: &Arc<SharedQuota>, metrics: &Metrics) {
             replayed: totals.owed,
             cancelled: totals.cancelled,
             lost: totals.lost,
+            untold: totals.untold,
             forgotten_units: totals.forgotten,
             losses: totals.losses,
             restored: totals.restored,

@@ -36,6 +36,8 @@ const BATCH: usize = 1_000;
 pub(super) struct WrittenDown {
     saver: Arc<Mutex<BudgetSaver>>,
     unwritten: Arc<Unwritten>,
+    /// Writes that run: a write is never dropped half-way, for nobody would know whether it was done.
+    writes: TaskTracker,
 }
 
 /// Writes down what the budgets' counters counted, in memory and in Redis.
@@ -77,7 +79,7 @@ impl WrittenDown {
             pending: Vec::new(),
             is_failing: false,
         };
-        Ok(Self { saver: Arc::new(Mutex::new(saver)), unwritten })
+        Ok(Self { saver: Arc::new(Mutex::new(saver)), unwritten, writes: TaskTracker::new() })
     }
 
     /// What was counted in Redis, to be written.
@@ -89,9 +91,14 @@ impl WrittenDown {
 impl WrittenBudgets for WrittenDown {
     fn all(&self) -> Answer<'_, Vec<StoredBudget>> {
         Box::pin(async {
-            let mut saver = self.saver.lock().await;
-            saver.write().await?;
-            saver.store.budgets(saver.clock.unix_us()).await
+            let saver = Arc::clone(&self.saver);
+            // Whoever asks may stop waiting.
+            let writing = self.writes.spawn(async move {
+                let mut saver = saver.lock().await;
+                saver.write().await?;
+                saver.store.budgets(saver.clock.unix_us()).await
+            });
+            writing.await.map_err(|broken| StoreError::Database(broken.into()))?
         })
     }
 }
@@ -137,19 +144,18 @@ impl BudgetSaver {
 }
 
 /// Saves every second until it is stopped, and then once more.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Saving {
-    tasks: TaskTracker,
+    writes: TaskTracker,
     stop: CancellationToken,
 }
 
 impl Saving {
-    pub(super) fn start(WrittenDown { saver, .. }: WrittenDown) -> Self {
-        let saving = Self::default();
+    pub(super) fn start(WrittenDown { saver, writes, .. }: WrittenDown) -> Self {
+        let saving = Self { writes, stop: CancellationToken::new() };
         let stop = saving.stop.clone();
-        saving.tasks.spawn(async move {
+        saving.writes.spawn(async move {
             let mut ticks = ticks(EVERY);
-            // A write is never dropped half-way: nobody would know whether it was done.
             while stop.run_until_cancelled(ticks.tick()).await.is_some() {
                 saver.lock().await.save().await;
             }
@@ -158,12 +164,58 @@ impl Saving {
         saving
     }
 
-    /// Writes what is left, if the store takes it in time.
+    /// Writes what is left, if the store takes it in time, and waits for every write that runs.
     pub(super) async fn stop(&self) {
         self.stop.cancel();
-        self.tasks.close();
-        if timeout(PATIENCE, self.tasks.wait()).await.is_err() {
+        self.writes.close();
+        if timeout(PATIENCE, self.writes.wait()).await.is_err() {
             tracing::error!("the store is too slow: what was used of budgets in the last second is not written");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, task::Poll};
+
+    use super::*;
+    use crate::{
+        policy::{Amount, Period, Rule, Shape},
+        quota::{Charge, Outcome, QuotaBounds, Tokens},
+        store::SqliteStore,
+    };
+
+    #[tokio::test]
+    async fn a_write_that_nobody_waits_for_any_more_is_done_whole_and_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&folder.path().join("store.db")).await.unwrap());
+        let (quota, clock) = (Arc::new(Quota::new(QuotaBounds::default())), Clock::manual(1_781_092_800_000).0);
+        let saver = BudgetSaver {
+            store: Arc::clone(&store),
+            quota: Arc::clone(&quota),
+            unwritten: Arc::default(),
+            clock: clock.clone(),
+            pending: Vec::new(),
+            is_failing: false,
+        };
+        let (saver, unwritten) = (Arc::new(Mutex::new(saver)), Arc::default());
+        let written = WrittenDown { saver: Arc::clone(&saver), unwritten, writes: TaskTracker::new() };
+        let shape = Shape::Calendar { capacity: 100, period: Period::Day };
+        let rule = Rule::Metered { amount: Amount::Requests(7), shape };
+        let charge = Charge { policy: "p", limit: "l", partition: "x", rule };
+        let at = Moment::now(&clock);
+        quota.reserve(at, "x", &[charge], Tokens::default()).unwrap().settle(at, Outcome::RequestOnly);
+        let mut asking = written.all();
+        poll_fn(|context| {
+            assert!(asking.as_mut().poll(context).is_pending(), "it takes its time");
+            Poll::Ready(())
+        })
+        .await;
+        drop(asking);
+        let saving = Saving::start(written);
+        saving.stop().await;
+        assert!(saver.lock().await.pending.is_empty());
+        let used: Vec<u64> = store.budgets(at.unix_us).await.unwrap().iter().map(|budget| budget.used).collect();
+        assert_eq!(used, [7]);
     }
 }

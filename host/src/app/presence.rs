@@ -3,11 +3,15 @@
 //! Nothing depends on it but a line in the log: where locks don't work, nobody is told.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{File, OpenOptions, TryLockError},
     io,
     os::unix::fs::OpenOptionsExt,
     path::Path,
+    thread,
 };
+
+/// How often the lock is asked for while somebody else looks: a file that another program locks for good delays no start.
+const TRIES: u32 = 1_000;
 
 /// This gate is there, as others see it.
 #[derive(Debug)]
@@ -35,21 +39,57 @@ impl Presence {
     }
 }
 
-/// The file, locked, and whether nobody else holds it.
+/// The file, locked, and whether nobody else holds it. The lock is shared before anybody looks whether they are alone: of two
+/// that start at once, the one that looks later finds the other.
 fn hold(path: &Path) -> io::Result<(File, bool)> {
     let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
-    let is_alone = file.try_lock().is_ok();
-    if is_alone {
-        file.unlock()?;
-    }
-    // Only somebody who is just looking whether they are alone may be in the way, and finds that they aren't.
-    drop(file.try_lock_shared());
+    let was_shared = share(&file)?;
+    let is_alone = match file.try_lock() {
+        Ok(()) => was_shared,
+        Err(TryLockError::WouldBlock) => false,
+        Err(TryLockError::Error(error)) => return Err(error),
+    };
+    // To look is to give up what was shared.
+    share(&file)?;
     Ok((file, is_alone))
+}
+
+/// Shares the lock, and tells whether that came about. Only somebody who is just looking may be in the way.
+fn share(file: &File) -> io::Result<bool> {
+    for _ in 0..TRIES {
+        match file.try_lock_shared() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) => thread::yield_now(),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Ok(false)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
     use super::*;
+
+    #[test]
+    fn of_two_that_start_at_once_at_most_one_is_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, barrier) = (folder.path().join("gate.lock"), Barrier::new(2));
+        for _ in 0..500 {
+            let start = || {
+                barrier.wait();
+                let held = hold(&path).unwrap();
+                barrier.wait();
+                held.1
+            };
+            let (one, other) = thread::scope(|scope| {
+                let (one, other) = (scope.spawn(start), scope.spawn(start));
+                (one.join().unwrap(), other.join().unwrap())
+            });
+            assert!(!(one && other), "both think that they are alone");
+        }
+    }
 
     #[test]
     fn only_the_first_of_several_is_alone() {

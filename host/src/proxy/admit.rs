@@ -42,7 +42,7 @@ pub(super) async fn admit(
     if read.managed.is_none() && read.model.as_ref().is_some_and(ModelName::is_cloud) && !parts.bounds.allow_cloud {
         return Err(Refusal::cloud_model());
     }
-    let estimate = read.row.charged.then(|| estimate(parts, &read.call, read.answers));
+    let estimate = read.row.charged.then(|| estimate(parts, &read.call, read.answers, read.is_text));
     if !charges.is_empty() {
         // Where no model runs no token is spent.
         let mut expected = estimate.map_or_else(Tokens::default, |estimate| Tokens {
@@ -78,7 +78,7 @@ pub(super) async fn admit(
 }
 
 /// What the call will take. Vectors are no output tokens. What is learned is the length of one answer.
-fn estimate(parts: &Parts, call: &Call, answers: u32) -> Estimate {
+fn estimate(parts: &Parts, call: &Call, answers: u32, is_text: bool) -> Estimate {
     let is_vectors = call.operation == Operation::Embed;
     let mut expected = parts.estimates.expect(&call.model, call.input_tokens, call.output_cap);
     if is_vectors {
@@ -87,7 +87,7 @@ fn estimate(parts: &Parts, call: &Call, answers: u32) -> Estimate {
         expected.output = expected.output.saturating_mul(answers);
     }
     let is_open = call.output_cap.is_none() && !is_vectors && answers == 1;
-    Estimate { from_bytes: call.input_tokens, expected, is_open }
+    Estimate { from_bytes: call.input_tokens, is_text, expected, is_open }
 }
 
 /// Where nobody set a cap, how much output is reserved: no more than what the limits admit at all. A guess may be wrong, and
@@ -125,7 +125,13 @@ async fn reserve(
     let held = parts.limits.reserve(at, principal, &wanted, expected).await;
     // What Redis answers was so when it answered, in memory it is so at once.
     let stood_at_us = if is_shared { parts.clock.monotonic_us() } else { at.monotonic_us };
-    if is_shared {
+    // What was counted in memory because Redis was not asked, or did not answer, says nothing of its answers' time.
+    let was_answered = match &held {
+        Ok(hold) => !hold.is_local(),
+        Err(NotHeld::Refused(refused)) => matches!(refused, Refused::Exceeded(_)),
+        Err(NotHeld::Unavailable { .. }) => false,
+    };
+    if is_shared && was_answered {
         parts.metrics.redis_took(Duration::from_micros(stood_at_us.saturating_sub(at.monotonic_us)));
     }
     let not_held = match held {

@@ -77,6 +77,9 @@ pub(super) async fn forward(parts: &Parts, routed: Routed, settlement: &mut Sett
             // The caller's doing: the backend is not to blame.
             Err(SendError::Body(error)) => return Err(error.into()),
             Err(error) => {
+                if matches!(error, SendError::FirstByte(_)) {
+                    settlement.is_given_up();
+                }
                 candidate.backend.note_end(true, parts.clock.monotonic_ms());
                 return Err(from_backend(&error));
             }

@@ -111,7 +111,7 @@ pub(super) fn status(policy: &str, (standing, used): (Standing, u64), now_us: u6
     let reset_after_us = reset_after_us.filter(|after| *after > 0);
     LimitStatus {
         policy: policy.to_owned(),
-        limit: limit.into(),
+        limit: limit.to_string(),
         unit: word(unit).to_owned(),
         capacity,
         spent: used.saturating_sub(reserved),

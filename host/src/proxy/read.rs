@@ -30,6 +30,8 @@ pub(super) struct Read {
     pub(super) call: Call,
     /// How many answers it asks for.
     pub(super) answers: u32,
+    /// Whether its input is nothing but text.
+    pub(super) is_text: bool,
     pub(super) model: Option<ModelName>,
     pub(super) body: Option<CheckedBody>,
     /// What it changes on a backend; none where it changes nothing.
@@ -47,7 +49,7 @@ impl Read {
             self.model = Some(model);
         }
         if let Some(body) = body {
-            self.answers = body.json.answers();
+            (self.answers, self.is_text) = (body.json.answers(), body.json.is_text());
             self.body = Some(body);
         }
     }
@@ -94,9 +96,9 @@ pub(super) async fn read(parts: &Parts, authenticated: Authenticated) -> Result<
     let passing = if row.body == BodyMode::Stream { declared.unwrap_or(0) } else { 0 };
     let bytes = u64::try_from(bytes).map_or(u64::MAX, |bytes| bytes.max(passing));
     let call = Call::of(row, model.as_ref(), json, bytes);
-    let answers = json.map_or(1, JsonBody::answers);
+    let (answers, is_text) = (json.map_or(1, JsonBody::answers), json.is_none_or(JsonBody::is_text));
     let headers = SetHeaders::default();
-    Ok(Read { row, exchange, caller, call, answers, model, body, managed, headers })
+    Ok(Read { row, exchange, caller, call, answers, is_text, model, body, managed, headers })
 }
 
 /// Checks a body: a small one here, a large one where it holds up no other call.

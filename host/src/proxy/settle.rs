@@ -2,7 +2,8 @@
 //!
 //! It holds what was reserved. A call that was refused, or for which no connection to a backend came about, gets everything
 //! back. Any other costs its requests: one that a backend may have seen, and a list that the gate answered itself. Tokens
-//! are settled by what the call took, which is none where the backend refused it, or failed.
+//! are settled by what the call took, which is none where the backend refused it, or failed. One that the gate gave up waiting
+//! for may have run: it costs what it was taken to need before its answer.
 //! What a model's answer took is told in tokens: counted by the backend, or estimated where it broke off. Estimates learn
 //! from what was counted, and policies that want to know are told, later and elsewhere.
 //! Settling writes numbers and one log line: never a key, a prompt or an answer.
@@ -51,6 +52,8 @@ pub(super) struct Settling {
 pub(super) struct Estimate {
     /// Of the input, from the body's bytes alone.
     pub(super) from_bytes: u32,
+    /// Whether these bytes are text and nothing else, so that they say how many tokens such bytes are.
+    pub(super) is_text: bool,
     /// What was learned of the model taken into account.
     pub(super) expected: Expected,
     /// Whether the output says something of what the model writes of itself: no cap was set, and no vectors asked for.
@@ -85,6 +88,8 @@ pub(super) struct Settlement {
     is_local: bool,
     is_degraded: bool,
     departure: Departure,
+    /// Whether the gate gave up waiting for the answer's head.
+    is_given_up: bool,
     is_open: bool,
     place: Option<Place>,
 }
@@ -117,6 +122,7 @@ impl Settlement {
             is_local: true,
             is_degraded: false,
             departure: Departure::default(),
+            is_given_up: false,
             is_open: true,
             place: None,
         }
@@ -261,6 +267,11 @@ impl Settlement {
         &self.departure
     }
 
+    /// The backend did not begin its answer in time, and may be at work on it.
+    pub(super) fn is_given_up(&mut self) {
+        self.is_given_up = true;
+    }
+
     /// The answer begins with this status.
     pub(super) fn answers(&mut self, status: StatusCode) {
         self.status = Some(status.as_u16());
@@ -293,10 +304,11 @@ impl Settlement {
         }
     }
 
-    /// What the call took; none when no model ran for it. A caller who left before the answer has made one run; one whom
-    /// the backend refused, or failed, has not.
+    /// What the call took; none when no model ran for it. A caller who left before the answer has made one run, and one who
+    /// was told that it takes too long; one whom the backend refused, or failed, has not.
     fn tokens(&self) -> Option<Tokens> {
-        let has_run = self.departure.has_left() && self.status.is_none_or(|status| (200..300).contains(&status));
+        let may_run = self.is_given_up || self.status.is_none_or(|status| (200..300).contains(&status));
+        let has_run = self.departure.has_left() && may_run;
         let estimate = self.estimate.filter(|_| has_run)?;
         Some(Tokens::of(self.counted, self.operation, estimate.expected))
     }
@@ -315,7 +327,8 @@ impl Settlement {
     fn learn(&self, Tokens { input, output }: Tokens, estimate: Estimate, end: End) {
         if end == End::Complete && !input.is_estimated && !self.model.is_empty() {
             let output = Some(output.tokens).filter(|_| estimate.is_open && !output.is_estimated);
-            self.shared.estimates.learn(&self.model, estimate.from_bytes, Took { input: input.tokens, output });
+            let input = Some(input.tokens).filter(|_| estimate.is_text);
+            self.shared.estimates.learn(&self.model, estimate.from_bytes, Took { input, output });
         }
     }
 
@@ -411,7 +424,7 @@ mod tests {
         let mut settlement = open(shared);
         settlement.names_model("m");
         let expected = shared.estimates.expect("m", 80, None);
-        settlement.expects(Estimate { from_bytes: 80, expected, is_open: true });
+        settlement.expects(Estimate { from_bytes: 80, is_text: true, expected, is_open: true });
         settlement.departure.note(true);
         settlement.answers(StatusCode::OK);
         settlement
@@ -470,6 +483,18 @@ mod tests {
         settlement.counts(counted(160, 4));
         settlement.settle(End::Complete);
         assert!(is_learned());
+    }
+
+    #[test]
+    fn an_input_with_images_teaches_nothing_of_text() {
+        let shared = settling();
+        for is_text in [false, true] {
+            let mut settlement = running(&shared);
+            settlement.estimate.as_mut().expect("a model runs").is_text = is_text;
+            settlement.counts(counted(160, 4));
+            settlement.settle(End::Complete);
+            assert_eq!(shared.estimates.expect("m", 80, None).input != 80, is_text);
+        }
     }
 
     #[test]

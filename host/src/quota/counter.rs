@@ -5,7 +5,7 @@
 
 use std::fmt::Debug;
 
-use super::Moment;
+use super::{Moment, budget::Budget};
 use crate::policy::{MOST_UNITS, Period};
 
 /// How long until the same amount is admitted if nothing else happens.
@@ -56,6 +56,11 @@ pub trait Counter: Debug + Send {
     /// What must outlive a counter that is dropped: a period, and a wall time before which no new counter of that period
     /// may begin.
     fn floor(&self) -> Option<(Period, u64)> {
+        None
+    }
+
+    /// What must outlive the process; none of a counter that is worth nothing after a restart.
+    fn budget(&mut self) -> Option<&mut Budget> {
         None
     }
 }

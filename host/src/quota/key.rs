@@ -1,25 +1,30 @@
-//! What a counter goes by: 128 bits hashed from its full name.
+//! What a counter goes by: 128 bits hashed from its full name, under a secret key of the table's own.
 //!
-//! Each part is hashed behind its length, so that no two names run into one text. Two SipHashes of the standard
-//! library, under two different secret keys, make up the 128 bits. (The library draws a random key for each thread and
-//! counts it up for each hasher made: different keys, though not independent ones, which helps nobody who sees neither
-//! keys nor hashes.) Partitions may be hostile, so a plain hash would not do; SHA-256 would, with more work for names
-//! of this size. An attacker can only guess: a million counters collide with a chance of about 2⁻⁸⁹.
+//! Each part is hashed behind its length, so that no two names run into one text. The partition comes first: it alone
+//! chooses the shard, so that the counters of one key lie under one lock, and what a call charges one partition is hashed
+//! from there on. Partitions may be hostile, so a plain hash would not do; SHA-256 would, with more work for names of
+//! this size. An attacker can only guess: a million counters collide with a chance of about 2⁻⁸³.
 //!
 //! A long partition takes time in proportion to its length and no memory; whoever calls bounds its length.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::{
+    borrow::Cow,
+    fmt::{Debug, Formatter, Result as FmtResult},
+    hash::{BuildHasher, Hash, Hasher, RandomState},
+};
 
 use super::{
+    Unit,
     budget::kept_partition,
     charge::{Charge, Span, Terms},
+    sip::Sip,
 };
+use crate::policy::{Period, TokenKind};
 
 /// The hash of a counter's name. Ordered by shard first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct CounterKey {
-    /// Chooses the shard.
+    /// Six bits that choose the shard, and 58 of the hash.
     upper: u64,
     /// Chooses the place within the shard's map.
     lower: u64,
@@ -33,6 +38,11 @@ impl CounterKey {
     /// The shard that holds this counter, below [`SHARDS`](Self::SHARDS).
     pub(super) fn shard(self) -> usize {
         usize::try_from(self.upper >> (u64::BITS - Self::SHARD_BITS)).expect("six bits fit in a usize")
+    }
+
+    /// Whether another counter lies in the same shard.
+    pub(super) fn shares_shard(self, other: Self) -> bool {
+        self.shard() == other.shard()
     }
 }
 
@@ -64,41 +74,122 @@ impl Hasher for KeyHasher {
     }
 }
 
-/// The two secret keys under which one table hashes names.
-#[derive(Clone, Debug, Default)]
-pub(super) struct KeySeeds {
-    upper: RandomState,
-    lower: RandomState,
+/// The secret key under which one table hashes names.
+#[derive(Clone, Copy)]
+pub(super) struct KeySeeds([u64; 2]);
+
+impl Debug for KeySeeds {
+    fn fmt(&self, f: &mut Formatter<'_>) -> FmtResult {
+        f.debug_tuple("KeySeeds").finish_non_exhaustive()
+    }
+}
+
+/// A random one: the library hashes two numbers under a random key that it shows nobody.
+impl Default for KeySeeds {
+    fn default() -> Self {
+        let random = RandomState::new();
+        Self([0, 1].map(|number: u64| random.hash_one(number)))
+    }
+}
+
+/// Hashes the names of a call's counters, one after the other.
+#[derive(Debug)]
+pub(super) struct Naming<'c> {
+    seeds: KeySeeds,
+    begun: Option<Begun<'c>>,
+}
+
+/// A name as far as its partition and its policy.
+#[derive(Clone, Copy)]
+struct Begun<'c> {
+    partition: &'c str,
+    policy: &'c str,
+    /// A hash of the partition alone.
+    place: u64,
+    hash: Sip,
+}
+
+impl Debug for Begun<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> FmtResult {
+        f.debug_struct("Begun").field("policy", &self.policy).finish_non_exhaustive()
+    }
 }
 
 impl KeySeeds {
-    /// The key of the counter that this charge names. Equal names give equal keys for as long as the seeds live.
-    pub(super) fn key(&self, charge: &Charge<'_>, terms: &Terms) -> CounterKey {
-        let partition = match terms.span {
-            Span::Calendar(_) => kept_partition(charge.partition),
-            Span::Window { .. } | Span::Bucket { .. } | Span::Concurrent => charge.partition.into(),
-        };
-        let hashed_with = |seed: &RandomState| {
-            let mut hasher = seed.build_hasher();
-            hash_texts(&mut hasher, &[charge.policy, charge.limit, &partition]);
-            terms.settling.unit().hash(&mut hasher);
-            match terms.span {
-                Span::Window { length_ms } => (0_u8, length_ms).hash(&mut hasher),
-                Span::Bucket { refill, every_ms, .. } => (1_u8, refill, every_ms).hash(&mut hasher),
-                Span::Calendar(period) => (2_u8, period).hash(&mut hasher),
-                Span::Concurrent => 3_u8.hash(&mut hasher),
-            }
-            hasher.finish()
-        };
-        CounterKey { upper: hashed_with(&self.upper), lower: hashed_with(&self.lower) }
+    /// For the charges of one call.
+    pub(super) fn naming<'c>(self) -> Naming<'c> {
+        Naming { seeds: self, begun: None }
     }
 
     /// Who has the counters that this policy charges this principal.
-    pub(super) fn owner(&self, policy: &str, principal: &str) -> Owner {
-        let mut hasher = self.lower.build_hasher();
-        hash_texts(&mut hasher, &[policy, principal]);
-        Owner(hasher.finish())
+    pub(super) fn owner(self, policy: &str, principal: &str) -> Owner {
+        let mut hash = Sip::keyed(self.0);
+        hash.text(policy);
+        hash.text(principal);
+        Owner(hash.finish())
     }
+
+    fn begin<'c>(self, partition: &'c str, policy: &'c str) -> Begun<'c> {
+        let mut hash = Sip::keyed(self.0);
+        hash.text(partition);
+        let place = hash.finish();
+        hash.text(policy);
+        Begun { partition, policy, place, hash }
+    }
+}
+
+impl<'c> Naming<'c> {
+    /// The key of the counter that this charge names. Equal names give equal keys for as long as the seeds live.
+    pub(super) fn key(&mut self, charge: &Charge<'c>, terms: &Terms) -> CounterKey {
+        match terms.span {
+            Span::Calendar(_) => match kept_partition(charge.partition) {
+                Cow::Borrowed(partition) => end(self.begin(partition, charge.policy), charge.limit, terms),
+                Cow::Owned(partition) => end(&self.seeds.begin(&partition, charge.policy), charge.limit, terms),
+            },
+            Span::Window { .. } | Span::Bucket { .. } | Span::Concurrent => {
+                end(self.begin(charge.partition, charge.policy), charge.limit, terms)
+            }
+        }
+    }
+
+    /// As the charge before it, if that names the same partition and policy.
+    fn begin(&mut self, partition: &'c str, policy: &'c str) -> &Begun<'c> {
+        let begun = self.begun.take().filter(|begun| begun.partition == partition && begun.policy == policy);
+        self.begun.insert(begun.unwrap_or_else(|| self.seeds.begin(partition, policy)))
+    }
+}
+
+fn end(begun: &Begun<'_>, limit: &str, terms: &Terms) -> CounterKey {
+    let mut hash = begun.hash;
+    hash.text(limit);
+    let unit = match terms.settling.unit() {
+        Unit::Requests => 0,
+        Unit::Tokens(TokenKind::Input) => 1,
+        Unit::Tokens(TokenKind::Output) => 2,
+        Unit::Tokens(TokenKind::All) => 3,
+        Unit::Calls => 4,
+    };
+    // Each shape is told by its first word's third and fourth byte, and has its own number of words.
+    match terms.span {
+        Span::Window { length_ms } => hash.word(1 << 16 | unit | u64::from(length_ms.get()) << 32),
+        Span::Bucket { refill, every_ms, .. } => {
+            hash.word(2 << 16 | unit | u64::from(every_ms.get()) << 32);
+            hash.word(refill.get());
+        }
+        Span::Calendar(period) => {
+            let period = match period {
+                Period::Hour => 0,
+                Period::Day => 1,
+                Period::Week => 2,
+                Period::Month => 3,
+            };
+            hash.word(3 << 16 | unit | period << 32);
+        }
+        Span::Concurrent => hash.word(4 << 16 | unit),
+    }
+    let [upper, lower] = hash.finish_wide();
+    let place = begun.place >> (u64::BITS - CounterKey::SHARD_BITS) << (u64::BITS - CounterKey::SHARD_BITS);
+    CounterKey { upper: place | upper >> CounterKey::SHARD_BITS, lower }
 }
 
 /// The hash of a policy and a principal. Two that share one share a cap, which is all that 64 bits are for.
@@ -108,13 +199,6 @@ pub(super) struct Owner(pub(super) u64);
 impl Hash for Owner {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.0);
-    }
-}
-
-fn hash_texts(hasher: &mut impl Hasher, texts: &[&str]) {
-    for text in texts {
-        hasher.write_usize(text.len());
-        hasher.write(text.as_bytes());
     }
 }
 
@@ -135,7 +219,8 @@ mod tests {
     }
 
     fn key(seeds: &KeySeeds, (policy, limit, partition, rule): (&str, &str, &str, Rule)) -> CounterKey {
-        seeds.key(&Charge { policy, limit, partition, rule }, &Terms::of(&rule).expect("a rule that makes sense"))
+        let terms = Terms::of(&rule).expect("a rule that makes sense");
+        seeds.naming().key(&Charge { policy, limit, partition, rule }, &terms)
     }
 
     #[test]
@@ -170,6 +255,42 @@ mod tests {
         keys.sort_unstable();
         keys.dedup();
         assert_eq!(keys.len(), names.len());
+    }
+
+    #[test]
+    fn a_name_is_hashed_alike_whatever_was_hashed_before_it() {
+        let seeds = KeySeeds::default();
+        let (long, day) = ("x".repeat(100), requests(Shape::Calendar { capacity: 5, period: Period::Day }));
+        let (one, other) = (("p", "l", "a", MINUTE), ("p", "m", "a", day));
+        let names = [
+            one,
+            other,
+            one,
+            ("q", "l", "a", MINUTE),
+            one,
+            ("p", "l", "b", MINUTE),
+            ("p", "l", &*long, MINUTE),
+            ("p", "l", &*long, day),
+            ("p", "m", &*long, MINUTE),
+            one,
+        ];
+        let mut naming = seeds.naming();
+        for (policy, limit, partition, rule) in names {
+            let terms = Terms::of(&rule).expect("a rule that makes sense");
+            let named = naming.key(&Charge { policy, limit, partition, rule }, &terms);
+            assert_eq!(named, key(&seeds, (policy, limit, partition, rule)));
+        }
+    }
+
+    #[test]
+    fn what_one_partition_is_charged_lies_in_one_shard() {
+        let seeds = KeySeeds::default();
+        for n in 0..100 {
+            let partition = n.to_string();
+            let of = |policy, limit, rule| key(&seeds, (policy, limit, &partition, rule)).shard();
+            let one = of("p", "l", MINUTE);
+            assert_eq!((of("p", "m", tokens(TokenKind::All, 1)), of("q", "l", Rule::Concurrent(1))), (one, one));
+        }
     }
 
     #[test]

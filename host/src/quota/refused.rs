@@ -2,14 +2,14 @@
 
 use thiserror::Error;
 
-use super::{MAX_CHARGES, Unit, Wait};
+use super::{Label, MAX_CHARGES, Unit, Wait};
 use crate::policy::Rule;
 
 /// Where one counter of a call stands: what a caller, or an operator, may be told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// The limit's name.
-    pub limit: Box<str>,
+    pub limit: Label,
     /// What is counted.
     pub unit: Unit,
     /// Units it admits.

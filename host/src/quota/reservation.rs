@@ -38,21 +38,12 @@ impl Reservation {
 
     /// The call is over, at this moment.
     pub fn settle(mut self, at: Moment, outcome: Outcome) {
-        self.close(Some(at), outcome);
-    }
-
-    /// One counter after the other: others may find some of them settled before the rest, never too many units free. One
-    /// that is taken out is settled once, even if this panics.
-    fn close(&mut self, at: Option<Moment>, outcome: Outcome) {
-        while let Some(held) = self.held.pop() {
-            let used = held.settling.uses(held.amount, outcome);
-            self.quota.settle(at, &held, used);
-        }
+        self.quota.settle(Some(at), &mut self.held, outcome);
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.close(None, Outcome::Refund);
+        self.quota.settle(None, &mut self.held, Outcome::Refund);
     }
 }

@@ -52,8 +52,8 @@ pub struct Expected {
 /// What a call took, as its backend counted it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Took {
-    /// Of the prompt.
-    pub input: u64,
+    /// Of the prompt; none where its bytes say nothing of its tokens: images are no text.
+    pub input: Option<u64>,
     /// Of the answer; none where it says nothing of what such calls write: a cap was set, or vectors were asked for.
     pub output: Option<u64>,
 }
@@ -98,7 +98,9 @@ impl Estimates {
         let known = self.models.load().get(model).map(Arc::clone);
         let model = known.unwrap_or_else(|| self.enter(model));
         model.learned_at.store(self.lessons.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
-        model.learn_input(input_from_bytes, took.input);
+        if let Some(input) = took.input {
+            model.learn_input(input_from_bytes, input);
+        }
         if let Some(output) = took.output {
             model.learn_output(output);
         }
@@ -220,8 +222,8 @@ mod tests {
         Expected { input, output }
     }
 
-    fn took(input: u64, output: impl Into<Option<u64>>) -> Took {
-        Took { input, output: output.into() }
+    fn took(input: impl Into<Option<u64>>, output: impl Into<Option<u64>>) -> Took {
+        Took { input: input.into(), output: output.into() }
     }
 
     #[test]
@@ -263,6 +265,7 @@ mod tests {
         assert_eq!(estimates.expect(MODEL, 1000, None).input, 250);
         estimates.learn(MODEL, 100, took(0, None));
         estimates.learn(MODEL, 0, took(100, None));
+        estimates.learn(MODEL, 100, took(None, 50));
         assert_eq!(estimates.expect(MODEL, 1000, None).input, 250, "what says nothing changes nothing");
         assert_eq!(estimates.expect(MODEL, u32::MAX, None).input, u32::MAX / 4);
         assert_eq!(estimates.expect("other", 1000, None).input, 1000);

@@ -31,6 +31,8 @@ pub struct RedisNumbers {
     pub cancelled: u64,
     /// Ends of calls that Redis answered with an error, so that it counts what they had reserved.
     pub lost: u64,
+    /// Counters whose spending without Redis it answered with an error, so that it doesn't know of it.
+    pub untold: u64,
     /// Units spent without Redis that it was never told of.
     pub forgotten_units: u64,
     /// How often Redis had lost its counters.
@@ -89,6 +91,11 @@ impl Collector for RedisMetrics {
                 numbers.cancelled,
             ),
             ("redis_lost", "Ends of calls that Redis answered with an error", numbers.lost),
+            (
+                "redis_untold",
+                "Counters of which Redis answered with an error what was spent without it, so that it isn't counted there",
+                numbers.untold,
+            ),
             ("redis_forgotten_units", "Units spent without Redis of which it was never told", numbers.forgotten_units),
             ("redis_losses", "How often Redis had lost its counters, so that windows began anew", numbers.losses),
             ("redis_restored", "Budgets that Redis had lost and was told again from the store", numbers.restored),

@@ -125,6 +125,11 @@ impl JsonBody {
         text.saturating_add(self.images.count.saturating_mul(IMAGE_TOKENS))
     }
 
+    /// Whether an estimate of its tokens says something of how long its text is: it has no images.
+    pub fn is_text(&self) -> bool {
+        self.images.count == 0
+    }
+
     /// Whether the caller left `stream_options.include_usage` unsaid, false or null, so that it can be asked for.
     pub fn may_ask_for_usage(&self) -> bool {
         self.asking.is_some()

@@ -414,6 +414,21 @@ fn an_image_counts_as_a_fixed_number_of_tokens_in_every_api() {
     // As a prompt it is text, whatever it looks like.
     let text = good(&format!(r#"{{"prompt":"{png}","messages":[{{"content":"{url}"}}]}}"#)).input_tokens();
     assert!(text > 2 * (1 << 18), "{text}");
+    // So is what calls itself a text, wherever it says so, and whatever the text is like.
+    let source = |kind: &str| [format!(r#"{kind},"data":"{png}""#), format!(r#""data":"{png}",{kind}"#)];
+    for (kind, counts_as_text) in
+        [(r#""type":"text""#, true), (r#""type":"base64""#, false), (r#""type":["text"]"#, false)]
+    {
+        for source in source(kind) {
+            let body = format!(
+                r#"{{"messages":[{{"content":[{{"type":"document","source":{{"media_type":"text/plain",{source}}}}}]}}]}}"#
+            );
+            assert_eq!(good(&body).is_text(), counts_as_text, "{kind}");
+            assert_eq!(good(&body).input_tokens() > 2 * IMAGE_TOKENS, counts_as_text, "{kind}");
+        }
+    }
+    let mixed = format!(r#"{{"type":"text","messages":[{{"images":["{png}"]}}]}}"#);
+    assert!(!good(&mixed).is_text(), "it says so of itself alone");
     // So are values under names that callers choose, and what begins as an image does and isn't one.
     for body in [
         format!(r#"{{"messages":[{{"tool_calls":[{{"function":{{"arguments":{{"url":"{png}"}}}}}}]}}]}}"#),

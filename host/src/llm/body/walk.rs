@@ -32,6 +32,8 @@ pub(super) struct Walk<'de, 'f> {
     caps: Caps,
     answers: u32,
     images: Images,
+    /// Whether the object whose values are read calls itself a text.
+    says_text: bool,
     wish: Wish<'de>,
     /// The key whose value is read, where the wish is said.
     wish_key: Option<&'de str>,
@@ -56,6 +58,12 @@ pub(super) struct Found<'de> {
 pub(super) struct Images {
     pub(super) count: u32,
     pub(super) bytes: usize,
+}
+
+impl Images {
+    fn without(self, others: Self) -> Self {
+        Self { count: self.count.saturating_sub(others.count), bytes: self.bytes.saturating_sub(others.bytes) }
+    }
 }
 
 /// Why a walk was stopped; no fault means that the parser stopped it.
@@ -99,6 +107,8 @@ enum Role {
     IncludeUsage,
     /// Perhaps an image, or a list of them.
     Image,
+    /// What the object around it calls itself.
+    Kind,
     Plain,
 }
 
@@ -106,9 +116,13 @@ impl Role {
     /// Whether its value may be an object or an array.
     fn may_hold_more(self) -> bool {
         match self {
-            Self::Plain | Self::Image | Self::Answers | Self::Options | Self::StreamOptions | Self::IncludeUsage => {
-                true
-            }
+            Self::Plain
+            | Self::Image
+            | Self::Kind
+            | Self::Answers
+            | Self::Options
+            | Self::StreamOptions
+            | Self::IncludeUsage => true,
             Self::Body | Self::Model(_) | Self::Stream | Self::OutputCap(_) => false,
         }
     }
@@ -123,6 +137,7 @@ impl<'de, 'f> Walk<'de, 'f> {
             caps: Caps::default(),
             answers: 1,
             images: Images::default(),
+            says_text: false,
             wish: Wish::default(),
             wish_key: None,
             open_keys: Vec::new(),
@@ -189,6 +204,7 @@ impl<'de, 'f> Walk<'de, 'f> {
             Role::Options if key == "num_predict" => Role::OutputCap(CapField::NumPredict),
             Role::StreamOptions if key == "include_usage" => Role::IncludeUsage,
             _ if image::may_stand_under(key) => Role::Image,
+            _ if key == "type" => Role::Kind,
             _ => Role::Plain,
         }
     }
@@ -252,9 +268,13 @@ impl<'de> Node<'_, 'de, '_> {
     /// What to do with a value that holds nothing the walk keeps.
     fn pass<E: Error>(self) -> Result<(), E> {
         match self.role {
-            Role::Plain | Role::Image | Role::Answers | Role::Options | Role::StreamOptions | Role::IncludeUsage => {
-                Ok(())
-            }
+            Role::Plain
+            | Role::Image
+            | Role::Kind
+            | Role::Answers
+            | Role::Options
+            | Role::StreamOptions
+            | Role::IncludeUsage => Ok(()),
             Role::Body => self.walk.refuse(Flaw::NotObject),
             Role::Model(_) => self.walk.refuse(Flaw::WrongType("a valid string")),
             Role::Stream => self.walk.refuse(Flaw::WrongType("true or false")),
@@ -335,10 +355,14 @@ impl<'de> Visitor<'de> for Node<'_, 'de, '_> {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
-        if matches!(self.role, Role::Image) && image::is_image(text) {
-            let images = &mut self.walk.images;
-            images.count = images.count.saturating_add(1);
-            images.bytes = images.bytes.saturating_add(text.len());
+        match self.role {
+            Role::Image if image::is_image(text) => {
+                let images = &mut self.walk.images;
+                images.count = images.count.saturating_add(1);
+                images.bytes = images.bytes.saturating_add(text.len());
+            }
+            Role::Kind if text == "text" => self.walk.says_text = true,
+            _ => {}
         }
         self.pass()
     }
@@ -381,6 +405,7 @@ impl<'de> Visitor<'de> for Node<'_, 'de, '_> {
         }
         let first_key = walk.open_keys.len();
         let mut object = Object { first_key, names_are_free, index: None };
+        let (mut is_text, mut under_data) = (false, Images::default());
         while let Some(key) = access.next_key_seed(Key)? {
             walk.open_key(&mut object, key.clone())?;
             let role = walk.role_of(&key, parent);
@@ -390,11 +415,21 @@ impl<'de> Visitor<'de> for Node<'_, 'de, '_> {
             // Where callers choose the names, a name says nothing about the value.
             let role = if names_are_free && matches!(role, Role::Image) { Role::Plain } else { role };
             let names_are_free = names_are_free || callers_name_what_is_below(&key, is_top);
+            let before = walk.images;
             let value = Node { walk: &mut *walk, role, depth: depth + 1, names_are_free };
             if let Err(error) = access.next_value_seed(value) {
                 walk.refusal.path.push(key);
                 return Err(error);
             }
+            // What stands below has answered for itself, and left this as it found it.
+            is_text |= std::mem::take(&mut walk.says_text);
+            if key == "data" {
+                under_data = walk.images.without(before);
+            }
+        }
+        if is_text {
+            // Anthropic's documents hold plain text under the key of images.
+            walk.images = walk.images.without(under_data);
         }
         walk.open_keys.truncate(first_key);
         Ok(())

@@ -1,6 +1,10 @@
 //! What of a calendar's counter must outlive this process: its name in words, and what was counted since it was last
 //! written down. Counters of other shapes are worth nothing after a restart and keep no name.
 
+mod written;
+
+pub(super) use self::written::Written;
+
 use std::{borrow::Cow, sync::Arc};
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -26,7 +30,7 @@ const PERIODS: [(Period, &str); 4] =
 
 /// What is kept with a calendar's counter.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub struct Budget {
     name: Arc<BudgetName>,
     /// The period in which `unsaved` was counted, by its end.
     end_us: u64,

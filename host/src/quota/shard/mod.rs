@@ -4,7 +4,8 @@
 //! counter stays. To find those that may go without looking at all of them, the shard keeps a note for each of the others:
 //! a moment before which something surely counts there. Only counters whose note is due are looked at, and a look either
 //! drops the counter or moves its note to the moment at which it will be empty, so the work is paid for by the charges
-//! that moved that moment. (A calendar's note is a guess, for the wall clock may step; a look finds out.)
+//! that moved that moment. (A calendar's note is a guess, for the wall clock may step; a look finds out.) While there is
+//! room, a look is taken a little after the note is due, so that a counter that is empty between two calls serves both.
 //!
 //! Whoever calls holds the shard's lock. Nothing here waits or asks the time.
 
@@ -17,7 +18,7 @@ use std::{
 use super::{
     Moment,
     bucket::Bucket,
-    budget::Budget,
+    budget::{Budget, Written},
     calendar::{Calendar, Floors},
     charge::{Charge, Span, Terms},
     concurrent::Concurrent,
@@ -31,13 +32,14 @@ use crate::{
     ports::budgets::{BudgetChange, StoredBudget},
 };
 
-/// How many due notes are looked at whenever the shard is used: more than the one that a charge can add, so that idle
+/// How many due notes are looked at for each charge that uses the shard: more than the one that it can add, so that idle
 /// counters go even while new ones come.
-const NOTES_PER_USE: usize = 2;
+const NOTES_PER_CHARGE: usize = 2;
 /// A counter that has no note.
 const NO_NOTE: u64 = u64::MAX;
-
-type Budgets = HashMap<CounterKey, Budget, BuildHasherDefault<KeyHasher>>;
+/// How long an empty counter waits for the next call, unless its place is needed: of most keys that are in use no call runs
+/// now and then, and making their counters anew takes longer than counting.
+const IDLE_US: u64 = 1_000_000;
 
 /// Some of the counters, and the latest moment seen by any of them.
 #[derive(Debug)]
@@ -50,8 +52,6 @@ pub(super) struct Shard {
     now: Moment,
     /// What calendars that were dropped leave behind.
     floors: Floors,
-    /// What must outlive the process: of every calendar, and of nothing else.
-    budgets: Budgets,
     /// Calendars that counted something nobody has taken to be written.
     unsaved: BTreeSet<CounterKey>,
     /// The same of calendars that were dropped since.
@@ -65,7 +65,7 @@ pub(super) struct Shard {
 struct Live<C: ?Sized = dyn Counter> {
     /// Whose it is, if it is anybody's.
     owner: Owner,
-    /// Where its note stands; never later than the counter's `clears_at_us`, but for calendars.
+    /// Where its note stands; never later than when it will be empty, or became so, but for calendars.
     note_us: u64,
     /// Units that open reservations hold.
     reserved: u64,
@@ -73,8 +73,6 @@ struct Live<C: ?Sized = dyn Counter> {
     open: u32,
     /// Whether a principal was charged when it was made; not so if it was restored.
     is_owned: bool,
-    /// Whether it is a calendar's, which has a place among the shard's budgets.
-    is_written: bool,
     counter: C,
 }
 
@@ -90,7 +88,7 @@ pub(super) struct Figures {
 impl<C> Live<C> {
     fn of(counter: C) -> Box<Self> {
         let (owner, note_us) = (Owner(0), NO_NOTE);
-        Box::new(Self { owner, note_us, reserved: 0, open: 0, is_owned: false, is_written: false, counter })
+        Box::new(Self { owner, note_us, reserved: 0, open: 0, is_owned: false, counter })
     }
 }
 
@@ -103,6 +101,27 @@ impl Live {
             window_us: self.counter.window_us(capacity),
         }
     }
+
+    /// It has taken or settled what counts at this mark, and counted so many units before.
+    fn moved(&mut self, unsaved: &mut BTreeSet<CounterKey>, (key, mark): (CounterKey, Mark), used_before: u64) {
+        let used = self.counter.used();
+        if self.counter.budget().is_some_and(|budget| budget.moved(mark.0, used_before, used)) {
+            unsaved.insert(key);
+        }
+    }
+
+    /// Notes when it will be empty, or that it is, unless there is an earlier note.
+    fn note(&mut self, notes: &mut BTreeSet<(u64, CounterKey)>, key: CounterKey, now: Moment) {
+        let note_us = self.counter.clears_at_us(now).max(now.monotonic_us);
+        if note_us >= self.note_us {
+            return;
+        }
+        let former_us = std::mem::replace(&mut self.note_us, note_us);
+        if former_us != NO_NOTE {
+            notes.remove(&(former_us, key));
+        }
+        notes.insert((note_us, key));
+    }
 }
 
 impl Shard {
@@ -113,7 +132,6 @@ impl Shard {
             notes: BTreeSet::new(),
             now: Moment::default(),
             floors: Floors::default(),
-            budgets: Budgets::default(),
             unsaved: BTreeSet::new(),
             departed: Vec::new(),
             owners,
@@ -121,16 +139,22 @@ impl Shard {
         }
     }
 
-    /// Moves the shard to this moment, unless it has seen a later one, and drops a few empty counters.
-    pub(super) fn advance(&mut self, at: Moment) {
+    /// Moves the shard to this moment, unless it has seen a later one, and drops a few empty counters, for it is used by so
+    /// many charges.
+    pub(super) fn advance(&mut self, at: Moment, charges: usize) {
         self.see(at);
-        self.sweep(NOTES_PER_USE);
+        let due_us = self.now.monotonic_us.saturating_sub(IDLE_US);
+        self.look(charges.saturating_mul(NOTES_PER_CHARGE), due_us);
     }
 
-    /// Looks at so many due notes, at most.
+    /// Looks at so many due notes, at most, however short a time they have been due.
     pub(super) fn sweep(&mut self, most: usize) {
+        self.look(most, self.now.monotonic_us);
+    }
+
+    fn look(&mut self, most: usize, due_us: u64) {
         for _ in 0..most {
-            if !self.look_at_earliest() {
+            if !self.look_at_earliest(due_us) {
                 break;
             }
         }
@@ -140,14 +164,15 @@ impl Shard {
         self.counters.contains_key(&key)
     }
 
-    /// Tells whether the counter admits `amount`, and counts nothing; `at` is the caller's time.
-    pub(super) fn check(&mut self, key: CounterKey, at: Moment, capacity: u64, amount: u64) -> Result<(), Wait> {
+    /// Asks whether the counter admits `amount`, and counts nothing; `at` is the caller's time. If it does, tells whether
+    /// there is such a counter.
+    pub(super) fn check(&mut self, key: CounterKey, at: Moment, capacity: u64, amount: u64) -> Result<bool, Wait> {
         let now = self.now;
         let Some(live) = self.counters.get_mut(&key) else {
-            return ceiling(capacity, amount).map(|_| ());
+            return ceiling(capacity, amount).map(|_| false);
         };
         live.counter.advance(now);
-        live.counter.check(at, capacity, amount)
+        live.counter.check(at, capacity, amount).map(|()| true)
     }
 
     /// Where the counter stands, or would stand if there were one.
@@ -170,7 +195,7 @@ impl Shard {
             if missing == 0 || self.counters.len().saturating_add(missing) <= self.max_counters {
                 return true;
             }
-            if !self.look_at_earliest() {
+            if !self.look_at_earliest(self.now.monotonic_us) {
                 return false;
             }
         }
@@ -189,28 +214,28 @@ impl Shard {
         let live = match self.counters.entry(key) {
             Entry::Occupied(found) => found.into_mut(),
             Entry::Vacant(place) => {
-                let mut live = create(terms.span, now, &self.floors);
+                let mut live = match (terms.span, Budget::of(charge, terms)) {
+                    (Span::Calendar(period), Some(budget)) => {
+                        let calendar = Calendar::new(period, self.floors.start(period, now.unix_us));
+                        Live::of(Written { calendar, budget })
+                    }
+                    (span, _) => create(span, now, &self.floors),
+                };
                 (live.owner, live.is_owned) = (owner, true);
-                if let Some(budget) = Budget::of(charge, terms) {
-                    live.is_written = true;
-                    self.budgets.insert(key, budget);
-                }
                 place.insert(live)
             }
         };
         live.counter.advance(now);
         let used_before = live.counter.used();
         let mark = live.counter.take(amount);
-        if live.is_written {
-            moved(&mut self.budgets, &mut self.unsaved, (key, mark), (used_before, live.counter.used()));
-        }
+        live.moved(&mut self.unsaved, (key, mark), used_before);
         live.reserved = live.reserved.saturating_add(amount);
         live.open = live.open.saturating_add(1);
         (mark, live.figures(at, terms.capacity))
     }
 
-    /// Settles what [`commit`](Self::commit) counted at `mark` as `used`, closes the reservation, and drops the counter if
-    /// that leaves it empty. No moment: the latest seen. Answers by how many units the counter is over its capacity now
+    /// Settles what [`commit`](Self::commit) counted at `mark` as `used`, and closes the reservation; a counter that this
+    /// leaves empty may be dropped from now on. No moment: the latest seen. Answers by how many units the counter is over its capacity now
     /// and was not before.
     pub(super) fn settle(
         &mut self,
@@ -229,19 +254,13 @@ impl Shard {
         live.counter.advance(now);
         let used_before = live.counter.used();
         live.counter.settle(now, mark, reserved, used);
-        if live.is_written {
-            moved(&mut self.budgets, &mut self.unsaved, (key, mark), (used_before, live.counter.used()));
-        }
+        live.moved(&mut self.unsaved, (key, mark), used_before);
         let over = |used: u64| used.saturating_sub(capacity);
         let owed = over(live.counter.used()).saturating_sub(over(used_before));
         live.reserved = live.reserved.saturating_sub(reserved);
         live.open = live.open.saturating_sub(1);
-        if live.open == 0 && live.counter.clears_at_us(now) < live.note_us {
-            let note_us = std::mem::replace(&mut live.note_us, NO_NOTE);
-            if note_us != NO_NOTE {
-                self.notes.remove(&(note_us, key));
-            }
-            self.note_or_drop(key);
+        if live.open == 0 {
+            live.note(&mut self.notes, key, now);
         }
         owed
     }
@@ -249,11 +268,11 @@ impl Shard {
     /// Makes the counter of a budget as it was written, and finds its place among those that will go.
     pub(super) fn restore(&mut self, key: CounterKey, at: Moment, period: Period, stored: &StoredBudget) {
         self.see(at);
-        let mut live: Box<Live> = Live::of(Calendar::restored(period, stored.period_end_us, stored.used));
-        live.is_written = true;
-        self.budgets.insert(key, Budget::named(stored.name.clone(), stored.period_end_us));
+        let calendar = Calendar::restored(period, stored.period_end_us, stored.used);
+        let budget = Budget::named(stored.name.clone(), stored.period_end_us);
+        let mut live: Box<Live> = Live::of(Written { calendar, budget });
+        live.note(&mut self.notes, key, self.now);
         self.counters.insert(key, live);
-        self.note_or_drop(key);
     }
 
     /// What one calendar counted and nobody took yet.
@@ -264,7 +283,8 @@ impl Shard {
             }
         }
         while let Some(key) = self.unsaved.pop_first() {
-            if let Some(change) = self.budgets.get_mut(&key).and_then(|budget| budget.take(at.unix_us)) {
+            let budget = self.counters.get_mut(&key).and_then(|live| live.counter.budget());
+            if let Some(change) = budget.and_then(|budget| budget.take(at.unix_us)) {
                 return Some(change);
             }
         }
@@ -275,47 +295,45 @@ impl Shard {
         self.now = Moment { monotonic_us: self.now.monotonic_us.max(at.monotonic_us), unix_us: at.unix_us };
     }
 
-    /// Looks at the counter with the earliest note, if that is due. Tells whether it was.
-    fn look_at_earliest(&mut self) -> bool {
+    /// Looks at the counter with the earliest note, if that was due by then. Tells whether it was. While a reservation is open
+    /// a counter gets no other note; settling it makes one. Else it is dropped if it is empty, or noted when it will be.
+    fn look_at_earliest(&mut self, due_us: u64) -> bool {
         let Some(&(note_us, key)) = self.notes.first() else {
             return false;
         };
-        if note_us > self.now.monotonic_us {
+        if note_us > due_us {
             return false;
         }
         self.notes.pop_first();
-        self.note_or_drop(key);
-        true
-    }
-
-    /// For a counter whose note was taken out: notes when it will be empty, or drops it if it is. While a reservation is
-    /// open there is no note; settling it makes one.
-    fn note_or_drop(&mut self, key: CounterKey) {
         let Some(live) = self.counters.get_mut(&key) else {
-            return;
+            return true;
         };
         live.note_us = NO_NOTE;
         if live.open > 0 {
-            return;
+            return true;
         }
-        let clears_at_us = live.counter.clears_at_us(self.now);
-        if clears_at_us > self.now.monotonic_us {
-            live.note_us = clears_at_us;
-            self.notes.insert((clears_at_us, key));
-            return;
+        if live.counter.clears_at_us(self.now) > self.now.monotonic_us {
+            live.note(&mut self.notes, key, self.now);
+        } else {
+            self.drop_counter(key);
         }
+        true
+    }
+
+    fn drop_counter(&mut self, key: CounterKey) {
+        let Some(mut live) = self.counters.remove(&key) else {
+            return;
+        };
         if let Some((period, unix_us)) = live.counter.floor() {
             self.floors.raise(period, unix_us);
         }
         if live.is_owned {
             self.owners.leave(live.owner);
         }
-        if live.is_written {
+        if let Some(budget) = live.counter.budget() {
             self.unsaved.remove(&key);
-            let budget = self.budgets.remove(&key);
-            self.departed.extend(budget.and_then(|mut budget| budget.take(self.now.unix_us)));
+            self.departed.extend(budget.take(self.now.unix_us));
         }
-        self.counters.remove(&key);
     }
 
     /// How many counters are held.
@@ -339,13 +357,6 @@ fn create(span: Span, Moment { monotonic_us, unix_us }: Moment, floors: &Floors)
         Span::Bucket { pace, .. } => Live::of(Bucket::new(pace, monotonic_us)),
         Span::Calendar(period) => Live::of(Calendar::new(period, floors.start(period, unix_us))),
         Span::Concurrent => Live::of(Concurrent::default()),
-    }
-}
-
-/// A calendar has taken or settled what counts at this mark, and went from one number of units to another.
-fn moved(budgets: &mut Budgets, unsaved: &mut BTreeSet<CounterKey>, (key, mark): (CounterKey, Mark), used: (u64, u64)) {
-    if budgets.get_mut(&key).is_some_and(|budget| budget.moved(mark.0, used.0, used.1)) {
-        unsaved.insert(key);
     }
 }
 

@@ -3,19 +3,20 @@
 //! Every message can be sent again: Redis knows by its id whether it did it. While Redis can't be asked they wait in
 //! the queue, whose places were taken together with the reservations, and are sent when it is back.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::{ErrorKind, RedisResult, ServerErrorKind};
 use smallvec::SmallVec;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::counter::{Counter, Name};
-use super::ledger::{Debt, Ledger};
+use super::ledger::{Ledger, Taken};
 use super::link::{Link, Ready, forgot_the_script};
 use super::script::{Call, Limits, Terms};
 use crate::clock::{Clock, saturating_ms};
@@ -85,29 +86,62 @@ impl Ending {
 
 /// The bookings of running calls, whose leases are renewed.
 #[derive(Debug, Default)]
-pub(super) struct Running(Mutex<HashMap<u64, Arc<Booking>>>);
+pub(super) struct Running {
+    calls: Mutex<Calls>,
+    came: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Calls {
+    bookings: HashMap<u64, Arc<Booking>>,
+    /// Of these, the ones that Redis has yet to hear of.
+    unheard: BTreeSet<u64>,
+}
 
 impl Running {
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn began(&self, booking: &Arc<Booking>) {
-        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        running.insert(booking.number, Arc::clone(booking));
+        self.calls().bookings.insert(booking.number, Arc::clone(booking));
+    }
+
+    /// A call began of which Redis has not heard, and is to as soon as it can.
+    pub(super) fn began_unheard(&self, booking: &Arc<Booking>) {
+        let mut calls = self.calls();
+        calls.bookings.insert(booking.number, Arc::clone(booking));
+        calls.unheard.insert(booking.number);
+        drop(calls);
+        self.came.notify_one();
     }
 
     pub(super) fn ended(&self, booking: &Booking) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&booking.number);
+        let mut calls = self.calls();
+        calls.bookings.remove(&booking.number);
+        calls.unheard.remove(&booking.number);
     }
 
     /// Units that running calls have reserved of this counter.
     pub(super) fn holds(&self, counter: Name) -> u64 {
-        let running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let amounts = running.values().flat_map(|booking| &booking.counters).filter(|held| held.name == counter);
+        let calls = self.calls();
+        let amounts = calls.bookings.values().flat_map(|booking| &booking.counters).filter(|held| held.name == counter);
         amounts.fold(0, |sum, held| sum.saturating_add(held.amount))
     }
 
     /// All of them, to be renewed now.
     pub(super) fn renewing(&self) -> Vec<Arc<Booking>> {
-        let running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        running.values().inspect(|booking| booking.is_renewed.store(true, Relaxed)).cloned().collect()
+        let mut calls = self.calls();
+        calls.unheard.clear();
+        calls.bookings.values().inspect(|booking| booking.is_renewed.store(true, Relaxed)).cloned().collect()
+    }
+
+    /// Those of which Redis has yet to hear, to be told it now.
+    fn telling(&self) -> Vec<Arc<Booking>> {
+        let mut calls = self.calls();
+        let unheard = std::mem::take(&mut calls.unheard);
+        let bookings = unheard.iter().filter_map(|number| calls.bookings.get(number));
+        bookings.inspect(|booking| booking.is_renewed.store(true, Relaxed)).cloned().collect()
     }
 }
 
@@ -124,6 +158,8 @@ pub(super) struct Delivered {
     pub(super) lost: AtomicU64,
     /// Counters whose debts Redis has heard of.
     pub(super) owed: AtomicU64,
+    /// Counters whose debts Redis answered with an error, so that it never heard of them.
+    pub(super) untold: AtomicU64,
     /// How often a settlement made a counter pass its bound, and by how many units.
     pub(super) debts: AtomicU64,
     pub(super) debt_units: AtomicU64,
@@ -140,6 +176,8 @@ pub(super) struct Delivery {
     pub(super) clock: Clock,
     pub(super) gate: String,
     pub(super) lasting: Lasting,
+    /// Whether it was said that Redis refuses debts, until it takes them again.
+    pub(super) is_untold: AtomicBool,
 }
 
 impl Delivery {
@@ -238,22 +276,32 @@ impl Delivery {
         }
     }
 
-    /// Prolongs what running calls hold, three times in a lease; never ends.
+    /// Prolongs what running calls hold, three times in a lease, and tells at once of a call that was admitted without Redis;
+    /// never ends.
     pub(super) async fn renewals(&self) {
+        let mut pause = pin!(sleep(self.lasting.lease / 3));
         loop {
-            sleep(self.lasting.lease / 3).await;
+            let is_due = tokio::select! {
+                () = &mut pause => true,
+                () = self.running.came.notified() => false,
+            };
             // Who isn't told must not count as told.
-            if self.link.ready().is_none() {
-                continue;
+            self.link.sound().await;
+            let renewed = if is_due { self.running.renewing() } else { self.running.telling() };
+            self.renew(&renewed).await;
+            if is_due {
+                pause.set(sleep(self.lasting.lease / 3));
             }
-            let running = self.running.renewing();
-            for part in running.chunks(PIPELINE) {
-                let Some(ready) = self.link.ready() else { break };
-                let renew =
-                    |booking: &Arc<Booking>| self.limits.renew(self.lasting.terms(&booking.id), &booking.counters);
-                let calls: Vec<_> = part.iter().map(renew).collect();
-                self.send(&ready, &calls).await;
-            }
+        }
+    }
+
+    async fn renew(&self, bookings: &[Arc<Booking>]) {
+        for part in bookings.chunks(PIPELINE) {
+            // Whoever makes the next connection tells of all calls first.
+            let Some(ready) = self.link.ready() else { break };
+            let renew = |booking: &Arc<Booking>| self.limits.renew(self.lasting.terms(&booking.id), &booking.counters);
+            let calls: Vec<_> = part.iter().map(renew).collect();
+            self.send(&ready, &calls).await;
         }
     }
 
@@ -265,10 +313,10 @@ impl Delivery {
             while self.ledger.len() > 0 {
                 // Taken only once it can be sent, so that it adds up until then.
                 self.link.sound().await;
-                let debts = self.ledger.take(DEBTS);
+                let taken = self.ledger.take(DEBTS);
                 sent = sent.wrapping_add(1);
                 // No reservation has such an id: its number is all hexadecimal.
-                self.tell(&format!("{}-owe-{sent:x}", self.gate), &debts).await;
+                self.tell(&format!("{}-owe-{sent:x}", self.gate), &taken).await;
             }
             if is_last {
                 return;
@@ -277,19 +325,16 @@ impl Delivery {
     }
 
     /// Tells Redis of these debts, until it has heard of them.
-    async fn tell(&self, id: &str, debts: &[(Name, Debt)]) {
+    async fn tell(&self, id: &str, taken: &Taken) {
         let mut tries = 0;
         while tries < TRIES {
             let ready = self.link.sound().await;
-            let now_us = self.clock.monotonic_us();
-            let due = debts.iter().filter_map(|(name, debt)| {
-                let (numbers, units) = debt.due(now_us)?;
-                Some((*name, numbers, units))
-            });
-            let call = self.limits.owe(self.lasting.terms(id), due);
+            let due = self.ledger.due(taken, self.clock.monotonic_us());
+            let call = self.limits.owe(self.lasting.terms(id), due.into_iter());
             match self.send(&ready, &[call]).await.pop() {
                 Some(Ok(_)) => {
-                    self.delivered.owed.fetch_add(u64::try_from(debts.len()).unwrap_or(u64::MAX), Relaxed);
+                    self.delivered.owed.fetch_add(long(taken.len()), Relaxed);
+                    self.is_untold.store(false, Relaxed);
                     return;
                 }
                 Some(Err(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError) => tries += 1,
@@ -297,8 +342,18 @@ impl Delivery {
             }
             sleep(PAUSE).await;
         }
-        tracing::warn!(counters = debts.len(), "Redis answers local spending with an error: it isn't counted there");
+        self.delivered.untold.fetch_add(long(taken.len()), Relaxed);
+        if !self.is_untold.swap(true, Relaxed) {
+            tracing::warn!(
+                counters = taken.len(),
+                "Redis answers what was spent without it with an error: it isn't counted there, as redis_untold says"
+            );
+        }
     }
+}
+
+fn long(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
 }
 
 /// A duration in whole microseconds.

@@ -2,10 +2,14 @@
 //! of it.
 //!
 //! Bounded by a number of counters; what finds no place is counted and lost. Pure but for its lock and its bell.
+//!
+//! A Redis that has lost its counters is told of calendars from what is written of them, which holds what was spent without
+//! it as well: that must not be owed besides. So restorations have numbers, and whoever counts where it is written notes
+//! what the next one will be. What was counted before a restoration began is told by it, once that has succeeded.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -109,33 +113,83 @@ fn border(counter: &Counter, now: Moment) -> u64 {
     }
 }
 
+/// Units of a calendar that are counted where they are written: every restoration from this number on tells of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Noted {
+    pub(super) units: u64,
+    pub(super) next: u64,
+}
+
+/// Debts that were taken out to be told.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) debts: Vec<(Name, Debt)>,
+    /// The restoration that would tell of the calendars among them.
+    next: u64,
+}
+
+impl Taken {
+    /// How many counters are owed to.
+    pub(super) fn len(&self) -> usize {
+        self.debts.len()
+    }
+}
+
 /// All debts that Redis has yet to hear of.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    debts: Mutex<HashMap<Name, Debt>>,
+    owed: Mutex<Owed>,
     most: usize,
     added: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Owed {
+    debts: HashMap<Name, Debt>,
+    /// The number of the next restoration.
+    next: u64,
+    /// All that waits for a restoration below this number was told, by that one or one after it.
+    restored_below: u64,
 }
 
 impl Ledger {
     /// For at most so many counters.
     pub(super) fn new(most: usize) -> Self {
-        Self { debts: Mutex::default(), most, added: Notify::new() }
+        Self { owed: Mutex::default(), most, added: Notify::new() }
     }
 
-    /// Adds units that were spent now. False: there is no place for another counter.
-    pub(super) fn add(&self, counter: &Counter, units: u64, now: Moment) -> bool {
-        if units == 0 || counter.numbers.kind == Kind::Leases {
+    fn owed(&self) -> MutexGuard<'_, Owed> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which restoration tells of what is counted by now.
+    pub(super) fn next_restoration(&self) -> u64 {
+        self.owed().next
+    }
+
+    /// Adds units that were spent now, but what a restoration has told of them: some of a calendar's were counted where they
+    /// are written, as noted. False: there is no place for another counter.
+    pub(super) fn add(&self, counter: &Counter, units: u64, noted: &[Noted], now: Moment) -> bool {
+        let mut owed = self.owed();
+        let Owed { debts, restored_below, .. } = &mut *owed;
+        let units = match counter.numbers.kind {
+            Kind::Leases => 0,
+            Kind::Window | Kind::Bucket => units,
+            Kind::Calendar => {
+                let told = noted.iter().filter(|noted| noted.next < *restored_below).map(|noted| noted.units).max();
+                units.saturating_sub(told.unwrap_or_default())
+            }
+        };
+        if units == 0 {
             return true;
         }
-        let mut debts = self.debts.lock().unwrap_or_else(PoisonError::into_inner);
         let full = debts.len() >= self.most;
         match debts.entry(counter.name) {
             Entry::Occupied(mut held) => held.get_mut().add(counter, units, now),
             Entry::Vacant(_) if full => return false,
             Entry::Vacant(place) => place.insert(Debt::new(counter, now)).add(counter, units, now),
         }
-        drop(debts);
+        drop(owed);
         self.added.notify_one();
         true
     }
@@ -146,31 +200,48 @@ impl Ledger {
     }
 
     /// Takes the debts of up to so many counters out.
-    pub(super) fn take(&self, most: usize) -> Vec<(Name, Debt)> {
-        let mut debts = self.debts.lock().unwrap_or_else(PoisonError::into_inner);
-        let names: Vec<_> = debts.keys().take(most).copied().collect();
-        names.into_iter().filter_map(|name| debts.remove_entry(&name)).collect()
+    pub(super) fn take(&self, most: usize) -> Taken {
+        let mut owed = self.owed();
+        let names: Vec<_> = owed.debts.keys().take(most).copied().collect();
+        let debts = names.into_iter().filter_map(|name| owed.debts.remove_entry(&name)).collect();
+        Taken { debts, next: owed.next }
     }
 
-    /// Takes out what is owed to calendars: somebody else tells of that.
-    pub(super) fn take_calendars(&self) -> Vec<(Name, Debt)> {
-        let mut debts = self.debts.lock().unwrap_or_else(PoisonError::into_inner);
-        debts.extract_if(|_, debt| debt.numbers.kind == Kind::Calendar).collect()
+    /// What of this is due at this time, as the script takes it: no calendar that a restoration has told of since.
+    pub(super) fn due(&self, taken: &Taken, now_us: u64) -> Vec<(Name, Numbers, u64)> {
+        let is_restored = taken.next < self.owed().restored_below;
+        let left = taken.debts.iter().filter(|(_, debt)| !(is_restored && debt.numbers.kind == Kind::Calendar));
+        left.filter_map(|(name, debt)| debt.due(now_us).map(|(numbers, units)| (*name, numbers, units))).collect()
     }
 
-    /// Nobody told of these: they are owed again, beside what was added since.
-    pub(super) fn put_back(&self, taken: Vec<(Name, Debt)>) {
-        let mut debts = self.debts.lock().unwrap_or_else(PoisonError::into_inner);
-        for (name, debt) in taken {
-            debts.entry(name).and_modify(|held| held.join(&debt)).or_insert(debt);
+    /// A restoration begins, before it reads what is written: it tells of all calendars that are taken out here.
+    pub(super) fn begin_restoring(&self) -> Taken {
+        let mut owed = self.owed();
+        let debts = owed.debts.extract_if(|_, debt| debt.numbers.kind == Kind::Calendar).collect();
+        let next = owed.next;
+        owed.next += 1;
+        Taken { debts, next }
+    }
+
+    /// The restoration that began by taking these out has told of all that is written.
+    pub(super) fn restored(&self, told: &Taken) {
+        let mut owed = self.owed();
+        owed.restored_below = owed.restored_below.max(told.next.saturating_add(1));
+    }
+
+    /// The restoration failed: what was taken out is owed again, beside what was added since.
+    pub(super) fn put_back(&self, taken: Taken) {
+        let mut owed = self.owed();
+        for (name, debt) in taken.debts {
+            owed.debts.entry(name).and_modify(|held| held.join(&debt)).or_insert(debt);
         }
-        drop(debts);
+        drop(owed);
         self.added.notify_one();
     }
 
     /// How many counters are owed to.
     pub(super) fn len(&self) -> usize {
-        self.debts.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.owed().debts.len()
     }
 }
 
@@ -198,9 +269,9 @@ mod tests {
     fn due(shape: Shape, spent: &[(u64, u64)], then: u64) -> Option<u64> {
         let ledger = Ledger::new(1);
         for (us, units) in spent {
-            assert!(ledger.add(&counter("x", shape), *units, at(*us)));
+            assert!(ledger.add(&counter("x", shape), *units, &[], at(*us)));
         }
-        ledger.take(1).first().and_then(|(_, debt)| debt.due(then)).map(|(_, units)| units)
+        ledger.take(1).debts.first().and_then(|(_, debt)| debt.due(then)).map(|(_, units)| units)
     }
 
     #[test]
@@ -232,24 +303,50 @@ mod tests {
     #[test]
     fn debts_add_up_by_counter_within_the_bound() {
         let ledger = Ledger::new(2);
-        assert!(ledger.add(&counter("x", WINDOW), 3, at(5)));
-        assert!(ledger.add(&counter("x", WINDOW), MOST_UNITS, at(4)));
-        assert!(ledger.add(&counter("y", WINDOW), 1, at(5)));
-        assert!(!ledger.add(&counter("z", WINDOW), 1, at(5)));
-        assert!(ledger.add(&counter("y", WINDOW), 1, at(5)));
+        assert!(ledger.add(&counter("x", WINDOW), 3, &[], at(5)));
+        assert!(ledger.add(&counter("x", WINDOW), MOST_UNITS, &[], at(4)));
+        assert!(ledger.add(&counter("y", WINDOW), 1, &[], at(5)));
+        assert!(!ledger.add(&counter("z", WINDOW), 1, &[], at(5)));
+        assert!(ledger.add(&counter("y", WINDOW), 1, &[], at(5)));
         let due = |(_, debt): (Name, Debt)| debt.due(5).map(|(_, units)| units);
-        let mut debts: Vec<_> = ledger.take(9).into_iter().map(due).collect();
+        let mut debts: Vec<_> = ledger.take(9).debts.into_iter().map(due).collect();
         debts.sort_unstable();
         assert_eq!(debts, [Some(2), Some(MOST_UNITS)]);
         assert_eq!(ledger.len(), 0);
-        assert!(ledger.add(&counter("x", DAY), 1, at(5)));
-        assert!(ledger.add(&counter("x", WINDOW), 1, at(5)));
-        let calendars = ledger.take_calendars();
+        assert!(ledger.add(&counter("x", DAY), 1, &[], at(5)));
+        assert!(ledger.add(&counter("x", WINDOW), 1, &[], at(5)));
+        let calendars = ledger.begin_restoring();
         assert_eq!((calendars.len(), ledger.len()), (1, 1));
-        assert!(ledger.add(&counter("x", DAY), 2, at(6)));
+        assert!(ledger.add(&counter("x", DAY), 2, &[], at(6)));
         ledger.put_back(calendars);
-        let mut debts: Vec<_> = ledger.take(9).into_iter().map(due).collect();
+        let mut debts: Vec<_> = ledger.take(9).debts.into_iter().map(due).collect();
         debts.sort_unstable();
         assert_eq!(debts, [Some(1), Some(3)]);
+    }
+
+    #[test]
+    fn what_a_restoration_has_told_is_not_owed_besides() {
+        let ledger = Ledger::new(9);
+        let (day, window) = (counter("x", DAY), counter("x", WINDOW));
+        let before = Noted { units: 3, next: ledger.next_restoration() };
+        assert!(ledger.add(&day, 1, &[], at(5)) && ledger.add(&window, 1, &[], at(5)));
+        let taken = ledger.take(9);
+        let failing = ledger.begin_restoring();
+        ledger.put_back(failing);
+        assert_eq!(ledger.due(&taken, 5).len(), 2, "nothing was told yet");
+        let told = ledger.begin_restoring();
+        let after = Noted { units: 3, next: ledger.next_restoration() };
+        ledger.restored(&told);
+        let kinds: Vec<_> = ledger.due(&taken, 5).into_iter().map(|(_, numbers, _)| numbers.kind).collect();
+        assert_eq!(kinds, [Kind::Window], "windows aren't written");
+        let owed = |counter, units, noted: &[Noted]| {
+            assert!(ledger.add(counter, units, noted, at(5)));
+            let taken = ledger.take(9);
+            ledger.due(&taken, 5).iter().map(|(_, _, units)| *units).sum::<u64>()
+        };
+        assert_eq!((owed(&day, 5, &[before]), owed(&day, 2, &[before])), (2, 0), "what was counted before is told");
+        assert_eq!((owed(&day, 5, &[after]), owed(&day, 5, &[])), (5, 5), "what came after it is not");
+        assert_eq!(owed(&day, 5, &[before, Noted { units: 5, ..before }]), 0);
+        assert_eq!(owed(&window, 5, &[before]), 5);
     }
 }

@@ -286,10 +286,10 @@ impl Link {
         loop {
             match self.connect(attempt).await {
                 Ok(ready) => {
-                    self.warn_of_eviction(&ready, &mut warned).await;
                     let began_ms = self.clock.monotonic_ms();
                     self.publish(&ready);
-                    self.watch_over(&ready).await;
+                    // Beside: a server that is slow to tell of its memory keeps nobody from sharing limits.
+                    tokio::join!(self.watch_over(&ready), self.warn_of_eviction(&ready, &mut warned));
                     if self.clock.monotonic_ms().saturating_sub(began_ms) >= STEADY_MS {
                         pause = Duration::ZERO;
                     }

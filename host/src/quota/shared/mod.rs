@@ -20,6 +20,7 @@ mod reservation;
 mod script;
 mod settings;
 mod share;
+mod spending;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -41,11 +42,10 @@ pub use link::Condition;
 pub use reservation::SharedReservation;
 pub use settings::{SettingsError, SharedSettings};
 pub use share::{Fallback, Mode, WhyClosed, fall_back, share};
+pub use spending::LocalSpending;
 pub use unwritten::Unwritten;
 
-use super::calendar::end_of;
-use super::charge::Span;
-use super::{Charge, Moment, Outcome, Refused, Standing, Tokens, budget};
+use super::{Charge, Refused, Standing, Tokens};
 use crate::clock::Clock;
 use crate::policy::Rule;
 use crate::ports::budgets::WrittenBudgets;
@@ -54,9 +54,9 @@ use delivery::{Booking, Delivered, Delivery, Ending, Lasting, Running};
 use ledger::Ledger;
 use link::{Link, Pace};
 use recovery::Recovery;
-use reservation::{LocalLease, Pending};
-use script::{Answer, Limits, Terms, Told};
-use unwritten::Booked;
+use reservation::Pending;
+use script::{Answer, Limits, Terms};
+use spending::booked;
 
 /// Why Redis didn't answer.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -114,6 +114,8 @@ pub struct SharedTotals {
     pub waiting: u64,
     /// Counters that were told of local spending.
     pub owed: u64,
+    /// Counters whose local spending Redis answered with an error, so that it never heard of it.
+    pub untold: u64,
     /// Counters that have yet to be told.
     pub owing: u64,
     /// Units spent locally that found no place to be remembered.
@@ -213,6 +215,7 @@ impl SharedQuota {
             clock: clock.clone(),
             gate: gate.clone(),
             lasting,
+            is_untold: AtomicBool::new(false),
         };
         let quota = Self {
             settings,
@@ -322,18 +325,6 @@ impl SharedQuota {
         Booking { id: format!("{}-{number:x}", self.gate), number, counters, is_renewed: AtomicBool::new(false) }
     }
 
-    /// The leases among these, for a call that Redis isn't asked about. None: there are none, or no place in the queue of
-    /// endings; then Redis never hears of them.
-    fn local_lease(&self, counters: &[Counter]) -> Option<LocalLease> {
-        let is_lease = |counter: &&Counter| counter.numbers.kind == Kind::Leases;
-        let leases: SmallVec<_> = counters.iter().filter(is_lease).copied().collect();
-        if leases.is_empty() {
-            return None;
-        }
-        let slot = self.queue.clone().try_reserve_owned().ok()?;
-        Some(LocalLease::new(slot, Arc::new(self.booking(leases)), &self.running, &self.delivered))
-    }
-
     /// Where the counters of these charges stand, in their order, and the units counted. Of what is reserved it tells the part
     /// of this gate's calls, and all of calls that run at a time. Nothing is charged, and Redis writes nothing.
     ///
@@ -367,24 +358,6 @@ impl SharedQuota {
         self.settings.replicas.max(self.link.gates().and_then(NonZeroU32::new))
     }
 
-    /// What a call spends that isn't reserved in Redis. `charges` are the policy's own, not their shares. Whether memory
-    /// counts it, which then writes down what is spent of budgets.
-    ///
-    /// # Errors
-    /// [`Refused`] when the charges are a bad answer.
-    pub fn spends_locally(
-        self: &Arc<Self>,
-        charges: &[Charge<'_>],
-        expected: Tokens,
-        is_counted: bool,
-    ) -> Result<LocalSpending, Refused> {
-        let counters = counter::counters(charges, expected)?;
-        let now = Told { at_us: self.clock.unix_us(), overshoot_units: 0, readings: SmallVec::new() };
-        let booked = if is_counted { Vec::new() } else { booked(charges, &counters, &now) };
-        let lease = self.local_lease(&counters);
-        Ok(LocalSpending { shared: Arc::clone(self), counters: counters.into_vec(), booked, _lease: lease })
-    }
-
     /// Whether Redis is asked now: it was there, and hasn't failed since.
     pub fn is_asked(&self) -> bool {
         self.link.ready().is_some()
@@ -410,6 +383,7 @@ impl SharedQuota {
             lost: self.delivered.lost.load(Relaxed),
             waiting: self.delivered.waiting.load(Relaxed),
             owed: self.delivered.owed.load(Relaxed),
+            untold: self.delivered.untold.load(Relaxed),
             owing: long(self.ledger.len()),
             forgotten: self.forgotten.load(Relaxed),
             degraded_ms: self.link.degraded_ms(),
@@ -419,33 +393,6 @@ impl SharedQuota {
             losses: self.link.recovery().losses(),
             restored: self.link.recovery().restored(),
             unwritten: self.unwritten.lost_units(),
-        }
-    }
-}
-
-/// What one call spends without Redis. Dropped, it has spent nothing.
-#[derive(Debug)]
-pub struct LocalSpending {
-    shared: Arc<SharedQuota>,
-    counters: Vec<Counter>,
-    booked: Vec<Booked>,
-    /// Held for what its end does.
-    _lease: Option<LocalLease>,
-}
-
-impl LocalSpending {
-    /// The call has ended: Redis is told of it as soon as it can be.
-    pub fn settle(self, outcome: Outcome) {
-        for booked in &self.booked {
-            let units = self.counters.get(booked.place).map_or(0, |counter| counter.settled(outcome));
-            self.shared.unwritten.moved(booked, 0, units);
-        }
-        let now = Moment::now(&self.shared.clock);
-        for counter in self.counters {
-            let units = counter.settled(outcome);
-            if !self.shared.ledger.add(&counter, units, now) {
-                self.shared.forgotten.fetch_add(units, Relaxed);
-            }
         }
     }
 }
@@ -471,19 +418,4 @@ impl Keeper {
 
 fn outlive_loss(counters: &[Counter]) -> bool {
     counters.iter().any(|counter| matches!(counter.numbers.kind, Kind::Calendar | Kind::Leases))
-}
-
-/// The budgets among a call's counters, each with the period that it counts in at that time.
-fn booked(charges: &[Charge<'_>], counters: &[Counter], told: &Told) -> Vec<Booked> {
-    let mut booked = Vec::new();
-    for (place, (charge, counter)) in charges.iter().zip(counters).enumerate() {
-        let Span::Calendar(period) = counter.terms.span else { continue };
-        let Some(name) = budget::name(charge, &counter.terms) else { continue };
-        let reading = told.readings.get(place);
-        // Redis keeps to a later period than its clock is in, when that went back.
-        let period_end_us = reading
-            .map_or_else(|| end_of(period, told.at_us), |reading| told.at_us.saturating_add(reading.reset_after_us));
-        booked.push(Booked { place, counter: counter.name, name: Arc::new(name), period_end_us });
-    }
-    booked
 }

@@ -7,7 +7,7 @@
 //! it twice changes nothing.
 //!
 //! What other gates counted and had not written yet, a second's worth, is forgotten. Of calls that run meanwhile it stays
-//! counted what they had reserved.
+//! counted what they had reserved; one that was admitted without Redis owes what it takes beyond that.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -88,7 +88,7 @@ impl Recovery {
             return Ok(found);
         }
         // What was spent without Redis is written too; what is spent from now on may not be.
-        let debts = self.ledger.take_calendars();
+        let debts = self.ledger.begin_restoring();
         let restored = match self.restore(ready).await {
             Ok(restored) => restored,
             Err(error) => {
@@ -100,6 +100,7 @@ impl Recovery {
             0 => self.found(ready).await?,
             found => found,
         };
+        self.ledger.restored(&debts);
         self.known.store(generation, Relaxed);
         self.restored.fetch_add(restored, Relaxed);
         if known != 0 {

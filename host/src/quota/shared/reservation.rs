@@ -128,7 +128,7 @@ impl LocalLease {
         running: &Arc<Running>,
         delivered: &Arc<Delivered>,
     ) -> Self {
-        running.began(&booking);
+        running.began_unheard(&booking);
         Self { held: Some((slot, booking)), running: Arc::clone(running), delivered: Arc::clone(delivered) }
     }
 }

@@ -1,7 +1,7 @@
 //! All counters of this process, and reservations of several at once.
 //!
-//! [`Quota::reserve`] takes every shard that a call needs, once and in ascending order, checks all charges, and only
-//! then counts them: all or none, exact under any number of threads, and without deadlock. Locks are held for that long
+//! [`Quota::reserve`] takes every shard that a call needs (one for each partition), once and in ascending order, checks all
+//! charges, and only then counts them: all or none, exact under any number of threads, and without deadlock. Locks are held for that long
 //! only, and never across an await, for nothing here is async.
 //!
 //! Nothing here prints a partition.
@@ -15,7 +15,7 @@ use std::{
 use smallvec::SmallVec;
 
 use super::{
-    Charge, Exceeded, Moment, Refused, Reservation, Standing, Tokens, Totals, Wait, budget,
+    Charge, Exceeded, Moment, Outcome, Refused, Reservation, Standing, Tokens, Totals, Wait, budget,
     charge::Terms,
     key::{CounterKey, KeySeeds, Owner},
     owners::Owners,
@@ -129,7 +129,7 @@ impl Quota {
         let named = self.name("", charges, Tokens::default())?;
         let mut locked = self.lock(&named);
         for group in &mut locked {
-            group.shard.advance(at);
+            group.shard.advance(at, group.named.len());
         }
         Ok(figures(&mut locked, at))
     }
@@ -154,7 +154,7 @@ impl Quota {
         let BudgetName { policy, limit, partition, .. } = &stored.name;
         let Some((rule, period)) = budget::rule(&stored.name) else { return false };
         let Ok(terms) = Terms::of(&rule) else { return false };
-        let key = self.seeds.key(&Charge { policy, limit, partition, rule }, &terms);
+        let key = self.seeds.naming().key(&Charge { policy, limit, partition, rule }, &terms);
         self.shard(key).restore(key, at, period, stored);
         true
     }
@@ -176,10 +176,11 @@ impl Quota {
     fn try_reserve(&self, at: Moment, named: &[Named<'_>]) -> Result<Reserved, Refused> {
         let mut locked = self.lock(named);
         for group in &mut locked {
-            group.shard.advance(at);
+            group.shard.advance(at, group.named.len());
         }
-        check_all(&mut locked, at)?;
-        self.place_all(&mut locked)?;
+        if !check_all(&mut locked, at)? {
+            self.place_all(&mut locked)?;
+        }
         Ok(commit_all(&mut locked, at))
     }
 
@@ -207,12 +208,12 @@ impl Quota {
     fn sweep(&self, at: Moment) {
         for shard in &self.shards {
             let mut shard = locked(shard);
-            shard.advance(at);
+            shard.advance(at, 0);
             shard.sweep(NOTES_PER_SWEEP);
         }
     }
 
-    /// The charges with their keys, in the order of keys, which is that of shards.
+    /// The charges with their keys, in the order of shards.
     fn name<'c>(
         &self,
         principal: &str,
@@ -223,6 +224,7 @@ impl Quota {
             return Err(Refused::TooMany { count: charges.len() });
         }
         let mut named: SmallVec<[Named<'c>; USUAL]> = SmallVec::with_capacity(charges.len());
+        let mut naming = self.seeds.naming();
         for (position, charge) in charges.iter().enumerate() {
             let (policy, limit) = (charge.policy, charge.limit);
             let terms = Terms::of(&charge.rule).map_err(|wrong| Refused::BadRule {
@@ -235,32 +237,34 @@ impl Quota {
                 _ => self.seeds.owner(policy, principal),
             };
             let amount = terms.settling.reserves(expected);
-            named.push(Named { key: self.seeds.key(charge, &terms), terms, owner, amount, position, charge });
+            named.push(Named { key: naming.key(charge, &terms), terms, owner, amount, position, charge });
         }
-        named.sort_unstable_by_key(|named| named.key);
-        let repeated = named.windows(2).find_map(|pair| match pair {
-            [one, other] if one.key == other.key => Some(one.charge),
-            _ => None,
-        });
-        match repeated {
+        named.sort_unstable_by_key(|named| named.key.shard());
+        match repeated(&named) {
             Some(charge) => Err(Refused::Repeated { policy: charge.policy.to_owned(), limit: charge.limit.to_owned() }),
             None => Ok(named),
         }
     }
 
-    /// Locks each shard that is needed, once. The order of keys makes it the same order in every thread.
+    /// Locks each shard that is needed, once, and in the same order in every thread.
     fn lock<'a, 'c>(&'a self, named: &'a [Named<'c>]) -> SmallVec<[Locked<'a, 'c>; USUAL]> {
         named
-            .chunk_by(|one, next| one.key.shard() == next.key.shard())
+            .chunk_by(|one, next| one.key.shares_shard(next.key))
             .filter_map(|named| Some(Locked { shard: self.shard(named.first()?.key), named }))
             .collect()
     }
 
-    /// Settles one counter of a reservation.
-    pub(super) fn settle(&self, at: Option<Moment>, held: &Held, used: u64) {
-        let Held { key, mark, capacity, amount, .. } = *held;
-        let owed = self.shard(key).settle(key, at, (mark, capacity), (amount, used));
-        self.totals.owes(owed);
+    /// Settles what a reservation holds, shard by shard: others may find some of its counters settled before the rest, never
+    /// too many units free. What is settled is taken out first, so that it is settled once even if this panics.
+    pub(super) fn settle(&self, at: Option<Moment>, held: &mut Vec<Held>, outcome: Outcome) {
+        while let Some(key) = held.last().map(|held| held.key) {
+            let mut shard = self.shard(key);
+            while let Some(held) = held.pop_if(|held| held.key.shares_shard(key)) {
+                let Held { key, mark, capacity, amount, settling } = held;
+                let owed = shard.settle(key, at, (mark, capacity), (amount, settling.uses(amount, outcome)));
+                self.totals.owes(owed);
+            }
+        }
     }
 
     fn shard(&self, key: CounterKey) -> MutexGuard<'_, Shard> {
@@ -308,6 +312,19 @@ struct Locked<'a, 'c> {
     named: &'a [Named<'c>],
 }
 
+/// A charge that names the same counter as another.
+fn repeated<'c>(named: &[Named<'c>]) -> Option<&'c Charge<'c>> {
+    let mut rest = named;
+    while let Some((first, others)) = rest.split_first() {
+        let mut beside = others.iter().take_while(|other| other.key.shares_shard(first.key));
+        if beside.any(|other| other.key == first.key) {
+            return Some(first.charge);
+        }
+        rest = others;
+    }
+    None
+}
+
 /// What was counted for one call.
 #[derive(Debug)]
 struct Reserved {
@@ -316,23 +333,26 @@ struct Reserved {
     overshoot_units: u64,
 }
 
-/// Checks every charge; the error names the one that binds.
-fn check_all(locked: &mut [Locked<'_, '_>], at: Moment) -> Result<(), Refused> {
+/// Checks every charge, and tells whether all their counters are there; the error names the one that binds.
+fn check_all(locked: &mut [Locked<'_, '_>], at: Moment) -> Result<bool, Refused> {
     let mut binding: Option<(Wait, &Named<'_>)> = None;
     let rank = |(wait, named): &(Wait, &Named<'_>)| (*wait, Reverse(named.position));
+    let mut are_held = true;
     for Locked { shard, named } in &mut *locked {
         for named in *named {
-            let Err(wait) = shard.check(named.key, at, named.terms.capacity, named.amount) else {
-                continue;
-            };
-            let found = (wait, named);
-            if binding.as_ref().is_none_or(|bound| rank(&found) > rank(bound)) {
-                binding = Some(found);
+            match shard.check(named.key, at, named.terms.capacity, named.amount) {
+                Ok(is_held) => are_held &= is_held,
+                Err(wait) => {
+                    let found = (wait, named);
+                    if binding.as_ref().is_none_or(|bound| rank(&found) > rank(bound)) {
+                        binding = Some(found);
+                    }
+                }
             }
         }
     }
     let Some((wait, named)) = binding else {
-        return Ok(());
+        return Ok(are_held);
     };
     let Charge { policy, limit, rule, .. } = *named.charge;
     let (policy, limit) = (policy.to_owned(), limit.to_owned());

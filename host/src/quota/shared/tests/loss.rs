@@ -8,6 +8,7 @@ use super::server::Server;
 use super::*;
 use crate::ports::budgets::{BudgetName, StoredBudget};
 use crate::ports::store::{Answer, StoreError};
+use crate::quota::{Limits, Quota};
 
 type Sums = Mutex<HashMap<(BudgetName, u64), i64>>;
 
@@ -15,6 +16,7 @@ type Sums = Mutex<HashMap<(BudgetName, u64), i64>>;
 #[derive(Debug, Default)]
 struct Store {
     unwritten: Arc<Unwritten>,
+    memory: Arc<Quota>,
     sums: Arc<Sums>,
     fails: AtomicBool,
 }
@@ -32,7 +34,9 @@ impl Store {
 
     fn write(&self) {
         let mut sums = self.sums.lock().unwrap();
-        for change in self.unwritten.take(0, usize::MAX) {
+        let now = Moment::now(&Clock::system());
+        let memory = self.memory.take_unsaved_budgets(now, usize::MAX);
+        for change in self.unwritten.take(0, usize::MAX).into_iter().chain(memory) {
             *sums.entry(((*change.name).clone(), change.period_end_us)).or_default() += change.units;
         }
     }
@@ -50,6 +54,8 @@ impl WrittenBudgets for Store {
                 return Err(StoreError::Refused("it is on fire".to_owned()));
             }
             self.write();
+            // As a store on a disk: others go on between what is written and what is read.
+            tokio::task::yield_now().await;
             let sums = self.sums.lock().unwrap();
             let stored = |((name, end), used): (&(BudgetName, u64), &i64)| StoredBudget {
                 name: name.clone(),
@@ -152,6 +158,71 @@ async fn what_was_spent_without_redis_counts_once_after_it_came_back_empty() {
     gate.until_totals(|totals| totals.owed == 1 && totals.owing == 0).await;
     assert_eq!(admitted_in_the_end(&gate, per_month(9), 20).await, 9 - 2 - 3);
     assert_eq!(admitted_in_the_end(&gate, per_minute(9), 20).await, 9 - 3);
+}
+
+/// The limits of one gate, whose memory is written down as well.
+fn limits(gate: &Gate, store: &Store) -> Limits {
+    Limits::shared(Arc::clone(&store.memory), Arc::clone(&gate.quota))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_was_admitted_without_redis_and_ran_across_a_loss_is_charged_once() {
+    for (used, left) in [(40, 60), (20, 70)] {
+        let mut server = Server::start();
+        let store = Arc::<Store>::default();
+        let gate = gate(&server.url(), &store).await;
+        let port = server.port;
+        server.kill();
+        gate.until_degraded().await;
+        let (at, expected) = (Moment::now(&Clock::system()), Tokens { input: 30, output: 0 });
+        let limits = limits(&gate, &store);
+        let hold = limits.reserve(at, "somebody", &[tokens_per_month(100)], expected).await.unwrap();
+        assert!(hold.is_local());
+        let _empty = Server::start_on(port, &[]);
+        gate.until_totals(|totals| totals.losses == 1).await;
+        gate.until(|condition| *condition == Condition::Sound).await;
+        hold.settle(at, Outcome::Used(Tokens { input: used, output: 0 }));
+        gate.until_totals(|totals| totals.owing == 0 && totals.owed == u64::from(used > 30)).await;
+        // One that took less than it had reserved stays counted as reserved.
+        assert_eq!(admitted_in_the_end(&gate, tokens_per_month(100), 99).await, left);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_on_its_way_to_a_redis_that_lost_its_counters_is_told_once() {
+    let mut server = Server::start();
+    let store = Arc::<Store>::default();
+    let gate = gate(&server.url(), &store).await;
+    let port = server.port;
+    server.pause();
+    let shape = Shape::Calendar { capacity: 9, period: Period::Month };
+    let three = Rule::Metered { amount: Amount::Requests(3), shape };
+    let charge = Charge { rule: three, ..per_month(9) };
+    gate.quota.spends_locally(&[charge], ONE, false).unwrap().settle(Outcome::Used(ONE));
+    gate.until_totals(|totals| totals.owing == 0).await;
+    assert_eq!(gate.quota.totals().owed, 0, "it is on its way");
+    server.kill();
+    gate.until_degraded().await;
+    let _empty = Server::start_on(port, &[]);
+    gate.until_totals(|totals| totals.owed > 0 && totals.owing == 0).await;
+    assert_eq!(admitted_in_the_end(&gate, per_month(9), 20).await, 9 - 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_holds_units_while_redis_forgets_all_is_counted_as_reserved_and_ends_once() {
+    let server = Server::start();
+    let store = Arc::<Store>::default();
+    let gate = gate(&server.url(), &store).await;
+    let charges = [tokens_per_month(100), at_once(1)];
+    let held = gate.quota.reserve(&charges, Tokens { input: 30, output: 0 }).await.unwrap();
+    server.run(&["FLUSHALL"]);
+    assert_eq!(admitted_in_the_end(&gate, at_once(1), 2).await, 0, "the call that runs has kept its place");
+    gate.until_totals(|totals| totals.losses == 1).await;
+    held.settle(Outcome::Used(Tokens { input: 20, output: 0 }));
+    gate.until_totals(|totals| totals.waiting == 0).await;
+    assert_eq!(store.written(), 20, "what is written is what it took");
+    assert_eq!(admitted_in_the_end(&gate, at_once(1), 1).await, 1);
+    assert_eq!(admitted_in_the_end(&gate, tokens_per_month(100), 99).await, 70);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::policy::{Amount, Period, Shape, TokenKind};
-use crate::quota::{Exceeded, Wait};
+use crate::quota::{Exceeded, Moment, Outcome, Wait};
 
 /// Longer than anything here may take.
 const AT_MOST: Duration = Duration::from_secs(20);

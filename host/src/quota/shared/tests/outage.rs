@@ -83,6 +83,23 @@ async fn settlements_wait_for_redis_and_local_spending_is_told_as_debt() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_redis_was_not_asked_about_is_told_at_once_while_redis_works() {
+    let server = Server::start();
+    let (gate, other) = (Gate::sound(&server.url()).await, Gate::sound(&server.url()).await);
+    let held = gate.quota.spends_locally(&[at_once(1)], ONE, true).unwrap();
+    let counted = async |units: u64| {
+        let mut ticks = tokio::time::interval(Duration::from_millis(2));
+        while other.quota.look(&[at_once(1)]).await.unwrap().iter().any(|(_, used)| *used != units) {
+            ticks.tick().await;
+        }
+    };
+    // The next renewals are ten seconds away.
+    timeout(Duration::from_secs(5), counted(1)).await.expect("Redis hears of it at once");
+    held.settle(Outcome::RequestOnly);
+    timeout(Duration::from_secs(5), counted(0)).await.expect("and of its end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_was_killed_and_came_back_empty_counts_anew() {
     let mut server = Server::start();
     let gate = Gate::sound(&server.url()).await;
@@ -257,4 +274,14 @@ async fn a_server_that_fails_again_and_again_is_tried_ever_more_seldom() {
     }
     gate.until(|condition| *condition == Condition::Sound).await;
     assert!(clock.monotonic() >= Duration::from_millis(50 + 100 + 200 + 400), "{:?}", clock.monotonic());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn local_spending_that_redis_refuses_again_and_again_is_counted_as_untold() {
+    let stub = Stub::start(b"-ERR something is wrong\r\n").await;
+    let gate = Gate::sound_with(&stub.url, |_| ()).await;
+    for untold in 1..=2 {
+        gate.quota.spends_locally(&[per_minute(9)], ONE, true).unwrap().settle(Outcome::Used(ONE));
+        gate.until_totals(|totals| totals.untold == untold && totals.owing == 0 && totals.owed == 0).await;
+    }
 }
