@@ -1,4 +1,5 @@
-//! What failing costs, and what policies cost that don't fail: measured in the library, by two benchmarks of the host.
+//! What failing costs, and what policies cost that don't fail: two benchmarks of the host, in the library, and the gate's
+//! own `policy bench` for policies in other languages.
 
 use std::process::Command;
 
@@ -12,11 +13,20 @@ pub(super) fn look(arguments: &PolicyArguments) -> Result<Report, Failure> {
     let mut report = Report::default();
     report.say("### Figures\n\nIn the library, on one thread.\n\n```text");
     let fault = arguments.policy_fault.as_ref().ok_or_else(|| missing("policy_fault"))?;
-    let mut command = Command::new(fault);
-    command.args(&arguments.authored);
-    report.say(said(&mut command)?.trim_end());
+    report.say(said(&mut Command::new(fault))?.trim_end());
     let call = arguments.policy_call.as_ref().ok_or_else(|| missing("policy_call"))?;
     report.say(&format!("\n{}", said(&mut Command::new(call))?.trim_end()));
+    for policy in &arguments.authored {
+        let bytes = std::fs::metadata(policy).trying(policy.display())?.len();
+        let name = policy.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let mut command = Command::new(&arguments.tollgate);
+        command.args(["policy", "bench"]).arg(policy);
+        report.say(&format!(
+            "\n{name}, {} KiB, by `tollgate policy bench`\n{}",
+            bytes >> 10,
+            said(&mut command)?.trim_end()
+        ));
+    }
     report.say("```");
     Ok(report)
 }

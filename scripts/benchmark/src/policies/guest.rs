@@ -180,7 +180,7 @@ impl Guest {
 
 /// What stores an answer and leaves its address.
 fn answers_from(wat: &str) -> String {
-    format!("{} (return)", wat)
+    format!("{wat} (return)")
 }
 
 fn unless_marked(hook: Hook) -> String {

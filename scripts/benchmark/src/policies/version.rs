@@ -6,7 +6,7 @@ use crate::failure::{Failure, Trying};
 /// The kinds of versions, in the order in which they come; each has the step at which it must be stopped, or none.
 pub(super) const KINDS: [(Kind, Option<&str>); 12] = [
     (Kind::Good, None),
-    (Kind::Truncated, Some("format")),
+    (Kind::Truncated, Some("compile")),
     (Kind::Good, None),
     (Kind::CoreModule, Some("format")),
     (Kind::FailingCase, Some("cases")),
