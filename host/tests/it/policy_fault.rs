@@ -19,6 +19,7 @@ use crate::support::{
     Answer, Asking, LlmServer, Log, TestProxy, guest,
     guest::{picking, rejection},
     rpm,
+    wat::{ENDLESS_LOOP, MEMORY_HOG, answer},
 };
 
 /// A policy that fails in its way when a call asks for as many output tokens as its number, and abstains otherwise.
@@ -31,12 +32,6 @@ struct Hostile {
 
 fn hostile(name: &'static str, kind: &'static str, body: impl Into<String>) -> Hostile {
     Hostile { name, kind, body: body.into() }
-}
-
-/// Puts the words at their addresses, and answers what lies at 2048.
-fn answer(case: u8, words: &[(u32, i64)]) -> String {
-    let stores = words.iter().map(|(at, word)| format!("(i32.store (i32.const {at}) (i32.const {word}))"));
-    format!("(i32.store8 (i32.const 2048) (i32.const {case})) {} (i32.const 2048)", stores.collect::<String>())
 }
 
 /// The body, if the cap in this parameter is `number`; else the decision's case `abstain`.
@@ -52,8 +47,6 @@ fn recursion(parameters: usize) -> String {
     format!("(call 2 {arguments})")
 }
 
-const ENDLESS_LOOP: &str = "(loop $again (br $again)) (unreachable)";
-const MEMORY_HOG: &str = "(loop $again (drop (memory.grow (i32.const 64))) (br $again)) (unreachable)";
 const PAST_THE_MEMORY: &str =
     "(drop (memory.grow (i32.const 65000))) (i32.store (i32.const 2000000000) (i32.const 1)) (unreachable)";
 

@@ -11,9 +11,11 @@ mod forwarder;
 mod instructions;
 mod limits;
 mod load;
+mod policies;
 mod process;
 mod report;
 mod run;
+mod site;
 
 use std::{
     net::SocketAddr,
@@ -71,6 +73,8 @@ enum Command {
     Instructions(instructions::InstructionArguments),
     /// Looks whether limits hold, over several gates and whatever Redis does.
     Limits(limits::LimitArguments),
+    /// Looks what policies can do to a gate: hostile ones, a thousand reloads, and what failing costs.
+    Policies(policies::PolicyArguments),
 }
 
 #[derive(Args, Debug)]
@@ -137,6 +141,7 @@ fn main() -> ExitCode {
         Command::Report(arguments) => report(&arguments),
         Command::Instructions(arguments) => stoppable(move || instructions::run(&arguments)),
         Command::Limits(arguments) => stoppable(move || limits::run(&arguments)),
+        Command::Policies(arguments) => stoppable(move || policies::run(&arguments)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

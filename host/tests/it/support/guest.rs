@@ -5,14 +5,17 @@ use std::{fs, path::PathBuf};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
+use super::wat;
+pub(crate) use super::wat::{module as module_that, rejection};
+
 /// A component of the interface's world `world` from a core module in WAT: the module exports what the canonical ABI wants.
 pub fn component(world: &str, wat: &str) -> Vec<u8> {
-    let mut module = wat::parse_str(wat).unwrap();
-    let mut resolve = Resolve::default();
-    let (package, _) = resolve.push_path(root().join("wit")).unwrap();
-    let world = resolve.select_world(&[package], Some(world)).unwrap();
-    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8, false).unwrap();
-    ComponentEncoder::default().module(&module).unwrap().validate(true).encode().unwrap()
+    wat::component(&root().join("wit"), world, wat).unwrap()
+}
+
+/// A component with this hook, whose body is given.
+fn deciding(world: &str, hook: (&str, &str), body: &str) -> Vec<u8> {
+    component(world, &module_that("", "(i32.const 1024)", &wat::hook(hook, body)))
 }
 
 /// A router without `lifecycle`, that picks the first backend.
@@ -22,7 +25,7 @@ pub(crate) fn without_lifecycle() -> Vec<u8> {
     let world = "package test:test; world bare { export tollgate:policy/route@0.1.0; }";
     let package = resolve.push_str("bare.wit", world).unwrap();
     let world = resolve.select_world(&[package], Some("bare")).unwrap();
-    let mut module = wat::parse_str(
+    let mut module = ::wat::parse_str(
         r#"(module (memory (export "memory") 2)
             (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 65536))
             (func (export "tollgate:policy/route@0.1.0#choose")
@@ -35,20 +38,17 @@ pub(crate) fn without_lifecycle() -> Vec<u8> {
 
 /// A router whose `choose` does this. `body` leaves the address of the answer on the stack, or never comes to it.
 pub fn router(body: &str) -> Vec<u8> {
-    let parameters = "i32 i32 i32 i32 i64 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32";
-    component("router", &module("tollgate:policy/route@0.1.0#choose", parameters, body))
+    deciding("router", wat::ROUTE, body)
 }
 
 /// An authenticator whose `check` does this.
 pub fn authenticator(body: &str) -> Vec<u8> {
-    let parameters = "i32 i32 i32 i64 i32 i32 i32 i32 i32";
-    component("authenticator", &module("tollgate:policy/authenticate@0.1.0#check", parameters, body))
+    deciding("authenticator", wat::AUTHENTICATE, body)
 }
 
 /// An admitter whose `decide` does this.
 pub fn admitter(body: &str) -> Vec<u8> {
-    let parameters = "i32 i32 i32 i32 i64 i32 i32 i32 i32 i32 i32 i32 i32 i32";
-    component("admitter", &module("tollgate:policy/admit@0.1.0#decide", parameters, body))
+    deciding("admitter", wat::ADMIT, body)
 }
 
 /// A router that picks this backend. The first in the configuration has the id 0.
@@ -66,11 +66,9 @@ pub(crate) fn picking_by_settings() -> Vec<u8> {
             (i32.store (i32.const 3000) (i32.const 0x31726f30)) (i32.store8 (i32.const 1024) (i32.const 1))
             (i32.store (i32.const 1028) (i32.const 3000)) (i32.store (i32.const 1032) (i32.const 4))))
         (i32.const 1024)";
-    let hook = r#"(func (export "tollgate:policy/route@0.1.0#choose")
-        (param i32 i32 i32 i32 i64 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
-        (i32.store8 (i32.const 2048) (i32.const 0)) (i32.store (i32.const 2052) (i32.load (i32.const 1100)))
-        (i32.const 2048))"#;
-    component("router", &module_that("", configure, hook))
+    let body = "(i32.store8 (i32.const 2048) (i32.const 0)) (i32.store (i32.const 2052) (i32.load (i32.const 1100)))
+        (i32.const 2048)";
+    component("router", &module_that("", configure, &wat::hook(wat::ROUTE, body)))
 }
 
 /// A router that traps at calls that want so many output tokens, and else picks this backend.
@@ -78,25 +76,6 @@ pub(crate) fn picking_unless(id: u32, cap: u32) -> Vec<u8> {
     let fails = format!("(if (i32.eq (local.get 7) (i32.const {cap})) (then (unreachable)))");
     let answer = "(i32.store8 (i32.const 2048) (i32.const 0)) (i32.store (i32.const 2052)";
     router(&format!("{fails} {answer} (i32.const {id})) (i32.const 2048)"))
-}
-
-/// WAT that answers a rejection (403), in a hook whose decision has `reject` at this place among its cases.
-pub(crate) fn rejection(case: u8, code: &[u8], message: &[u8]) -> String {
-    let (code_at, message_at) = (3000, 4000);
-    let words = [(2056, code_at), (2060, code.len()), (2064, message_at), (2068, message.len())];
-    let mut wat = format!(
-        "(i32.store8 (i32.const 2048) (i32.const {case})) (i32.store8 (i32.const 2052) (i32.const 1))
-         (i32.store8 (i32.const 2072) (i32.const 0))"
-    );
-    for (at, word) in words {
-        wat += &format!("(i32.store (i32.const {at}) (i32.const {word}))");
-    }
-    for (at, text) in [(code_at, code), (message_at, message)] {
-        for (at, byte) in (at..).zip(text) {
-            wat += &format!("(i32.store8 (i32.const {at}) (i32.const {byte}))");
-        }
-    }
-    wat + "(i32.const 2048)"
 }
 
 /// The same component with so many bytes more that do nothing.
@@ -114,35 +93,6 @@ pub(crate) fn padded(component: &[u8], bytes: u32) -> Vec<u8> {
     padded.extend(name);
     padded.resize(padded.len() + usize::try_from(bytes).unwrap(), 0);
     padded
-}
-
-fn module(hook: &str, parameters: &str, body: &str) -> String {
-    module_that(
-        "",
-        "(i32.const 1024)",
-        &format!(r#"(func (export "{hook}") (param {parameters}) (result i32) {body})"#),
-    )
-}
-
-/// A module with these imports, this `configure` and this hook, a memory and an allocator that starts over at its end.
-/// The word at 1024 is 0: an answer of `configure` that says yes.
-pub(crate) fn module_that(imports: &str, configure: &str, hook: &str) -> String {
-    format!(
-        r#"(module
-            {imports}
-            (memory (export "memory") 2)
-            (global $next (mut i32) (i32.const 65536))
-            (global $calls (mut i32) (i32.const 0))
-            (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
-                (local $at i32)
-                (local.set $at (i32.and (i32.add (global.get $next) (i32.const 7)) (i32.const -8)))
-                (if (i32.gt_u (i32.add (local.get $at) (local.get 3)) (i32.const 131072))
-                    (then (local.set $at (i32.const 65536))))
-                (global.set $next (i32.add (local.get $at) (local.get 3)))
-                (local.get $at))
-            (func (export "tollgate:policy/lifecycle@0.1.0#configure") (param i32 i32) (result i32) {configure})
-            {hook})"#
-    )
 }
 
 /// A policy of `examples/gallery`, or of `tests/guests`.

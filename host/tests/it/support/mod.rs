@@ -10,6 +10,7 @@ pub mod proxy;
 pub(crate) mod raw;
 pub(crate) mod redis;
 pub(crate) mod tls;
+pub(crate) mod wat;
 
 pub use answer::Answer;
 pub(crate) use asking::Asking;

@@ -3,11 +3,8 @@
 //! Each part prints what it saw, and what of it was promised. A promise that isn't kept fails the run. All is on loopback,
 //! on free ports, bounded in time, and every process that was started is stopped.
 
-mod backend;
-mod caller;
 mod chaos;
 mod exact;
-mod gates;
 mod redis;
 mod relay;
 mod streams;
@@ -19,7 +16,10 @@ use clap::{Args, ValueEnum};
 use tokio::runtime;
 
 use self::{backend::Backend, caller::Caller};
-use crate::{failure::Failure, report};
+use crate::{
+    failure::Failure,
+    site::{Report, backend, caller, gates},
+};
 
 #[derive(Args, Debug)]
 pub(crate) struct LimitArguments {
@@ -64,34 +64,11 @@ struct Bench {
     is_smoke: bool,
 }
 
-/// What a section has to say.
-#[derive(Debug, Default)]
-struct Report {
-    text: String,
-    broken: Vec<String>,
-}
-
-impl Report {
-    /// Adds to the text.
-    fn say(&mut self, text: &str) {
-        self.text.push_str(text);
-        self.text.push('\n');
-    }
-
-    /// Something that was promised; it fails the run where it isn't so.
-    fn promise(&mut self, holds: bool, what: String) {
-        if !holds {
-            self.broken.push(what);
-        }
-    }
-}
-
 /// Looks at all that was asked for; the report is printed as it grows.
 pub(crate) fn run(arguments: &LimitArguments) -> Result<(), Failure> {
     runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(look(arguments))
 }
 
-#[expect(clippy::print_stdout, reason = "the report is this command's result")]
 async fn look(arguments: &LimitArguments) -> Result<(), Failure> {
     std::fs::create_dir_all(&arguments.folder)?;
     let bench = Bench {
@@ -104,25 +81,13 @@ async fn look(arguments: &LimitArguments) -> Result<(), Failure> {
     };
     let mut all = Report::default();
     for section in wanted(arguments) {
-        let report = match section {
+        all.add(match section {
             Section::Exact => exact::look(&bench).await?,
             Section::Streams => streams::look(&bench).await?,
             Section::Chaos => chaos::look(&bench).await?,
-        };
-        println!("{}", report.text);
-        all.say(&report.text);
-        all.broken.extend(report.broken);
+        });
     }
-    if let Some(page) = &arguments.readme {
-        report::write_block(page, "limits", &format!("Commit {}.\n\n{}", arguments.commit, all.text.trim_start()))?;
-    }
-    match all.broken.as_slice() {
-        [] => {
-            println!("All that was promised holds.");
-            Ok(())
-        }
-        broken => Err(Failure::new(format!("Not as promised:\n- {}", broken.join("\n- ")))),
-    }
+    all.end(arguments.readme.as_deref(), "limits", &arguments.commit)
 }
 
 fn wanted(arguments: &LimitArguments) -> Vec<Section> {

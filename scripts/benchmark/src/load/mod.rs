@@ -14,7 +14,7 @@ pub(crate) use self::{
     connection::Target,
     engine::{Mark, run},
     held::{call_once, hold},
-    report::Report,
+    report::{Percentiles, Report, Times},
     request::{Call, client_tls},
 };
 

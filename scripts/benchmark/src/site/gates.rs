@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use http::Method;
 use serde_json::Value;
 
 use super::caller::{Caller, until};
@@ -19,18 +20,18 @@ use crate::{
 /// Time for a gate to start: one that was built without optimisation compiles its policies for many seconds.
 const START: Duration = Duration::from_secs(120);
 /// Time for what follows from what happened.
-pub(super) const SOON: Duration = Duration::from_secs(120);
+pub(crate) const SOON: Duration = Duration::from_secs(120);
 
 /// A folder for gates: configuration, state and keys.
 #[derive(Debug)]
-pub(super) struct Site {
-    pub(super) folder: PathBuf,
+pub(crate) struct Site {
+    pub(crate) folder: PathBuf,
     program: PathBuf,
 }
 
 impl Site {
     /// A new folder, in which nothing is configured.
-    pub(super) fn new(folder: PathBuf, program: &Path) -> Result<Self, Failure> {
+    pub(crate) fn new(folder: PathBuf, program: &Path) -> Result<Self, Failure> {
         if folder.exists() {
             fs::remove_dir_all(&folder).trying(format_args!("{} can't be emptied", folder.display()))?;
         }
@@ -39,12 +40,20 @@ impl Site {
     }
 
     /// Says what gates that start from now on are to do. `redis`: the lines of its section.
-    pub(super) fn configure(&self, backend: SocketAddr, redis: Option<&str>) -> Result<(), Failure> {
+    pub(crate) fn configure(&self, backend: SocketAddr, redis: Option<&str>) -> Result<(), Failure> {
         let redis = redis.map_or_else(String::new, |lines| format!("[redis]\n{lines}\n"));
+        self.configure_with(&[("counting", backend)], &redis)
+    }
+
+    /// The same with these backends, and these sections as they are.
+    pub(crate) fn configure_with(&self, backends: &[(&str, SocketAddr)], sections: &str) -> Result<(), Failure> {
+        let backend =
+            |(name, at): &(&str, SocketAddr)| format!("[[backends]]\nname = {name:?}\nurl = \"http://{at}\"\n");
         let config = format!(
             "state_dir = {:?}\n[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
-             [log]\nformat = \"json\"\n{redis}[[backends]]\nname = \"counting\"\nurl = \"http://{backend}\"\n",
+             [log]\nformat = \"json\"\n{sections}{}",
             self.folder.join("state"),
+            backends.iter().map(backend).collect::<String>(),
         );
         Ok(fs::write(self.config(), config)?)
     }
@@ -54,7 +63,7 @@ impl Site {
     }
 
     /// A new key with these limits, as on the command line.
-    pub(super) fn key(&self, name: &str, limits: &[&str]) -> Result<String, Failure> {
+    pub(crate) fn key(&self, name: &str, limits: &[&str]) -> Result<String, Failure> {
         let mut command = Command::new(&self.program);
         command.arg("--config").arg(self.config()).args(["keys", "create", "--name", name]).args(limits);
         let output = command.stdin(Stdio::null()).output().trying("tollgate can't be run")?;
@@ -67,7 +76,7 @@ impl Site {
     }
 
     /// So many gates that serve, and share limits if they are to.
-    pub(super) async fn start(&self, count: usize, caller: &Caller) -> Result<Gates, Failure> {
+    pub(crate) async fn start(&self, count: usize, caller: &Caller) -> Result<Gates, Failure> {
         let mut gates = Vec::with_capacity(count);
         for number in 0..count {
             gates.push(self.start_one(number, caller).await?);
@@ -90,7 +99,7 @@ impl Site {
         })
         .await?;
         let (data_plane, admin) = served.ok_or_else(|| Failure::new("a gate doesn't say where it listens"))?;
-        let gate = Gate { data_plane, admin, _process: process };
+        let gate = Gate { data_plane, admin, log: log.clone(), process };
         until("a gate is ready", SOON, async || {
             Ok(limits_of(caller, admin).await.is_ok_and(|state| state != "degraded"))
         })
@@ -118,25 +127,50 @@ fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
 struct Gate {
     data_plane: SocketAddr,
     admin: SocketAddr,
-    _process: Process,
+    log: PathBuf,
+    process: Process,
 }
 
 /// Gates that serve.
 #[derive(Debug)]
-pub(super) struct Gates {
+pub(crate) struct Gates {
     gates: Vec<Gate>,
-    pub(super) caller: Caller,
+    pub(crate) caller: Caller,
     token: String,
 }
 
 impl Gates {
+    /// Fails when one has ended.
+    pub(crate) fn must_run(&mut self) -> Result<(), Failure> {
+        self.gates.iter_mut().try_for_each(|gate| gate.process.must_run())
+    }
+
+    /// Resident memory of all, in bytes.
+    pub(crate) fn resident_bytes(&self) -> Result<u64, Failure> {
+        self.gates.iter().map(|gate| gate.process.resident_bytes()).sum()
+    }
+
+    /// What the first has written to its log so far.
+    pub(crate) fn log(&self) -> Result<String, Failure> {
+        Ok(fs::read_to_string(&self.first()?.log)?)
+    }
+
+    /// Asks the first's admin API; what it answers.
+    pub(crate) async fn steer(&self, method: Method, path: &str) -> Result<Value, Failure> {
+        self.caller.steer(method, self.first()?.admin, path, &self.token).await
+    }
+
+    fn first(&self) -> Result<&Gate, Failure> {
+        self.gates.first().ok_or_else(|| Failure::new("there is no gate"))
+    }
+
     /// Where calls go.
-    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         self.gates.iter().map(|gate| gate.data_plane).collect()
     }
 
     /// What a metric, with all its labels, says in all gates together; none has it: 0.
-    pub(super) async fn sum(&self, metric: &str) -> Result<f64, Failure> {
+    pub(crate) async fn sum(&self, metric: &str) -> Result<f64, Failure> {
         let mut sum = 0.0;
         for gate in &self.gates {
             let text = self.caller.get(gate.admin, "/metrics", None).await?;
@@ -147,7 +181,7 @@ impl Gates {
     }
 
     /// Calls about which Redis was not asked, or that it didn't answer: a gate counted them by itself.
-    pub(super) async fn counted_alone(&self) -> Result<f64, Failure> {
+    pub(crate) async fn counted_alone(&self) -> Result<f64, Failure> {
         self.sum_of_all("tollgate_redis_unavailable_total").await
     }
 
@@ -164,7 +198,7 @@ impl Gates {
     }
 
     /// What `/readyz` of each gate says of limits.
-    pub(super) async fn limits(&self) -> Result<Vec<String>, Failure> {
+    pub(crate) async fn limits(&self) -> Result<Vec<String>, Failure> {
         let mut states = Vec::with_capacity(self.gates.len());
         for gate in &self.gates {
             states.push(limits_of(&self.caller, gate.admin).await?);
@@ -173,7 +207,7 @@ impl Gates {
     }
 
     /// Waits until no call runs in any gate, and Redis has heard how each ended.
-    pub(super) async fn until_idle(&self) -> Result<(), Failure> {
+    pub(crate) async fn until_idle(&self) -> Result<(), Failure> {
         let (mut running, mut waiting) = (0.0, 0.0);
         let idle = until("no call runs, and each is settled", SOON, async || {
             running = self.sum("tollgate_requests_in_flight").await?;
@@ -186,8 +220,8 @@ impl Gates {
     }
 
     /// What the first gate shows of a limit of a key.
-    pub(super) async fn shown(&self, key: &str, limit: &str) -> Result<Shown, Failure> {
-        let gate = self.gates.first().ok_or_else(|| Failure::new("there is no gate"))?;
+    pub(crate) async fn shown(&self, key: &str, limit: &str) -> Result<Shown, Failure> {
+        let gate = self.first()?;
         let list = self.caller.json(gate.admin, &format!("/api/v1/keys/{key}/limits"), Some(&self.token)).await?;
         let limits = list.get("limits").and_then(Value::as_array).into_iter().flatten();
         let shown = limits.into_iter().find(|shown| shown.get("limit").is_some_and(|name| name == limit));
@@ -201,7 +235,7 @@ impl Gates {
 
 /// Where one limit stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Shown {
-    pub(super) spent: u64,
-    pub(super) reserved: u64,
+pub(crate) struct Shown {
+    pub(crate) spent: u64,
+    pub(crate) reserved: u64,
 }

@@ -33,7 +33,7 @@ use super::caller::read;
 use crate::failure::Failure;
 
 /// What every prompt is said to have, in tokens.
-pub(super) const INPUT_TOKENS: u64 = 80;
+pub(crate) const INPUT_TOKENS: u64 = 80;
 /// Where a caller set no cap and the name no number.
 const FEW: u64 = 8;
 /// The models of these runs.
@@ -50,15 +50,15 @@ struct Counts {
 
 /// A backend that serves until it is dropped.
 #[derive(Debug)]
-pub(super) struct Backend {
-    pub(super) address: SocketAddr,
+pub(crate) struct Backend {
+    pub(crate) address: SocketAddr,
     counts: Arc<Counts>,
     goes_on: watch::Sender<u64>,
     _serving: JoinSet<()>,
 }
 
 impl Backend {
-    pub(super) async fn start() -> Result<Self, Failure> {
+    pub(crate) async fn start() -> Result<Self, Failure> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let (counts, (goes_on, _)) = (Arc::<Counts>::default(), watch::channel(0));
@@ -83,27 +83,27 @@ impl Backend {
     }
 
     /// Calls that came.
-    pub(super) fn calls(&self) -> u64 {
+    pub(crate) fn calls(&self) -> u64 {
         self.counts.calls.load(SeqCst)
     }
 
     /// Calls that run now.
-    pub(super) fn running(&self) -> u64 {
+    pub(crate) fn running(&self) -> u64 {
         self.counts.running.load(SeqCst)
     }
 
     /// Most calls that ran at the same time since this was asked last.
-    pub(super) fn takes_most_running(&self) -> u64 {
+    pub(crate) fn takes_most_running(&self) -> u64 {
         self.counts.most_running.swap(0, SeqCst)
     }
 
     /// Tokens that it wrote.
-    pub(super) fn written(&self) -> u64 {
+    pub(crate) fn written(&self) -> u64 {
         self.counts.written.load(SeqCst)
     }
 
     /// Lets all go on that are held.
-    pub(super) fn release(&self) {
+    pub(crate) fn release(&self) {
         self.goes_on.send_modify(|round| *round += 1);
     }
 }
@@ -131,6 +131,8 @@ impl Service {
                 whole(&json!({ "models": LISTED.map(model) }))
             }
             (&Method::GET, "/api/ps") => whole(&json!({ "models": [] })),
+            // Of OpenAI's callers only the status counts here.
+            (&Method::POST, "/v1/chat/completions") => whole(&json!({ "object": "chat.completion", "choices": [] })),
             (&Method::POST, "/api/chat") => match read(request.into_body()).await {
                 Ok(body) => self.chat(&body).await,
                 Err(_) => empty(StatusCode::BAD_REQUEST),

@@ -5,7 +5,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Request, header};
+use http::{HeaderMap, Method, Request, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::{
@@ -32,18 +32,18 @@ const LOOK: Duration = Duration::from_millis(10);
 
 /// Makes calls over kept connections. A handle; clones share them.
 #[derive(Clone, Debug)]
-pub(super) struct Caller {
+pub(crate) struct Caller {
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
 /// One kind of call.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Call<'a> {
-    pub(super) model: &'a str,
-    pub(super) key: &'a str,
+pub(crate) struct Call<'a> {
+    pub(crate) model: &'a str,
+    pub(crate) key: &'a str,
     /// Most tokens of the answer, where the caller sets a cap.
-    pub(super) cap: Option<u64>,
-    pub(super) streams: bool,
+    pub(crate) cap: Option<u64>,
+    pub(crate) streams: bool,
 }
 
 impl Call<'_> {
@@ -66,17 +66,17 @@ impl Call<'_> {
 }
 
 impl Caller {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { client: Client::builder(TokioExecutor::new()).build_http() }
     }
 
     /// Makes a call and reads its answer to the end; its status.
-    pub(super) async fn call(&self, call: Call<'_>, to: SocketAddr) -> Result<u16, Failure> {
+    pub(crate) async fn call(&self, call: Call<'_>, to: SocketAddr) -> Result<u16, Failure> {
         self.ask(call.request(to)?).await.map(|(status, _)| status)
     }
 
     /// Begins a streamed call, and leaves when so many lines have come; its status.
-    pub(super) async fn leaves_after(&self, lines: usize, call: Call<'_>, to: SocketAddr) -> Result<u16, Failure> {
+    pub(crate) async fn leaves_after(&self, lines: usize, call: Call<'_>, to: SocketAddr) -> Result<u16, Failure> {
         let reading = async {
             let mut answer = self.client.request(call.request(to)?).await.trying("no answer")?;
             let mut seen = 0;
@@ -92,7 +92,7 @@ impl Caller {
     }
 
     /// All these calls at once, in turn over the gates.
-    pub(super) fn call_at_once(
+    pub(crate) fn call_at_once(
         &self,
         callers: usize,
         call: Call<'_>,
@@ -106,8 +106,39 @@ impl Caller {
         Ok(calls)
     }
 
+    /// Makes this request; what came, read to the end.
+    pub(crate) async fn answer(&self, request: Request<Full<Bytes>>) -> Result<Answer, Failure> {
+        let began = now();
+        let asking = async {
+            let answer = self.client.request(request).await.map_err(|error| in_full(&error))?;
+            let (head, body) = answer.into_parts();
+            let body = read(body).await?;
+            Ok(Answer { status: head.status.as_u16(), headers: head.headers, body, took: now().duration_since(began) })
+        };
+        timeout(ONE_CALL, asking).await.trying("a call takes too long")?
+    }
+
+    /// What an admin listener answers to this, as JSON.
+    pub(crate) async fn steer(
+        &self,
+        method: Method,
+        to: SocketAddr,
+        path: &str,
+        token: &str,
+    ) -> Result<Value, Failure> {
+        let request = Request::builder().method(method).uri(format!("http://{to}{path}"));
+        let request = request.header(header::AUTHORIZATION, format!("Bearer {token}")).body(Full::default());
+        let answer = self.answer(request.trying("a question can't be written")?).await?;
+        // A reload that refused something says so, and what: no failure of the asking.
+        if answer.status >= 300 && answer.status != 422 {
+            let said = String::from_utf8_lossy(&answer.body).into_owned();
+            return Err(Failure::new(format!("{path} answers {}: {said}", answer.status)));
+        }
+        Ok(serde_json::from_slice(&answer.body)?)
+    }
+
     /// The text at this path.
-    pub(super) async fn get(&self, from: SocketAddr, path: &str, token: Option<&str>) -> Result<String, Failure> {
+    pub(crate) async fn get(&self, from: SocketAddr, path: &str, token: Option<&str>) -> Result<String, Failure> {
         let mut request = Request::builder().uri(format!("http://{from}{path}"));
         if let Some(token) = token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
@@ -121,22 +152,27 @@ impl Caller {
     }
 
     /// The JSON at this path.
-    pub(super) async fn json(&self, from: SocketAddr, path: &str, token: Option<&str>) -> Result<Value, Failure> {
+    pub(crate) async fn json(&self, from: SocketAddr, path: &str, token: Option<&str>) -> Result<Value, Failure> {
         Ok(serde_json::from_str(&self.get(from, path, token).await?)?)
     }
 
     async fn ask(&self, request: Request<Full<Bytes>>) -> Result<(u16, Bytes), Failure> {
-        let asking = async {
-            let answer = self.client.request(request).await.map_err(|error| in_full(&error))?;
-            let status = answer.status().as_u16();
-            Ok((status, read(answer.into_body()).await?))
-        };
-        timeout(ONE_CALL, asking).await.trying("a call takes too long")?
+        self.answer(request).await.map(|answer| (answer.status, answer.body))
     }
 }
 
+/// What came of a call.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    /// From the call's beginning to its last byte.
+    pub(crate) took: Duration,
+}
+
 /// Reads a body to its end, within a bound.
-pub(super) async fn read(mut body: Incoming) -> Result<Bytes, Failure> {
+pub(crate) async fn read(mut body: Incoming) -> Result<Bytes, Failure> {
     let mut bytes = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| in_full(&error))?;
@@ -160,7 +196,7 @@ fn in_full(error: &dyn std::error::Error) -> Failure {
 }
 
 /// Waits until it is so; fails with these words when it takes longer than this.
-pub(super) async fn until(
+pub(crate) async fn until(
     what: &str,
     within: Duration,
     mut holds: impl AsyncFnMut() -> Result<bool, Failure>,
