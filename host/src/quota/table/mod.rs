@@ -143,9 +143,9 @@ impl Quota {
         let named = self.name("", charges, expected)?;
         let mut locked = self.lock(&named);
         for group in &mut locked {
-            group.shard.advance(at);
+            group.shard.advance(at, group.named.len());
         }
-        check_all(&mut locked, at)
+        check_all(&mut locked, at).map(drop)
     }
 
     /// Takes over what is written of a budget, before any call is charged. No principal answers for its counter, and no bound
