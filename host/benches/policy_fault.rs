@@ -22,7 +22,7 @@ use tollgate::{
     llm::operations::{self, Row},
     policy::{
         Backend, BreakerRules, Call, Chains, Exchange, ExchangeHead, FaultKind, Grants, Guard, GuardTerms, Link,
-        Policy, Principal,
+        Origin, Policy, Principal, Untold,
     },
     ports::{catalogue::NoBackends, keys::Proof, limits::LimitSet},
     usage::metrics::Metrics,
@@ -78,7 +78,7 @@ impl Subject {
         let name: Arc<str> = "failing".into();
         let policy = runtime.load(&name, &component, "{}", Grants::default()).expect("it behaves while it is loaded");
         let policy = Arc::new(policy) as Arc<dyn Policy>;
-        let link = if faults == 0 { Link::from(policy) } else { Link::guarded(policy, guard(name, &clock, faults)) };
+        let link = if faults == 0 { Link::from(policy) } else { guarded(policy, name, &clock, faults) };
         let (surface, operation) = (row.surface, row.operation);
         Self {
             _runtime: runtime,
@@ -111,18 +111,19 @@ impl Subject {
     #[expect(clippy::disallowed_methods, reason = "a benchmark asks the real time")]
     fn fail(&self, kind: FaultKind) -> Duration {
         let start = Instant::now();
-        let verdict = self.chains.route(&self.exchange, &self.call, &self.principal, &self.backends);
+        let verdict = self.chains.route(&self.exchange, &self.call, &self.principal, &self.backends, &mut Untold);
         let took = start.elapsed();
         assert!(matches!(&verdict, Err(fault) if fault.kind == kind), "{verdict:?}");
         took
     }
 }
 
-fn guard(name: Arc<str>, clock: &Clock, faults: u32) -> Arc<Guard> {
+fn guarded(policy: Arc<dyn Policy>, name: Arc<str>, clock: &Clock, faults: u32) -> Link {
     let hour = Duration::from_secs(3600);
     let rules = BreakerRules { faults, window: hour, percent: 1, pause: hour, max_pause: hour, quarantine_after: 1000 };
     let terms = GuardTerms { rules, abstains_at_route: false, openings: Arc::default(), on_change: Arc::new(|| {}) };
-    Arc::new(Guard::new(name, clock.clone(), terms))
+    let origin = Arc::new(Origin::without_version(Arc::clone(&name)));
+    Link::guarded(policy, Arc::new(Guard::new(name, clock.clone(), terms)), origin)
 }
 
 fn idle() -> Backend {
