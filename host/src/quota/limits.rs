@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use thiserror::Error;
 
 use super::{
-    Charge, Moment, Outcome, Quota, Refused, Reservation, Standing, Tokens, Wait,
+    Charge, Expected, Moment, Outcome, Quota, Refused, Reservation, Standing, Tokens, Wait,
     charge::Terms,
     shared::{Fallback, LocalSpending, NotReserved, SharedQuota, SharedReservation, Unavailable, WhyClosed},
 };
@@ -108,10 +108,13 @@ impl Limits {
         at: Moment,
         principal: &str,
         charges: &[Charge<'_>],
-        expected: Tokens,
+        expected: Expected,
     ) -> Result<Hold, NotHeld> {
         match &self.shared {
-            None => Ok(Hold(Kind::Memory(self.memory.reserve(at, principal, charges, expected)?))),
+            None => {
+                let tokens = expected.fitting(charges.iter().copied());
+                Ok(Hold(Kind::Memory(self.memory.reserve(at, principal, charges, tokens)?)))
+            }
             // Boxed: calls that ask no Redis need not carry the room for its answer.
             Some(shared) => Box::pin(self.reserve_shared(shared, at, principal, charges, expected)).await,
         }
@@ -123,29 +126,34 @@ impl Limits {
         at: Moment,
         principal: &str,
         charges: &[Charge<'_>],
-        expected: Tokens,
+        expected: Expected,
     ) -> Result<Hold, NotHeld> {
-        let unavailable = match shared.reserve(charges, expected).await {
+        let mut tokens = expected.fitting(charges.iter().copied());
+        let unavailable = match shared.reserve(charges, tokens).await {
             Ok(reservation) => return Ok(Hold(Kind::Shared(reservation))),
             Err(NotReserved::Refused(refused)) => return Err(refused.into()),
             Err(NotReserved::Unavailable(unavailable)) => unavailable,
         };
-        if charges.iter().any(|charge| never_fits(charge, expected)) {
+        let instead = shared.fall_back(charges.iter().map(|charge| charge.rule));
+        if instead != Fallback::Admit && charges.iter().any(|charge| never_fits(charge, tokens)) {
             // No share is needed to know that the limit itself refuses this, and that waiting doesn't help.
-            drop(self.memory.reserve(at, principal, charges, expected)?);
+            drop(self.memory.reserve(at, principal, charges, tokens)?);
         }
-        let reservation = match shared.fall_back(charges.iter().map(|charge| charge.rule)) {
+        let reservation = match instead {
             Fallback::Refuse(closed) => return Err(NotHeld::Unavailable { unavailable, closed }),
             Fallback::Admit => None,
             Fallback::Share(rules) => {
-                let reserved = self.memory.reserve(at, principal, &shares(charges, rules), expected);
+                let shares = shares(charges, rules);
+                // What the whole limit has room for may be more than its share.
+                tokens = expected.fitting(shares.iter().copied());
+                let reserved = self.memory.reserve(at, principal, &shares, tokens);
                 Some(reserved.map_err(|refused| match too_large_for_a_share(charges, &refused) {
                     Some(place) => NotHeld::Unavailable { unavailable, closed: WhyClosed::NoShare(place) },
                     None => refused.into(),
                 })?)
             }
         };
-        let spending = shared.spends_locally(charges, expected, reservation.is_some())?;
+        let spending = shared.spends_locally(charges, tokens, reservation.is_some())?;
         Ok(Hold(Kind::Local(Box::new(Local { reservation, spending }))))
     }
 }
