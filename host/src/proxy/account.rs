@@ -14,7 +14,7 @@ use crate::{
         explanation::{ExplainedRefusal, ExplainedStep, Explanation},
         keys::Proof,
     },
-    quota::{self, Foresight, Moment, Tokens},
+    quota::{self, Expected, Foresight, Moment},
     upstream::fleet::Candidate,
 };
 
@@ -152,7 +152,7 @@ impl Account {
         &mut self,
         parts: &Parts,
         charges: &[(Arc<str>, Charge)],
-        expected: Tokens,
+        expected: Expected,
     ) -> Result<(), Refusal> {
         let wanted: SmallVec<[quota::Charge<'_>; 4]> = charges.iter().map(admit::wanted).collect();
         let at = Moment::now(&parts.clock);

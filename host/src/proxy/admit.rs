@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     llm::{Operation, model_name::ModelName},
-    policy::{AdmitVerdict, Amount, Call, Chains, Charge, Fault, FaultKind, Hook, Rule, Shape, TokenKind},
-    quota::{self, Moment, NotHeld, Refused, Sharing, Tokens},
+    policy::{AdmitVerdict, Call, Chains, Charge, Fault, FaultKind, Hook},
+    quota::{self, Expected, Moment, NotHeld, Refused, Sharing, Tokens},
 };
 
 /// A call that was paid for; what it cost lies in its settlement.
@@ -45,13 +45,11 @@ pub(super) async fn admit(
     let estimate = read.row.charged.then(|| estimate(parts, &read.call, read.answers, read.is_text));
     if !charges.is_empty() {
         // Where no model runs no token is spent.
-        let mut expected = estimate.map_or_else(Tokens::default, |estimate| Tokens {
+        let tokens = estimate.map_or_else(Tokens::default, |estimate| Tokens {
             input: estimate.expected.input.into(),
             output: estimate.expected.output.into(),
         });
-        if read.call.output_cap.is_none() {
-            expected.output = fitting(&charges, expected);
-        }
+        let expected = Expected { tokens, is_guess: read.call.output_cap.is_none() };
         match settlement.account() {
             Some(account) => account.foresee(parts, &charges, expected).await?,
             None => reserve(parts, &read.caller.principal.subject, &charges, expected, settlement).await?,
@@ -90,33 +88,11 @@ fn estimate(parts: &Parts, call: &Call, answers: u32, is_text: bool) -> Estimate
     Estimate { from_bytes: call.input_tokens, is_text, expected, is_open }
 }
 
-/// Where nobody set a cap, how much output is reserved: no more than what the limits admit at all. A guess may be wrong, and
-/// must not refuse for good.
-fn fitting(charges: &[(Arc<str>, Charge)], expected: Tokens) -> u64 {
-    let most_output = |charge: &Charge| {
-        let Rule::Metered { amount: Amount::Tokens { kind, weight_permille }, shape } = charge.rule else {
-            return None;
-        };
-        let capacity = match shape {
-            Shape::Window { capacity, .. } | Shape::Calendar { capacity, .. } => capacity,
-            Shape::Bucket { burst, .. } => burst,
-        };
-        let tokens = u128::from(capacity) * 1_000 / u128::from(weight_permille.max(1));
-        let tokens = u64::try_from(tokens).unwrap_or(u64::MAX);
-        match kind {
-            TokenKind::Input => None,
-            TokenKind::Output => Some(tokens.max(1)),
-            TokenKind::All => Some(tokens.saturating_sub(expected.input).max(1)),
-        }
-    };
-    charges.iter().filter_map(|(_, charge)| most_output(charge)).fold(expected.output, u64::min)
-}
-
 async fn reserve(
     parts: &Parts,
     principal: &str,
     charges: &[(Arc<str>, Charge)],
-    expected: Tokens,
+    expected: Expected,
     settlement: &mut Settlement,
 ) -> Result<(), Refusal> {
     let wanted: SmallVec<[quota::Charge<'_>; 4]> = charges.iter().map(wanted).collect();

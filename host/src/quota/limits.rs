@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use thiserror::Error;
 
 use super::{
-    Charge, Exceeded, Moment, Outcome, Quota, Refused, Reservation, Standing, Tokens, Wait,
+    Charge, Exceeded, Expected, Moment, Outcome, Quota, Refused, Reservation, Standing, Tokens, Wait,
     charge::Terms,
     shared::{Fallback, LocalSpending, NotReserved, SharedQuota, SharedReservation, Unavailable, WhyClosed},
 };
@@ -111,7 +111,8 @@ impl Limits {
     }
 
     /// Whether all of these charges could be reserved now, and where their counters stand. Nothing is reserved.
-    pub async fn foresee(&self, at: Moment, charges: &[Charge<'_>], expected: Tokens) -> Foresight {
+    pub async fn foresee(&self, at: Moment, charges: &[Charge<'_>], expected: Expected) -> Foresight {
+        let tokens = expected.fitting(charges.iter().copied());
         let (sharing, standings) = match self.look(at, charges).await {
             Ok(looked) => looked,
             Err(refused) => {
@@ -119,9 +120,9 @@ impl Limits {
             }
         };
         let verdict = match (&self.shared, sharing) {
-            (Some(_), Sharing::Shared) => fits(charges, &standings, expected).map_err(NotHeld::from),
+            (Some(_), Sharing::Shared) => fits(charges, &standings, tokens).map_err(NotHeld::from),
             (Some(shared), Sharing::Degraded) => self.foresee_alone(shared, at, charges, expected),
-            _ => self.memory.foresee(at, charges, expected).map_err(NotHeld::from),
+            _ => self.memory.foresee(at, charges, tokens).map_err(NotHeld::from),
         };
         Foresight { sharing, standings, verdict }
     }
@@ -132,14 +133,19 @@ impl Limits {
         shared: &SharedQuota,
         at: Moment,
         charges: &[Charge<'_>],
-        expected: Tokens,
+        expected: Expected,
     ) -> Result<(), NotHeld> {
-        let unavailable = Unavailable::Open;
-        match shared.fall_back(charges.iter().map(|charge| charge.rule)) {
+        let (tokens, unavailable) = (expected.fitting(charges.iter().copied()), Unavailable::Open);
+        let instead = shared.fall_back(charges.iter().map(|charge| charge.rule));
+        if instead != Fallback::Admit && charges.iter().any(|charge| never_fits(charge, tokens)) {
+            self.memory.foresee(at, charges, tokens)?;
+        }
+        match instead {
             Fallback::Admit => Ok(()),
             Fallback::Refuse(closed) => Err(NotHeld::Unavailable { unavailable, closed }),
             Fallback::Share(rules) => {
-                let foreseen = self.memory.foresee(at, &shares(charges, rules), expected);
+                let shares = shares(charges, rules);
+                let foreseen = self.memory.foresee(at, &shares, expected.fitting(shares.iter().copied()));
                 foreseen.map_err(|refused| match too_large_for_a_share(charges, &refused) {
                     Some(place) => NotHeld::Unavailable { unavailable, closed: WhyClosed::NoShare(place) },
                     None => refused.into(),
@@ -157,10 +163,13 @@ impl Limits {
         at: Moment,
         principal: &str,
         charges: &[Charge<'_>],
-        expected: Tokens,
+        expected: Expected,
     ) -> Result<Hold, NotHeld> {
         match &self.shared {
-            None => Ok(Hold(Kind::Memory(self.memory.reserve(at, principal, charges, expected)?))),
+            None => {
+                let tokens = expected.fitting(charges.iter().copied());
+                Ok(Hold(Kind::Memory(self.memory.reserve(at, principal, charges, tokens)?)))
+            }
             // Boxed: calls that ask no Redis need not carry the room for its answer.
             Some(shared) => Box::pin(self.reserve_shared(shared, at, principal, charges, expected)).await,
         }
@@ -172,29 +181,34 @@ impl Limits {
         at: Moment,
         principal: &str,
         charges: &[Charge<'_>],
-        expected: Tokens,
+        expected: Expected,
     ) -> Result<Hold, NotHeld> {
-        let unavailable = match shared.reserve(charges, expected).await {
+        let mut tokens = expected.fitting(charges.iter().copied());
+        let unavailable = match shared.reserve(charges, tokens).await {
             Ok(reservation) => return Ok(Hold(Kind::Shared(reservation))),
             Err(NotReserved::Refused(refused)) => return Err(refused.into()),
             Err(NotReserved::Unavailable(unavailable)) => unavailable,
         };
-        if charges.iter().any(|charge| never_fits(charge, expected)) {
+        let instead = shared.fall_back(charges.iter().map(|charge| charge.rule));
+        if instead != Fallback::Admit && charges.iter().any(|charge| never_fits(charge, tokens)) {
             // No share is needed to know that the limit itself refuses this, and that waiting doesn't help.
-            drop(self.memory.reserve(at, principal, charges, expected)?);
+            drop(self.memory.reserve(at, principal, charges, tokens)?);
         }
-        let reservation = match shared.fall_back(charges.iter().map(|charge| charge.rule)) {
+        let reservation = match instead {
             Fallback::Refuse(closed) => return Err(NotHeld::Unavailable { unavailable, closed }),
             Fallback::Admit => None,
             Fallback::Share(rules) => {
-                let reserved = self.memory.reserve(at, principal, &shares(charges, rules), expected);
+                let shares = shares(charges, rules);
+                // What the whole limit has room for may be more than its share.
+                tokens = expected.fitting(shares.iter().copied());
+                let reserved = self.memory.reserve(at, principal, &shares, tokens);
                 Some(reserved.map_err(|refused| match too_large_for_a_share(charges, &refused) {
                     Some(place) => NotHeld::Unavailable { unavailable, closed: WhyClosed::NoShare(place) },
                     None => refused.into(),
                 })?)
             }
         };
-        let spending = shared.spends_locally(charges, expected, reservation.is_some())?;
+        let spending = shared.spends_locally(charges, tokens, reservation.is_some())?;
         Ok(Hold(Kind::Local(Box::new(Local { reservation, spending }))))
     }
 }

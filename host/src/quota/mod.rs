@@ -14,6 +14,7 @@ pub mod calendar;
 mod charge;
 pub mod concurrent;
 pub mod counter;
+mod expected;
 mod key;
 mod label;
 mod limits;
@@ -30,6 +31,7 @@ pub mod window;
 
 pub use charge::{Charge, Outcome, Tokens, Unit};
 pub use counter::{Counter, Mark, Wait};
+pub use expected::Expected;
 pub use label::Label;
 pub use limits::{Foresight, Hold, Limits, NotHeld, Sharing};
 pub use moment::Moment;

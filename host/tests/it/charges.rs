@@ -85,6 +85,15 @@ async fn a_backend_that_fails_costs_the_request_and_no_tokens() {
 }
 
 #[tokio::test]
+async fn a_call_that_the_gate_gave_up_waiting_for_costs_the_input_that_may_have_been_read() {
+    let asking = Asking::start_with(|builder| builder.set("upstream.first_byte_timeout = \"80ms\"")).await;
+    let rules = "in=input:1000/window:15:60000";
+    asking.server.script(Script::silence());
+    assert_eq!(call(&asking, rules).await.status, 504);
+    refused(&call(&asking, rules).await, "rate_limit_exceeded", "'in' of 15 input tokens");
+}
+
+#[tokio::test]
 async fn a_caller_who_leaves_pays_for_what_came() {
     let (log, asking) = (Log::listen(), Asking::start().await);
     let rules = "all=all:1000/window:600:60000 running=concurrent:1";

@@ -10,6 +10,7 @@ mod caps;
 pub mod edit;
 mod error;
 mod image;
+mod names;
 mod walk;
 mod wish;
 

@@ -176,7 +176,7 @@ async fn a_call_that_was_admitted_without_redis_and_ran_across_a_loss_is_charged
         gate.until_degraded().await;
         let (at, expected) = (Moment::now(&Clock::system()), Tokens { input: 30, output: 0 });
         let limits = limits(&gate, &store);
-        let hold = limits.reserve(at, "somebody", &[tokens_per_month(100)], expected).await.unwrap();
+        let hold = limits.reserve(at, "somebody", &[tokens_per_month(100)], expected.into()).await.unwrap();
         assert!(hold.is_local());
         let _empty = Server::start_on(port, &[]);
         gate.until_totals(|totals| totals.losses == 1).await;

@@ -2,6 +2,7 @@
 
 use super::server::{Server, Stub};
 use super::*;
+use crate::quota::{Expected, NotHeld, Quota};
 
 /// As many calls as it takes until Redis isn't asked any more; how long the slowest took.
 async fn call_until_open(gate: &Gate, charge: Charge<'_>) -> Duration {
@@ -284,4 +285,29 @@ async fn local_spending_that_redis_refuses_again_and_again_is_counted_as_untold(
         gate.quota.spends_locally(&[per_minute(9)], ONE, true).unwrap().settle(Outcome::Used(ONE));
         gate.until_totals(|totals| totals.untold == untold && totals.owing == 0 && totals.owed == 0).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_redis_is_away_a_guess_fits_the_share_and_nothing_is_too_large_where_no_limit_holds() {
+    let (memory, at) = (Arc::<Quota>::default(), Moment::now(&Clock::system()));
+    let away = |mode: Mode| {
+        let gate = Gate::start("redis://127.0.0.1:1", |settings| {
+            (settings.mode, settings.replicas) = (mode, NonZeroU32::new(4));
+        });
+        (crate::quota::Limits::shared(Arc::clone(&memory), Arc::clone(&gate.quota)), gate)
+    };
+    let guess = |output| Expected { tokens: Tokens { input: 10, output }, is_guess: true };
+    let cap = |output| Expected { is_guess: false, ..guess(output) };
+    let (shares, _gate) = away(Mode::LocalShare);
+    let charges = [tokens_per_minute(400)];
+    let held = shares.reserve(at, "somebody", &charges, cap(256)).await;
+    assert!(matches!(held, Err(NotHeld::Unavailable { closed: WhyClosed::NoShare(0), .. })), "{held:?}");
+    let mut held = shares.reserve(at, "somebody", &charges, guess(256)).await.unwrap();
+    assert_eq!(held.tells_standings().first().map(|standing| (standing.capacity, standing.remaining)), Some((100, 0)));
+    let too_large = shares.reserve(at, "somebody", &charges, cap(4_000)).await;
+    assert!(matches!(too_large, Err(NotHeld::Refused(Refused::Exceeded(_)))), "{too_large:?}");
+    let (open, _gate) = away(Mode::Open);
+    assert!(open.reserve(at, "somebody", &charges, cap(4_000)).await.is_ok());
+    let (closed, _gate) = away(Mode::Closed);
+    assert!(closed.reserve(at, "somebody", &charges, cap(4_000)).await.is_err());
 }
