@@ -108,6 +108,14 @@ impl PolicyFiles {
         self.component.is_none() && self.terms.is_none() && self.native.is_none() && self.cases.is_some()
     }
 
+    /// Whether what belongs to the component came after the folder was listed: without it the component isn't what somebody
+    /// put there.
+    pub(super) fn have_grown(&self) -> bool {
+        let Some(component) = &self.component else { return false };
+        let came = |known: &Option<PathBuf>, extension| known.is_none() && component.with_extension(extension).exists();
+        came(&self.terms, "toml") || came(&self.cases, "cases.json")
+    }
+
     /// Whether they may be used by their names.
     ///
     /// # Errors
@@ -299,6 +307,24 @@ mod tests {
         let with_cases: Vec<&str> =
             all.iter().filter(|(_, files)| files.cases.is_some()).map(|(name, _)| name.as_str()).collect();
         assert_eq!(with_cases, ["b"]);
+    }
+
+    #[test]
+    fn what_came_after_the_folder_was_listed_is_missed_and_nothing_else_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |file: &str| fs::write(folder.path().join(file), "x").unwrap();
+        let of_a = || scan(folder.path()).unwrap().remove("a").unwrap();
+        put("a.wasm");
+        put("b.toml");
+        let alone = of_a();
+        assert!(!alone.have_grown());
+        put("a.cases.json");
+        assert!(alone.have_grown());
+        let with_cases = of_a();
+        assert!(!with_cases.have_grown());
+        put("a.toml");
+        assert!(with_cases.have_grown());
+        assert!(!of_a().have_grown());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use http::Method;
 use serde_json::json;
 use tokio::sync::Notify;
 
-use crate::support::{LlmServer, Log, Script, TestProxy, guest, proxy::Builder, rpm, soon, until};
+use crate::support::{LlmServer, Log, Script, TestProxy, guest, proxy::Builder, rpm, soon, until, wat};
 
 const CHAT: &str = "/api/chat";
 
@@ -23,8 +23,7 @@ const LOOPS: &str = "(if (i32.ne (i32.load offset=8 (local.get 0)) (i32.const 7)
 
 /// An observer whose `done` does this.
 fn observer(body: &str) -> Vec<u8> {
-    let done = format!(r#"(func (export "tollgate:policy/settle@0.1.0#done") (param i32) {body})"#);
-    guest::component("observer", &guest::module_that("", "(i32.const 1024)", &done))
+    guest::component("observer", &guest::module_that("", "(i32.const 1024)", &wat::hook(wat::SETTLE, body)))
 }
 
 fn told(policy: &str) -> String {

@@ -294,6 +294,10 @@ impl Policies {
             }
             None => None,
         };
+        // Somebody puts them there just now, the component last: it is looked at again.
+        if files.have_grown() {
+            return Err(None);
+        }
         Ok(Wanted { code, terms, cases })
     }
 

@@ -36,8 +36,8 @@ const COLUMNS: [(Hook, Effect); 5] = [
 ];
 /// Marked calls before the breaker may open, with an unmarked one after each.
 const PAIRS: usize = 4;
-/// Marked calls by which it must have opened: it does after 20 faults.
-const MOST_CALLS: usize = 200;
+/// Marked calls by which it must have opened: it does after 20 faults, of which those at `settle` come later than the calls.
+const MOST_CALLS: usize = 1_000;
 /// Calls while it is open.
 const AFTERWARDS: usize = 5;
 /// Lines that one policy may have in the log in a second.
