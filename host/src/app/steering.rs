@@ -103,6 +103,7 @@ mod tests {
             source: PolicySource::File,
             state: if version.is_some() { PolicyState::InForce } else { PolicyState::Refused },
             hooks: Vec::new(),
+            capabilities: Vec::new(),
             version: version.map(str::to_owned),
             generation: Some(generation),
             since: None,

@@ -42,7 +42,7 @@ async fn list(client: &AdminClient, format: Format) -> Result<(), Failure> {
     if format == Format::Json {
         return output::json(&list);
     }
-    let head = ["NAME", "STATE", "HOOKS", "SOURCE", "VERSION", "GENERATION", "BREAKER", "SINCE"];
+    let head = ["NAME", "STATE", "HOOKS", "SOURCE", "VERSION", "GENERATION", "BREAKER", "SINCE", "CAPABILITIES"];
     output::table(&head, list.policies.iter().map(row).collect());
     let of_policies = list.policies.iter().filter_map(|policy| policy.complaint.as_ref());
     list.complaint.iter().chain(of_policies).for_each(|complaint| output::note(complaint));
@@ -76,6 +76,7 @@ fn row(policy: &PolicyStatus) -> Vec<String> {
         or_dash(policy.generation.map(|generation| generation.to_string())),
         or_dash(policy.breaker.clone()),
         or_dash(policy.since.clone()),
+        or_dash(Some(policy.capabilities.join(", "))),
     ]
 }
 

@@ -57,6 +57,13 @@ impl Guard {
         self.deciding.state().max(self.settling.state())
     }
 
+    /// Ends the quarantine of its breakers, so that the next call tries the policy. True if one was in quarantine.
+    pub fn lift_quarantine(&self) -> bool {
+        // Both, whatever the first says.
+        let (decides, settles) = (self.deciding.lift_quarantine(), self.settling.lift_quarantine());
+        decides || settles
+    }
+
     /// Whether the policy may be asked for decisions.
     pub fn lets_decide(&self) -> bool {
         self.deciding.state() == BreakerState::Closed

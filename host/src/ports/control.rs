@@ -30,6 +30,8 @@ pub struct PolicyStatus {
     pub state: PolicyState,
     /// The hooks at which it decides; none when it is not in force.
     pub hooks: Vec<String>,
+    /// What it can do, in plain words, told by what it imports; none when it is not in force.
+    pub capabilities: Vec<String>,
     /// What is in force, as `sha256:` and the component's hash in hex.
     pub version: Option<String>,
     /// The generation that brought this version into force.

@@ -21,6 +21,8 @@ pub struct PolicyNumbers {
     pub policy: String,
     /// Whether a breaker of it is open.
     pub is_stopped: Option<bool>,
+    /// What it can do, in plain words; nothing when it isn't in force.
+    pub capabilities: Vec<&'static str>,
     /// How often one opened.
     pub openings: u64,
     /// How often its version before took its place.
@@ -67,6 +69,14 @@ impl Collector for PolicyMetrics {
         let mut open = encoder.encode_descriptor("policy_breaker_open", help, None, MetricType::Gauge)?;
         for (policy, is_stopped) in policies.iter().filter_map(|of| Some((of.policy.as_str(), of.is_stopped?))) {
             open.encode_family(&[("policy", policy)])?.encode_gauge(&i64::from(is_stopped))?;
+        }
+        let help = "What a policy in force can do, told by what it imports (1)";
+        let mut can = encoder.encode_descriptor("policy_capabilities", help, None, MetricType::Gauge)?;
+        for of in &policies {
+            for capability in &of.capabilities {
+                let labels = [("policy", of.policy.as_str()), ("capability", *capability)];
+                can.encode_family(&labels)?.encode_gauge(&1_i64)?;
+            }
         }
         let failed = policies
             .iter()

@@ -23,6 +23,8 @@ struct Entry {
     steps_back: u64,
     openings: Arc<AtomicU64>,
     serving: Option<(Arc<Guard>, Arc<Tally>)>,
+    /// What the version that serves can do.
+    capabilities: Vec<&'static str>,
 }
 
 /// Numbers by the policy's name. A name stays when its policy goes: its counters must not fall.
@@ -53,10 +55,15 @@ impl Book {
     /// These serve, and no others.
     pub(super) fn serving<'a>(&self, versions: impl Iterator<Item = &'a Loaded>) {
         let mut entries = self.entries();
-        entries.values_mut().for_each(|entry| entry.serving = None);
+        for entry in entries.values_mut() {
+            entry.serving = None;
+            entry.capabilities.clear();
+        }
         for version in versions {
             let entry = entries.entry(crate::policy::Policy::name(&*version.policy).to_string()).or_default();
             entry.serving = Some((Arc::clone(&version.guard), Arc::clone(version.policy.tally())));
+            let capabilities = &version.policy.inspection().capabilities;
+            entry.capabilities.extend(capabilities.iter().map(|capability| capability.as_str()));
         }
     }
 
@@ -65,6 +72,7 @@ impl Book {
         let numbers = |(policy, entry): (&String, &Entry)| PolicyNumbers {
             policy: policy.clone(),
             is_stopped: entry.serving.as_ref().map(|(guard, _)| guard.state() != BreakerState::Closed),
+            capabilities: entry.capabilities.clone(),
             openings: entry.openings.load(Ordering::Relaxed),
             steps_back: entry.steps_back,
             passed: entry.passed,

@@ -4,7 +4,7 @@ use super::{Complaint, Policies, slot::Slot};
 use crate::{
     app::folder,
     clock::moment,
-    policy::{Hook, Policy},
+    policy::{Capability, Hook, Policy},
     ports::control::{PolicyList, PolicySource, PolicyState, PolicyStatus},
 };
 
@@ -39,6 +39,7 @@ impl Policies {
             source: version.source,
             state: if complaint.is_some() { PolicyState::Outdated } else { PolicyState::InForce },
             hooks: hooks(&version.policy.inspection().hooks),
+            capabilities: capabilities(&version.policy.inspection().capabilities),
             version: Some(folder::version(&version.key.component)),
             generation: Some(version.generation),
             since: Some(moment(version.since_ms)),
@@ -55,6 +56,7 @@ impl Policies {
             source: PolicySource::File,
             state: PolicyState::Refused,
             hooks: Vec::new(),
+            capabilities: Vec::new(),
             version: None,
             generation: None,
             since: None,
@@ -67,4 +69,8 @@ impl Policies {
 
 fn hooks(hooks: &[Hook]) -> Vec<String> {
     hooks.iter().map(|hook| hook.as_str().to_owned()).collect()
+}
+
+fn capabilities(capabilities: &[Capability]) -> Vec<String> {
+    capabilities.iter().map(|capability| capability.as_str().to_owned()).collect()
 }
