@@ -121,6 +121,16 @@ impl PolicyFile {
         let problems = reader.into_problems();
         if problems.is_empty() { Ok(file) } else { Err(problems) }
     }
+
+    /// What is wrong with an order of its own in `label`, when the policy has the name of a built-in one.
+    pub fn misplaced_order(&self, label: &str, is_built_in: bool) -> Option<String> {
+        (is_built_in && self.order.is_some()).then(|| {
+            format!(
+                "order ({label}): is for policies that join; this one is asked in the place of the built-in policy of its \
+                 name: leave it out"
+            )
+        })
+    }
 }
 
 fn file(keys: &mut Section<'_>, gate: &Policies) -> PolicyFile {

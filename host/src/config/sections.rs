@@ -172,7 +172,8 @@ pub struct BreakerRules {
     /// The longest time, no less than `pause`, up to `24h`; a policy that has worked this long is new to its breaker. Default
     /// `60s`.
     pub max_pause: Duration,
-    /// Openings in a row after which it isn't tried any more until its file changes or the gate is restarted, 1 to 1000.
+    /// Openings in a row after which it isn't tried any more until its file changes, somebody asks for a reload, or the gate is
+    /// restarted, 1 to 1000.
     /// Default 8.
     pub quarantine_after: u32,
 }

@@ -14,6 +14,8 @@ use crate::clock::saturating_ms;
 
 /// Closed.
 const CLOSED: u64 = 0;
+/// Open, and the next call tries.
+const PAUSE_IS_OVER: u64 = 1;
 /// Open for good.
 const QUARANTINED: u64 = u64::MAX;
 /// A try that doesn't come back is given up after this long, and the next call tries: longer than any call may take.
@@ -197,6 +199,18 @@ impl Breaker {
         Change::Opened(Duration::from_millis(pause))
     }
 
+    /// Somebody asks for another try of a policy that isn't tried any more: the next call tries it, and it has all its openings
+    /// before it again. True if it was in quarantine.
+    pub fn lift_quarantine(&self) -> bool {
+        let mut tally = self.tally();
+        if self.until_ms.load(Ordering::Acquire) != QUARANTINED {
+            return false;
+        }
+        *tally = Tally::default();
+        self.until_ms.store(PAUSE_IS_OVER, Ordering::Release);
+        true
+    }
+
     /// How it stands.
     pub fn state(&self) -> BreakerState {
         match self.until_ms.load(Ordering::Acquire) {
@@ -230,6 +244,23 @@ mod tests {
     fn call(breaker: &Breaker, now: u64, is_fault: bool) -> (Pass, Option<Change>) {
         let pass = breaker.enter(|| now);
         (pass, breaker.leave(pass, is_fault, || now))
+    }
+
+    #[test]
+    fn a_quarantine_that_is_lifted_is_a_try_and_its_openings_count_anew() {
+        let breaker = Breaker::new(BreakerRules { quarantine_after: 2, ..breaker().rules });
+        assert!(!breaker.lift_quarantine(), "there is none");
+        fail(&breaker, 3, 1_000);
+        assert!(!breaker.lift_quarantine(), "it is tried anyway");
+        assert_eq!(call(&breaker, 2_000, true), (Pass::Trial, Some(Change::Quarantined)));
+        assert_eq!(call(&breaker, 1_000_000, true), (Pass::Stopped, None));
+        assert!(breaker.lift_quarantine());
+        assert_eq!(breaker.state(), BreakerState::Open, "nothing is known yet");
+        let opened = Change::Opened(Duration::from_secs(1));
+        assert_eq!(call(&breaker, 1_000_000, true), (Pass::Trial, Some(opened)));
+        assert_eq!(call(&breaker, 1_001_000, true), (Pass::Trial, Some(Change::Quarantined)));
+        assert!(breaker.lift_quarantine());
+        assert_eq!(call(&breaker, 2_000_000, false), (Pass::Trial, Some(Change::Closed)));
     }
 
     fn fail(breaker: &Breaker, times: u32, now: u64) {

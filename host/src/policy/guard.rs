@@ -57,6 +57,13 @@ impl Guard {
         self.deciding.state().max(self.settling.state())
     }
 
+    /// Ends the quarantine of its breakers, so that the next call tries the policy. True if one was in quarantine.
+    pub fn lift_quarantine(&self) -> bool {
+        // Both, whatever the first says.
+        let (decides, settles) = (self.deciding.lift_quarantine(), self.settling.lift_quarantine());
+        decides || settles
+    }
+
     /// Whether the policy may be asked for decisions.
     pub fn lets_decide(&self) -> bool {
         self.deciding.state() == BreakerState::Closed
@@ -79,6 +86,14 @@ impl Guard {
             self.tell(change, hook, fault);
         }
         answer
+    }
+
+    /// An answer of the policy turned out to be none that can be used.
+    pub fn blame(&self, fault: &Fault) {
+        let breaker = if fault.hook == Hook::Settle { &self.settling } else { &self.deciding };
+        if let Some(change) = breaker.leave(Pass::Free, true, || self.clock.monotonic_ms()) {
+            self.tell(change, fault.hook, Some(fault));
+        }
     }
 
     /// Asks the policy unless its breaker is open, which learns nothing of the answer. A breaker that would let a call through

@@ -52,7 +52,7 @@ pub(super) async fn admit(
         let expected = Expected { tokens, is_guess: read.call.output_cap.is_none() };
         match settlement.account() {
             Some(account) => account.foresee(parts, &charges, expected).await?,
-            None => reserve(parts, &read.caller.principal.subject, &charges, expected, settlement).await?,
+            None => reserve(parts, chains, &read.caller.principal.subject, &charges, expected, settlement).await?,
         }
     }
     if let Some(estimate) = estimate {
@@ -90,6 +90,7 @@ fn estimate(parts: &Parts, call: &Call, answers: u32, is_text: bool) -> Estimate
 
 async fn reserve(
     parts: &Parts,
+    chains: &Chains,
     principal: &str,
     charges: &[(Arc<str>, Charge)],
     expected: Expected,
@@ -127,7 +128,11 @@ async fn reserve(
             parts.metrics.limit_refused(&exceeded.policy, &exceeded.limit);
             settlement.stands(exceeded.until_retry(), stood_at_us);
         }
-        NotHeld::Refused(_) => {}
+        NotHeld::Refused(refused) => {
+            if let Some(fault) = bad_answer(&refused, charges) {
+                chains.blame(&fault);
+            }
+        }
         NotHeld::Unavailable { unavailable, closed } => {
             settlement.is_unchecked();
             // Why Redis can't be asked stands in the log once, not with each call.
@@ -148,24 +153,26 @@ pub(super) fn refusal<'a>(not_held: &'a NotHeld, charges: &'a [(Arc<str>, Charge
         NotHeld::Refused(refused) => refused,
         NotHeld::Unavailable { .. } => return (Refusal::limits_unavailable(), None),
     };
-    let first = || charges.first().map_or("", |(policy, _)| policy);
+    let faulty = || bad_answer(refused, charges).map_or_else(Refusal::limits_unavailable, Refusal::from);
     match refused {
         Refused::Exceeded(exceeded) => (Refusal::limit_exceeded(exceeded), Some(&exceeded.policy)),
         Refused::Full => (Refusal::counters_full(), None),
         Refused::TooManyCounters { policy } => (Refusal::too_many_counters(policy), Some(policy)),
-        Refused::Repeated { policy, limit } => {
-            (bad_answer(policy, format!("it charged '{limit}' twice in one call")), Some(policy))
-        }
-        Refused::BadRule { policy, limit, wrong } => {
-            (bad_answer(policy, format!("its limit '{limit}' is {wrong}")), Some(policy))
-        }
-        Refused::TooMany { count } => {
-            let detail = format!("the policies together asked for {count} charges");
-            (bad_answer(first(), detail), Some(first()))
-        }
+        Refused::Repeated { policy, .. } | Refused::BadRule { policy, .. } => (faulty(), Some(policy)),
+        Refused::TooMany { .. } => (faulty(), charges.first().map(|(policy, _)| &**policy)),
     }
 }
 
-fn bad_answer(policy: &str, detail: String) -> Refusal {
-    Fault { policy: policy.into(), hook: Hook::Admit, kind: FaultKind::BadAnswer, detail }.into()
+/// The fault of a policy whose charges can't be counted; none where they could be.
+fn bad_answer(refused: &Refused, charges: &[(Arc<str>, Charge)]) -> Option<Fault> {
+    let (policy, detail) = match refused {
+        Refused::Repeated { policy, limit } => (policy.as_str(), format!("it charged '{limit}' twice in one call")),
+        Refused::BadRule { policy, limit, wrong } => (policy.as_str(), format!("its limit '{limit}' is {wrong}")),
+        Refused::TooMany { count } => (
+            charges.first().map_or("", |(policy, _)| policy),
+            format!("the policies together asked for {count} charges"),
+        ),
+        Refused::Exceeded(_) | Refused::Full | Refused::TooManyCounters { .. } => return None,
+    };
+    Some(Fault { policy: policy.into(), hook: Hook::Admit, kind: FaultKind::BadAnswer, detail })
 }

@@ -102,10 +102,10 @@ async fn policies_of_a_running_gate_are_listed_and_reloaded_and_the_token_is_nev
     let gate = Gate::start(&server.url());
     let table = gate.run(&["policies", "list"]);
     assert_ended(&table, 0, &[]);
-    let heads = ["NAME", "STATE", "HOOKS", "SOURCE", "VERSION", "GENERATION", "BREAKER", "SINCE"];
+    let heads = ["NAME", "STATE", "HOOKS", "CAPABILITIES", "SOURCE", "VERSION", "GENERATION", "BREAKER", "SINCE"];
     let rows: Vec<Vec<&str>> = table.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!((&rows[0][..], rows.len()), (&heads[..], 4), "{}", table.stdout);
-    assert_eq!(&rows[1][..4], ["api-key", "in-force", "authenticate", "built-in"]);
+    assert_eq!(&rows[1][..5], ["api-key", "in-force", "authenticate", "keys,env", "built-in"]);
 
     let good = guest::picking(0);
     gate.put("chooser", &good);

@@ -5,7 +5,7 @@ use http::Method;
 use reqwest::RequestBuilder;
 use serde_json::json;
 
-use crate::support::{Answer, Asking, LlmServer, Log, TestProxy, asking::told, guest, proxy::Builder};
+use crate::support::{Answer, Asking, LlmServer, Log, TestProxy, asking::told, guest, proxy::Builder, until};
 
 const TOKEN: &str = "eyJ-a-token-of-somebody-else-0123456789";
 const GRANT: &str = "[grants]\nraw_credential = true";
@@ -65,7 +65,7 @@ async fn without_the_grant_such_a_policy_does_not_load() {
         "write `raw_credential = true` under [grants] in ask-raw.toml beside it",
     ])
     .await;
-    assert_eq!(gate.policy_status("ask-raw").await["last_failure"]["step"], "imports");
+    until("the list", async || gate.policy_status("ask-raw").await["last_failure"]["step"] == "imports").await;
     assert_eq!(
         gate.post("/v1/chat/completions", &json!({ "model": "llama3" })).await.status,
         200,

@@ -74,8 +74,7 @@ async fn a_policy_that_asks_for_more_waits_and_the_command_line_lets_it_in() {
     log.says(&["waits for approval, for it keeps values between calls", "tollgate policies approve own", "approval"])
         .await;
     assert!(goes_to(&gate, "gpu-1").await, "the version before it serves");
-    let status = gate.policy_status("own").await;
-    assert_eq!(status["last_failure"]["step"], "approval");
+    until("the list", async || gate.policy_status("own").await["last_failure"]["step"] == "approval").await;
     let failures = "tollgate_policy_load_failures_total{policy=\"own\",step=\"approval\"}";
     assert_eq!(gate.metric(failures).await, 1.0);
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::Method;
 use serde_json::json;
 
 use crate::support::{Answer, LlmServer, Log, TestProxy, guest, proxy::Builder, until};
@@ -66,6 +67,49 @@ async fn a_policy_that_fails_whenever_it_is_tried_is_quarantined_until_its_file_
     assert_eq!(chat(&gate, 2).await.code(), "policy_fault");
     gate.put_policy("hopeless", &guest::picking(1));
     until("the mended one", async || chat(&gate, 1).await.backend() == Some("gpu-2")).await;
+}
+
+#[tokio::test]
+async fn a_reload_that_is_asked_for_lifts_a_quarantine() {
+    let (log, servers) = (Log::listen(), servers().await);
+    let builder = builder(&servers, 3).set("policies.breaker.quarantine_after = 1");
+    let gate = builder.policy("excused", &guest::picking_unless(1, 1)).start().await;
+    for _ in 0..3 {
+        chat(&gate, 1).await;
+    }
+    until("the list", async || gate.policy_status("excused").await["breaker"] == "quarantined").await;
+    gate.advance(Duration::from_secs(3600)).await;
+    assert_eq!(chat(&gate, 2).await.code(), "policy_fault", "time alone lifts nothing");
+    assert_eq!(gate.api(Method::POST, "/api/v1/policies/reload").await.status, 200);
+    log.says(&["excused", "a reload was asked for: the policy is tried again"]).await;
+    assert_eq!(chat(&gate, 2).await.backend(), Some("gpu-2"));
+    until("the list", async || gate.policy_status("excused").await["breaker"] == "closed").await;
+}
+
+#[tokio::test]
+async fn what_a_policy_can_do_is_listed_and_measured() {
+    let servers = servers().await;
+    let gate = builder(&servers, 3).policy("modest", &guest::picking(1)).start().await;
+    assert_eq!(gate.policy_status("modest").await["capabilities"], json!([]));
+    let checks = gate.policy_status("api-key").await;
+    assert!(checks["capabilities"].as_array().unwrap().contains(&json!("keys")), "{checks}");
+    let series = |policy: &str| format!(r#"tollgate_policy_capability{{policy="{policy}",capability="keys"}}"#);
+    assert!((gate.metric(&series("api-key")).await - 1.0).abs() < 0.5);
+    assert!(gate.metric(&series("modest")).await < 0.5);
+}
+
+#[tokio::test]
+async fn charges_that_can_t_be_counted_are_failures_too() {
+    let (log, servers) = (Log::listen(), servers().await);
+    let gate = builder(&servers, 3).policy("ask-admit", &guest::gallery("ask-admit")).start().await;
+    for _ in 0..3 {
+        let request = gate.request(Method::POST, "/v1/chat/completions").json(&json!({ "model": "llama3" }));
+        let request =
+            request.header("x-ask-at", "admit").header("x-ask", "rules twice=concurrent:1 twice=concurrent:2");
+        assert_eq!(Answer::of(request.send().await.unwrap()).await.code(), "policy_fault");
+    }
+    log.says(&["ask-admit", "it isn't asked for a while"]).await;
+    assert_eq!(chat(&gate, 1).await.code(), "policy_fault", "it isn't asked");
 }
 
 #[tokio::test]

@@ -58,7 +58,9 @@ fn cases_are_run_one_by_one_and_a_failing_one_is_exit_code_1() {
 fn check_says_all_that_a_gate_would() {
     let routes = guest::picking(1);
     let wat = "(module (memory (export \"memory\") 1))";
-    let files: [(&str, &[u8]); 7] = [
+    let files: [(&str, &[u8]); 9] = [
+        ("round-robin.wasm", &routes),
+        ("round-robin.toml", b"order = 3"),
         ("good.wasm", &routes),
         ("good.cases.json", HOLDS),
         ("p.wasm", &routes),
@@ -72,6 +74,9 @@ fn check_says_all_that_a_gate_would() {
     check(&policy("good.wasm"), 0, &["good: can be used at route; 1 cases hold"]);
     check(&policy("p.wasm"), 1, &["p.wasm can't be used: these cases fail: bad"]);
     check(&policy("rate-limit.wasm"), 1, &["must export the hook `admit`"]);
+    check(&policy("round-robin.wasm"), 1, &["order (round-robin.toml)", "leave it out"]);
+    fs::remove_file(folder.path().join("round-robin.toml")).unwrap();
+    check(&policy("round-robin.wasm"), 0, &["can be used at route"]);
     check(&policy("Odd_Name.wasm"), 1, &["rename the file"]);
     check(&policy("good.cases.json"), 1, &["NAME.wasm"]);
     check(&policy("module.wasm"), 1, &["it is a core module, not a component"]);

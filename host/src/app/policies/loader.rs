@@ -205,14 +205,8 @@ impl Loader {
             let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
             Failed::at(LoadStep::Terms, lines.join("; and "))
         })?;
-        if file.order.is_some() && self.built_in_code(name).is_some() {
-            let text = format!(
-                "order ({label}): is for policies that join; this one is asked in the place of the built-in policy of its \
-                 name: leave it out"
-            );
-            return Err(Failed::at(LoadStep::Terms, text));
-        }
-        Ok(file)
+        let misplaced = file.misplaced_order(&label, self.built_in_code(name).is_some());
+        misplaced.map_or(Ok(file), |text| Err(Failed::at(LoadStep::Terms, text)))
     }
 
     fn compiled(&self, name: &str, code: &Code, known: Option<&Slot>) -> Option<Compiled> {

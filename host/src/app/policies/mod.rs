@@ -135,14 +135,25 @@ impl Policies {
     }
 
     /// Compares the folder with what is in force, loads what is new, steps back from what keeps failing, and swaps if anything
-    /// changed. What doesn't load changes nothing, and says why, once. `is_asked`: what didn't load is tried again as well.
+    /// changed. What doesn't load changes nothing, and says why, once. `is_asked`: what didn't load is tried again as well, and
+    /// so is what was no longer asked.
     pub(super) fn follow(&mut self, is_asked: bool) {
         if is_asked {
             self.complaints.values_mut().for_each(|complaint| complaint.about = None);
+            self.lift_quarantines();
         }
         let is_back = self.step_back();
         if self.reconcile() || is_back {
             self.swap();
+        }
+    }
+
+    /// Policies that are not asked any more are tried with the next call.
+    fn lift_quarantines(&self) {
+        for (policy, slot) in &self.slots {
+            if slot.serving.guard.lift_quarantine() {
+                tracing::info!(policy, "a reload was asked for: the policy is tried again");
+            }
         }
     }
 

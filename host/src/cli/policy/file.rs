@@ -19,7 +19,9 @@ use crate::{
         catalogue::{Catalogue, NoBackends},
         limits::LimitSet,
     },
-    wasm::{Cases, Compiled, GuestPolicy, LoadError, MAX_COMPONENT_BYTES, Runtime, RuntimeConfig, Started, Terms},
+    wasm::{
+        BUILT_IN, Cases, Compiled, GuestPolicy, LoadError, MAX_COMPONENT_BYTES, Runtime, RuntimeConfig, Started, Terms,
+    },
 };
 
 /// Which file, and with what allowance.
@@ -125,7 +127,11 @@ impl PolicyArguments {
             Err(error) if error.kind() == io::ErrorKind::NotFound => PolicyFile::defaults(&gate),
             Err(error) => return Err(Failure::failed(format!("{} can't be read: {error}", path.display()))),
         };
-        Ok(Terms::from(&file))
+        let is_built_in = BUILT_IN.iter().any(|built_in| *built_in.name == *self.name());
+        match file.misplaced_order(&path.display().to_string(), is_built_in) {
+            Some(problem) => Err(Failure::failed(problem)),
+            None => Ok(Terms::from(&file)),
+        }
     }
 
     /// `[policies]` of a gate that allows what the arguments say.

@@ -127,6 +127,14 @@ impl Chains {
         self.links.iter().map(|link| &link.policy)
     }
 
+    /// Tells the policy's breaker of an answer that only its use showed to be bad.
+    pub fn blame(&self, fault: &Fault) {
+        let link = self.links.iter().find(|link| link.policy.name() == &fault.policy);
+        if let Some(guard) = link.and_then(|link| link.guard.as_ref()).filter(|_| !self.is_rehearsal) {
+            guard.blame(fault);
+        }
+    }
+
     /// Asks who calls.
     ///
     /// # Errors
