@@ -46,6 +46,8 @@ pub(super) fn follow_policies(tasks: &TaskTracker, stop: &CancellationToken, pol
 async fn follow(mut policies: Policies, steering: &Steering, mut asked: Receiver<Waiting>) {
     let folder = policies.folder().map(Path::to_owned);
     let (changed, mut changes) = channel(1);
+    // What came after the start had read the folder, and before it is watched, sends no event.
+    let (Ok(()) | Err(_)) = changed.try_send(());
     let breakers = policies.changed();
     let mut watcher = folder.as_ref().map(|folder| {
         watch(folder, move || {
