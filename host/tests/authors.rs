@@ -2,7 +2,13 @@
 //!
 //! `./scripts/test examples` installs the languages' tools and runs this; what isn't installed is told and left out. A plain
 //! `cargo test` leaves all of it out, because it needs package registries.
-#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "where something is wrong it shall panic")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "where something is wrong it shall panic"
+)]
 
 #[path = "it/support/mod.rs"]
 #[expect(dead_code, unused_imports, unreachable_pub, reason = "the bench of `it`, of which little is needed")]

@@ -60,7 +60,6 @@ pub(crate) fn shared_target(project: &Path, language: Language) {
 }
 
 /// Runs commands in this folder, `$POLICIES` being that one; answers what they said. They must all work.
-#[expect(clippy::disallowed_methods, reason = "the programs of this machine are found by its own path")]
 pub(crate) fn run(folder: &Path, commands: &str, policies: Option<&Path>) -> String {
     let gate = Path::new(env!("CARGO_BIN_EXE_tollgate")).parent().unwrap().to_owned();
     let own = ["javascript/bin", "componentize-py/bin", "ziglang/bin", "cargo/bin"].map(|bin| tools().join(bin));
