@@ -402,7 +402,7 @@ async fn those_who_reload_together_share_few_looks_and_all_see_what_they_wrote()
         assert_eq!((answer.status, answer.json()["generation"].as_u64()), (200, Some(2)), "{answer:?}");
     }
     assert_eq!(
-        log.lines_with(&["the policy is loaded", "\"asked-by-many\""]).len(),
+        log.lines_with(&["the policy is in force", "\"asked-by-many\""]).len(),
         2,
         "once at the start, once since"
     );

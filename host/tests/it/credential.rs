@@ -42,8 +42,8 @@ async fn unspelled(request: RequestBuilder) -> String {
 #[tokio::test]
 async fn a_policy_that_was_granted_it_reads_the_credential_and_still_writes_it_nowhere() {
     let (log, asking) = (Log::listen(), asking_with(|builder| builder).await);
-    log.says(&["the policy is loaded", "\"ask-raw\"", "reads credentials in clear"]).await;
-    log.says(&["the policy is loaded", "\"ask-admit\"", "changes calls"]).await;
+    log.says(&["the policy is in force", "\"ask-raw\"", "reads credentials in clear"]).await;
+    log.says(&["the policy is in force", "\"ask-admit\"", "changes calls"]).await;
     assert_eq!(unspelled(call(&asking, Some(TOKEN), "raw")).await, TOKEN);
     assert_eq!(unspelled(call(&asking, None, "raw")).await, "none");
     let by_header = call(&asking, None, "raw").header("x-api-key", TOKEN);
@@ -73,7 +73,7 @@ async fn without_the_grant_such_a_policy_does_not_load() {
     );
     // The grant is in force without the component being put there again, and so is its end.
     gate.put_policy_terms("ask-raw", GRANT);
-    log.says(&["the policy is loaded", "\"ask-raw\"", "reads credentials in clear"]).await;
+    log.says(&["the policy is in force", "\"ask-raw\"", "reads credentials in clear"]).await;
     gate.put_policy_terms("ask-raw", "grants.raw_credential = false");
     log.says(&["policy 'ask-raw' is not used", "needs a grant", "the version before it goes on serving"]).await;
 }
@@ -99,7 +99,7 @@ async fn attributes_that_a_policy_gives_hold_for_the_call_where_the_store_has_no
     // one behind reads the attributes.
     let next = guest::gallery("ask-admit-next");
     asking.gate.put_policy("ask-admit-next", &next);
-    log.says(&["the policy is loaded", "\"ask-admit-next\""]).await;
+    log.says(&["the policy is in force", "\"ask-admit-next\""]).await;
     let given = "set-attribute groups a b | set-attribute groups staff night-shift | set-attribute stored mine";
     let attributes = "attribute groups | attribute stored | attribute none";
     let logged = |way: &'static str, credential: &str| {

@@ -197,7 +197,7 @@ async fn compiled_code_is_kept_and_what_is_broken_or_open_to_others_is_made_anew
     let mut bench = Bench::start(|builder| builder.policy("kept-code", &guest::picking(1))).await;
     let cache = bench.gate.folder().join("state/compiled");
     assert_eq!(fs::metadata(&cache).unwrap().permissions().mode() & 0o777, 0o700);
-    let loaded = |code: &str| log.lines_with(&["the policy is loaded", "\"kept-code\"", code]).len();
+    let loaded = |code: &str| log.lines_with(&["the policy is in force", "\"kept-code\"", code]).len();
     bench.gate = bench.gate.restart().await;
     assert_eq!(loaded(r#""code":"cached""#), 1);
 

@@ -160,9 +160,9 @@ async fn counters_and_values_outlive_a_reload_and_belong_to_one_policy() {
 
     // The same code under another name has a state of its own.
     gate.put_policy("ask-another", &guest::gallery("ask-authenticate"));
-    log.says(&["the policy is loaded", "ask-another"]).await;
+    log.says(&["the policy is in force", "ask-another"]).await;
     gate.put_policy("ask-admit", &guest::padded(&guest::gallery("ask-admit"), 10));
-    until("the reload", async || log.lines_with(&["the policy is loaded", "\"ask-admit\""]).len() == 2).await;
+    until("the reload", async || log.lines_with(&["the policy is in force", "\"ask-admit\""]).len() == 2).await;
     assert_eq!(asking.ask("admit", "add hits 1 0 | get word").await, "6 | hello", "they outlive a reload");
     assert_eq!(asking.ask("route", "add hits 1 0 | get word").await, "1 | none", "another policy has its own");
     assert_eq!(asking.ask("authenticate", "add hits 1 0 | get word").await, "1 | none");

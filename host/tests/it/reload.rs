@@ -157,7 +157,7 @@ async fn fifty_reloads_lose_no_call() {
     for version in 1..=50 {
         let component = guest::padded(&guest::picking(version % 2), version);
         bench.gate.put_policy("fifty-times", &component);
-        let loaded = || log.lines_with(&["the policy is loaded", "\"fifty-times\""]).len();
+        let loaded = || log.lines_with(&["the policy is in force", "\"fifty-times\""]).len();
         until("the next version", async || loaded() == usize::try_from(version).unwrap()).await;
     }
     load.end().await;
@@ -222,7 +222,7 @@ async fn a_policy_that_authenticates_serves_on_when_its_file_is_gone() {
     assert_eq!(bench.chat().await.code(), "closed", "without it more callers would pass");
     // Others come and go as before.
     bench.gate.put_policy("api-key", &guest::padded(&closed, 1));
-    log.says(&["the policy is loaded", "\"api-key\""]).await;
+    log.says(&["the policy is in force", "\"api-key\""]).await;
     assert_eq!(bench.chat().await.code(), "closed");
 }
 
@@ -247,7 +247,7 @@ async fn joining_policies_are_asked_by_name_before_the_built_in_ones() {
     };
     assert_eq!(keyless().await.code(), "second", "the policy that joins is asked before `api-key`");
     gate.put_policy("n-third", &rejecting("third"));
-    log.says(&["the policy is loaded", "\"n-third\""]).await;
+    log.says(&["the policy is in force", "\"n-third\""]).await;
     gate.put_policy("b-first", &rejecting("first"));
     until("the first", async || keyless().await.code() == "first").await;
     for (name, next) in [("b-first", "second"), ("m-second", "third")] {

@@ -171,17 +171,7 @@ impl Loader {
             proven.map_err(|reason| Failed::at(LoadStep::Cases, reason))?;
         }
         let policy = Arc::new(started.warm()?);
-        let hooks: Vec<&str> = policy.inspection().hooks.iter().map(|hook| hook.as_str()).collect();
         let version = folder::version(&wanted.code.digest());
-        tracing::info!(
-            policy = name,
-            hooks = hooks.join(","),
-            capabilities = policy.inspection().capabilities_text(),
-            version = version.as_str(),
-            code = code_is,
-            generation,
-            "the policy is loaded"
-        );
         let origin = Origin::new(Arc::clone(&shared_name), version, self.book.decisions(name));
         let guard = Guard::new(shared_name, self.clock.clone(), self.guard_terms(name, &file));
         Ok(Loaded {
@@ -189,6 +179,7 @@ impl Loader {
             source,
             identity,
             compiled,
+            code_is,
             file,
             policy,
             guard: Arc::new(guard),

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use self::{
     book::Book,
     loader::{Code, Failed, Loader, Wanted},
-    slot::{Key, Slot},
+    slot::{Key, Loaded, Slot},
 };
 use super::folder::{self, PolicyFiles, Unusable};
 use crate::{
@@ -374,6 +374,8 @@ impl Policies {
         let chains = Chains::new(self.generation, links, self.clock.clone(), Arc::clone(&self.observer));
         self.chains.store(Arc::new(chains));
         self.book.serving(self.order().map(|slot| &slot.serving));
+        let new = self.order().map(|slot| &slot.serving).filter(|serving| serving.generation == self.generation);
+        new.for_each(Loaded::announce);
     }
 
     /// The folder's own policies by their order and name, then the built-in ones or what replaces them.

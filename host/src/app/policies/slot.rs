@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    app::folder::Digest,
+    app::folder::{self, Digest},
     config::{OnRemove, PolicyFile},
     policy::{Guard, Hook, Link, Origin, Policy},
     ports::control::PolicySource,
@@ -26,6 +26,8 @@ pub(super) struct Loaded {
     /// Which file it is, by device and number.
     pub(super) identity: Option<(u64, u64)>,
     pub(super) compiled: Compiled,
+    /// Where that came from: `compiled` just now, `cached` on disk, or `known` already.
+    pub(super) code_is: &'static str,
     pub(super) file: PolicyFile,
     pub(super) policy: Arc<GuestPolicy>,
     pub(super) guard: Arc<Guard>,
@@ -38,6 +40,21 @@ pub(super) struct Loaded {
 impl Loaded {
     pub(super) fn link(&self) -> Link {
         Link::guarded(Arc::clone(&self.policy) as Arc<dyn Policy>, Arc::clone(&self.guard), Arc::clone(&self.origin))
+    }
+
+    /// Says that it is in force, and what it can do.
+    pub(super) fn announce(&self) {
+        let inspection = self.policy.inspection();
+        let hooks: Vec<&str> = inspection.hooks.iter().map(|hook| hook.as_str()).collect();
+        tracing::info!(
+            policy = self.policy.name(),
+            hooks = hooks.join(","),
+            capabilities = inspection.capabilities_text(),
+            version = folder::version(&self.key.component),
+            code = self.code_is,
+            generation = self.generation,
+            "the policy is in force"
+        );
     }
 
     /// Whether it serves on when its file is gone. One that authenticates does unless it says otherwise: without it more
