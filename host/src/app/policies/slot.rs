@@ -47,7 +47,7 @@ impl Loaded {
         let inspection = self.policy.inspection();
         let hooks: Vec<&str> = inspection.hooks.iter().map(|hook| hook.as_str()).collect();
         tracing::info!(
-            policy = self.policy.name(),
+            policy = &**self.policy.name(),
             hooks = hooks.join(","),
             capabilities = inspection.capabilities_text(),
             version = folder::version(&self.key.component),
