@@ -263,7 +263,7 @@ impl Delivery {
     }
 
     async fn send_once(&self, ready: &Arc<Ready>, calls: &[Call]) -> Vec<RedisResult<Vec<i64>>> {
-        match timeout(PIPELINE_WITHIN, ready.ask_all(calls)).await {
+        match timeout(PIPELINE_WITHIN, ready.ask_all(calls.to_vec())).await {
             Ok(Ok(answers)) => answers,
             Ok(Err(error)) => {
                 self.link.failed(ready, &error);

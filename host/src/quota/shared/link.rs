@@ -17,12 +17,14 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, ServerErrorKind};
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
+use tokio_util::task::TaskTracker;
 
 use super::address::Address;
 use super::breaker::{Breaker, Tolerance};
 use super::gates::Gates;
 use super::recovery::Recovery;
 use super::script::{Call, Limits, Terms};
+use super::together::{self, Together};
 use crate::clock::Clock;
 
 /// How long finding the server, connecting and signing in may take.
@@ -60,11 +62,17 @@ pub enum Condition {
 #[derive(Debug)]
 pub(super) struct Ready {
     connection: MultiplexedConnection,
+    together: Together,
     /// Of the counters that Redis holds.
     generation: u64,
 }
 
 impl Ready {
+    fn new(connection: MultiplexedConnection, messages: TaskTracker, deadline: Duration) -> Self {
+        let together = Together::new(connection.clone(), messages, deadline);
+        Self { connection, together, generation: 0 }
+    }
+
     /// A handle of its own on the connection.
     pub(super) fn connection(&self) -> MultiplexedConnection {
         self.connection.clone()
@@ -84,17 +92,20 @@ impl Ready {
         }
     }
 
+    /// Runs the script in a message with what others ask at this moment; in full where the server has forgotten it.
+    pub(super) async fn ask_together(&self, call: impl Fn() -> Call) -> RedisResult<Vec<i64>> {
+        match self.together.ask(call()).await {
+            Err(error) if forgot_the_script(&error) => call().in_full().query_async(&mut self.connection()).await,
+            answer => answer,
+        }
+    }
+
     /// Runs the script for all of these, in one message.
     ///
     /// # Errors
     /// When the connection fails; what the server answers to each stands in the answers.
-    pub(super) async fn ask_all(&self, calls: &[Call]) -> RedisResult<Vec<RedisResult<Vec<i64>>>> {
-        let mut pipeline = redis::Pipeline::with_capacity(calls.len());
-        for call in calls {
-            pipeline.add_command(call.by_hash().clone());
-        }
-        pipeline.ignore_errors();
-        pipeline.query_async(&mut self.connection()).await
+    pub(super) async fn ask_all(&self, calls: Vec<Call>) -> RedisResult<Vec<RedisResult<Vec<i64>>>> {
+        together::ask_all(self.connection(), calls).await
     }
 }
 
@@ -121,6 +132,8 @@ pub(super) struct Link {
     limits: Arc<Limits>,
     recovery: Recovery,
     current: ArcSwapOption<Ready>,
+    /// Messages that are under way.
+    messages: TaskTracker,
     /// Also held while `current` and `condition` change, so that they change together.
     breaker: Mutex<Breaker>,
     left: Notify,
@@ -147,6 +160,7 @@ impl Link {
             limits,
             recovery,
             current: ArcSwapOption::empty(),
+            messages: TaskTracker::new(),
             breaker: Mutex::default(),
             left: Notify::new(),
             condition: watch::Sender::new(Condition::Starting),
@@ -316,7 +330,7 @@ impl Link {
             .await
             .map_err(|_| format!("no connection within {} ms", CONNECT_WITHIN.as_millis()))?
             .map_err(|error| error.to_string())?;
-        let mut ready = Ready { connection, generation: 0 };
+        let mut ready = Ready::new(connection, self.messages.clone(), self.pace.deadline);
         self.gates.lock().unwrap_or_else(PoisonError::into_inner).lost_sight();
         let found = match timeout(self.pace.deadline, self.beat(&ready)).await {
             Ok(Ok(found)) => found,
@@ -365,8 +379,10 @@ impl Link {
         }
     }
 
-    /// Says that this gate has gone, if all is well.
+    /// Says that this gate has gone, if all is well, once no message is under way.
     pub(super) async fn leave(&self) {
+        self.messages.close();
+        self.messages.wait().await;
         if let Some(ready) = self.ready() {
             let mut connection = ready.connection();
             let command = self.limits.leave(&self.gate);

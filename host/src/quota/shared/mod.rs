@@ -24,6 +24,7 @@ mod spending;
 mod standing;
 #[cfg(test)]
 mod tests;
+mod together;
 mod unwritten;
 
 use std::num::NonZeroU32;
@@ -276,9 +277,9 @@ impl SharedQuota {
         // Budgets and running calls are told again where they were lost: nobody reserves before that.
         let generation = if outlive_loss(&booking.counters) { ready.generation() } else { 0 };
         let terms = Terms { generation, ..lasting.terms(&booking.id) };
-        let call = self.limits.reserve(terms, &booking.counters);
         let pending = Pending::new(slot, Arc::clone(&booking), &self.delivered.waiting);
-        let numbers = match timeout(self.settings.deadline, ready.ask(&call)).await {
+        let asking = ready.ask_together(|| self.limits.reserve(terms, &booking.counters));
+        let numbers = match timeout(self.settings.deadline, asking).await {
             Ok(Ok(numbers)) => numbers,
             Ok(Err(error)) => {
                 self.link.failed(&ready, &error);

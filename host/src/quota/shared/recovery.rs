@@ -125,7 +125,7 @@ impl Recovery {
         for part in self.running.renewing().chunks(RUNNING) {
             let renew = |booking: &Arc<Booking>| self.limits.renew(self.lasting.terms(&booking.id), &booking.counters);
             let calls: Vec<_> = part.iter().map(renew).collect();
-            let refused = in_time(ready.ask_all(&calls)).await?.into_iter().find_map(Result::err);
+            let refused = in_time(ready.ask_all(calls)).await?.into_iter().find_map(Result::err);
             if let Some(error) = refused {
                 return Err(error.to_string());
             }

@@ -13,6 +13,9 @@ use crate::quota::{Outcome, Wait};
 
 const SOURCE: &str = include_str!("limits.lua");
 
+/// The key, behind the prefix, under which the generation stands.
+const GENERATION: &str = "generation";
+
 /// How a counter stands, as one call saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reading {
@@ -110,7 +113,7 @@ impl Limits {
     }
 
     /// Adds debts; once for each id.
-    pub(super) fn owe(&self, terms: Terms<'_>, debts: impl Iterator<Item = (Name, Numbers, u64)>) -> Call {
+    pub(super) fn owe(&self, terms: Terms<'_>, debts: impl Iterator<Item = (Name, Numbers, u64)> + Clone) -> Call {
         self.call("owe", terms, debts)
     }
 
@@ -120,7 +123,7 @@ impl Limits {
     }
 
     /// Tells what is known of calendars that were lost: for each the least that is used, with the period's end in its numbers.
-    pub(super) fn restore(&self, terms: Terms<'_>, known: impl Iterator<Item = (Name, Numbers, u64)>) -> Call {
+    pub(super) fn restore(&self, terms: Terms<'_>, known: impl Iterator<Item = (Name, Numbers, u64)> + Clone) -> Call {
         self.call("restore", terms, known)
     }
 
@@ -131,7 +134,10 @@ impl Limits {
 
     /// Says that the gate of this id is there.
     pub(super) fn beat(&self, terms: Terms<'_>) -> Call {
-        self.assemble("beat", terms, &[format!("{}replicas", self.prefix), self.generation_key()], &[])
+        let mut command = self.command(2);
+        command.arg(format!("{}replicas", self.prefix)).arg(format!("{}{GENERATION}", self.prefix));
+        put_terms(&mut command, "beat", terms);
+        Call(command)
     }
 
     /// Says that it has gone.
@@ -141,53 +147,63 @@ impl Limits {
         command
     }
 
-    fn call(&self, operation: &str, terms: Terms<'_>, counters: impl Iterator<Item = (Name, Numbers, u64)>) -> Call {
-        let mut keys: SmallVec<[String; 5]> = SmallVec::new();
-        keys.push(format!("{}r:{}", self.prefix, terms.id));
-        keys.push(self.generation_key());
-        let mut arguments: SmallVec<[String; 20]> = SmallVec::new();
-        for (name, numbers, amount) in counters {
-            let mut key = String::with_capacity(self.prefix.len() + 34);
-            key.push_str(&self.prefix);
-            key.push_str("c:");
-            name.write(&mut key);
-            keys.push(key);
-            arguments.push(numbers.kind.letter().to_owned());
+    fn call<C>(&self, operation: &str, terms: Terms<'_>, counters: C) -> Call
+    where
+        C: Iterator<Item = (Name, Numbers, u64)> + Clone,
+    {
+        let names = counters.clone();
+        let count = names.clone().count();
+        let mut command = self.command(2 + count);
+        let mut key = self.prefix.clone();
+        let mut keyed = |write: &dyn Fn(&mut String)| {
+            key.truncate(self.prefix.len());
+            write(&mut key);
+            command.arg(&key);
+        };
+        keyed(&|key| ["r:", terms.id].iter().for_each(|part| key.push_str(part)));
+        keyed(&|key| key.push_str(GENERATION));
+        for (name, ..) in names {
+            keyed(&|key| {
+                key.push_str("c:");
+                name.write(key);
+            });
+        }
+        put_terms(&mut command, operation, terms);
+        for (_, numbers, amount) in counters {
+            command.arg(numbers.kind.letter());
             for number in [numbers.bound, amount, numbers.first, numbers.second] {
-                arguments.push(number.to_string());
+                command.arg(number);
             }
-        }
-        self.assemble(operation, terms, &keys, &arguments)
-    }
-
-    /// Under which the generation stands.
-    fn generation_key(&self) -> String {
-        format!("{}generation", self.prefix)
-    }
-
-    fn assemble(&self, operation: &str, terms: Terms<'_>, keys: &[String], arguments: &[String]) -> Call {
-        let mut command = redis::cmd("EVALSHA");
-        command.arg(self.script.get_hash()).arg(keys.len());
-        for key in keys {
-            command.arg(key);
-        }
-        command.arg(operation).arg("").arg(terms.id).arg(terms.lease_us).arg(terms.open_ms);
-        command.arg(terms.generation);
-        for argument in arguments {
-            command.arg(argument);
         }
         Call(command)
     }
+
+    /// Begins a command with so many keys.
+    fn command(&self, keys: usize) -> Cmd {
+        let mut command = Cmd::with_capacity(9 + keys * 6, 128 + keys * 128);
+        command.arg("EVALSHA").arg(self.script.get_hash()).arg(keys);
+        command
+    }
+}
+
+/// Adds what stands between the keys and the counters' numbers.
+fn put_terms(command: &mut Cmd, operation: &str, terms: Terms<'_>) {
+    command.arg(operation).arg("").arg(terms.id).arg(terms.lease_us).arg(terms.open_ms).arg(terms.generation);
 }
 
 /// A call of the script.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Call(Cmd);
 
 impl Call {
     /// By the script's hash.
     pub(super) fn by_hash(&self) -> &Cmd {
         &self.0
+    }
+
+    /// By the script's hash, for a pipeline.
+    pub(super) fn into_command(self) -> Cmd {
+        self.0
     }
 
     /// With the whole script, for a server that has forgotten it.

@@ -9,6 +9,7 @@ mod reaching;
 mod reference;
 mod reserving;
 mod server;
+mod together;
 
 use std::sync::Arc;
 use std::time::Duration;
