@@ -96,6 +96,7 @@ struct Row {
 pub(super) async fn look(bench: &Bench) -> Result<Report, Failure> {
     let mut report = Report::default();
     report.say("### Hostile policies\n");
+    report.say("<details><summary>What callers saw, by guest and hook</summary>\n");
     report.say(HEAD);
     let mut rows = 0;
     for (hook, effect) in COLUMNS {
@@ -111,7 +112,7 @@ pub(super) async fn look(bench: &Bench) -> Result<Report, Failure> {
         }
     }
     report.say(&format!(
-        "\n{rows} rows, over {} gates, none of which ended. *Caller* is who makes the calls that the guest spoils; *others \
+        "\n</details>\n\n{rows} rows, over {} gates, none of which ended. *Caller* is who makes the calls that the guest spoils; *others \
          served* are callers in whose calls it has no part (at `settle`: whose calls it doesn't spoil).",
         COLUMNS.len()
     ));
