@@ -76,7 +76,7 @@ async fn a_policy_that_asks_for_more_waits_and_the_command_line_lets_it_in() {
     assert!(goes_to(&gate, "gpu-1").await, "the version before it serves");
     until("the list", async || gate.policy_status("own").await["last_failure"]["step"] == "approval").await;
     let failures = "tollgate_policy_load_failures_total{policy=\"own\",step=\"approval\"}";
-    assert_eq!(gate.metric(failures).await, 1.0);
+    gate.until_metric(failures, 1.0).await;
 
     let wrong = approve(&gate, &["--if-version", "sha256:00"]);
     assert!(wrong.code == Some(1) && wrong.stderr.contains("look at it again"), "{wrong:?}");

@@ -90,8 +90,8 @@ async fn a_folder_that_is_gone_changes_nothing_and_is_followed_when_it_is_back()
     fs::write(away.join("lasting.wasm"), guest::picking(0)).unwrap();
     fs::rename(&away, &folder).unwrap();
     bench.until_it_goes_to("gpu-1").await;
-    let list = bench.gate.api(Method::GET, "/api/v1/policies").await.json();
-    assert!(list["complaint"].is_null(), "{list}");
+    let list = async || bench.gate.api(Method::GET, "/api/v1/policies").await.json();
+    until("the end of the complaint", async || list().await["complaint"].is_null()).await;
 }
 
 #[tokio::test]
