@@ -19,14 +19,18 @@ mod authors {
     pub(crate) mod tools;
 }
 
-use std::{fs, path::Path, time::Instant};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use authors::{
     page::Page,
     tools::{Language, run, shared_target},
 };
 use serde_json::json;
-use support::{LlmServer, TestProxy, guest};
+use support::{LlmServer, TestProxy, guest, until_within};
 
 /// Runs the commands that build and test a project, as its README has them.
 fn build_and_test(folder: &Path) {
@@ -124,8 +128,8 @@ async fn all_go_to(gate: &TestProxy, backend: &str) -> bool {
     true
 }
 
-/// The gate takes it within this many tries, a tenth of a second apart: an unoptimised compiler has 18 MB before it.
-const TRIES: usize = 3_000;
+/// The gate takes it within this time: an unoptimised compiler has 18 MB before it.
+const COMPILING: Duration = Duration::from_secs(300);
 
 #[expect(clippy::disallowed_methods, reason = "how long it took is what is printed")]
 async fn newcomer(language: Language, file: &str, line: &str, edited: &str) {
@@ -152,12 +156,7 @@ async fn newcomer(language: Language, file: &str, line: &str, edited: &str) {
     timed(&format!("{word}: policy test"), || run(&project, &page.commands("Test"), None));
     let copied = Instant::now();
     run(&project, &page.commands("Use"), Some(&gate.policies()));
-    let mut tries = 0;
-    while !all_go_to(&gate, "gpu-2").await {
-        tries += 1;
-        assert!(tries < TRIES, "the policy is not in force");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
+    until_within(COMPILING, "the policy in force", async || all_go_to(&gate, "gpu-2").await).await;
     eprintln!("{word}: copied to in force: {:.1} s", copied.elapsed().as_secs_f64());
     eprintln!("{word}: all of it: {:.1} s", start.elapsed().as_secs_f64());
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tollgate::{
     clock::Clock,
     config::{Config, Policies, PolicyFile},
-    policy::Grants,
+    policy::{FaultKind, Grants},
     ports::{catalogue::NoBackends, limits::LimitSet},
     wasm::{Cases, GuestPolicy, LoadError, NO_SETTINGS, Runtime, RuntimeConfig, Terms},
 };
@@ -137,15 +137,27 @@ impl Bench {
     }
 
     /// The answer of a fresh instance with these settings.
-    fn ask(&self, policy: &GuestPolicy, hook: &str, settings: Option<Value>) -> Value {
-        let mut case = json!({ "name": "x", "hook": hook, "expect": "abstain" });
-        if let Some(settings) = settings {
-            case["settings"] = settings;
-        }
-        let cases = Cases::parse(json!([case]).to_string().as_bytes()).expect("a case of ours is well-formed");
-        let [report] = self.runtime.run_cases(policy, &cases).try_into().expect("one case, one report");
+    fn ask(&self, policy: &GuestPolicy, hook: &str, settings: Option<&Value>) -> Value {
+        let [report] = self.runtime.run_cases(policy, &case(hook, settings)).try_into().expect("one case, one report");
         report.got
     }
+
+    /// How two calls after each other fail, if they do: of one policy with these settings, whose instance waits in its pool for the
+    /// second. None when it can't be started, or when the time that a call may take is what failed it.
+    fn ask_twice(&self, policy: &GuestPolicy, hook: &str, settings: &Value) -> Option<[Option<FaultKind>; 2]> {
+        let [ready] = self.runtime.rehearse(policy, &case(hook, Some(settings))).ok()?.try_into().ok()?;
+        let kinds = [(); 2].map(|()| ready.ask().err().map(|fault| fault.kind));
+        Some(kinds).filter(|kinds| !kinds.contains(&Some(FaultKind::Budget)))
+    }
+}
+
+/// One case without an expectation.
+fn case(hook: &str, settings: Option<&Value>) -> Cases {
+    let mut case = json!({ "name": "x", "hook": hook, "expect": "abstain" });
+    if let Some(settings) = settings {
+        case["settings"] = settings.clone();
+    }
+    Cases::parse(json!([case]).to_string().as_bytes()).expect("a case of ours is well-formed")
 }
 
 /// Loads any file as a policy, as far as it goes.
@@ -192,12 +204,16 @@ pub fn policy_cases(bench: &Bench, input: &[u8]) {
 /// Lets a guest answer with these bytes; the first says which guest.
 ///
 /// # Panics
-/// When what the guest answered has changed what it answers afterwards, on an instance of its own.
+/// When what the guest answered has changed what it answers afterwards, on its own instance or on another.
 pub fn answer(bench: &Bench, input: &[u8]) {
     let Some((which, bytes)) = input.split_first() else { return };
     let (policy, hook, told_nothing) = &bench.answering[usize::from(*which) % bench.answering.len()];
     let letters = |byte: &u8| [char::from(b'a' + (byte >> 4)), char::from(b'a' + (byte & 15))];
     let text: String = bytes.iter().take(MOST_ANSWER).flat_map(letters).collect();
-    bench.ask(policy, hook, Some(json!({ "a": text })));
+    let settings = json!({ "a": text });
+    bench.ask(policy, hook, Some(&settings));
+    if let Some([first, second]) = bench.ask_twice(policy, hook, &settings) {
+        assert_eq!(first, second, "the same bytes are the same answer the next time");
+    }
     assert_eq!(bench.ask(policy, hook, None), *told_nothing, "one instance is nothing to another");
 }

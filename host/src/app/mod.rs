@@ -90,6 +90,8 @@ impl App {
         while signals.next().await == Asked::Reload {
             self.reload_policies();
         }
+        // So that it is so when it is said.
+        self.stop.cancel();
         tracing::info!("stopping: running calls may finish; a second signal cuts them");
         let mut stopping = pin!(self.stop());
         loop {

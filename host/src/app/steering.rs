@@ -32,18 +32,27 @@ impl Steering {
         (Arc::new(Self { listed: ArcSwap::from_pointee(list), asking }), asked)
     }
 
-    /// Takes the list after a look, and answers what the look came to.
-    pub(super) fn publish(&self, list: PolicyList) -> Reloaded {
+    /// Takes the list after a look, and answers what the look came to. Of the `unsettled` policies, whose files changed as they were
+    /// read, it can't say that they are in force.
+    pub(super) fn publish(&self, list: PolicyList, unsettled: &[String]) -> Reloaded {
         let before = self.listed.load();
         let complaints =
             list.policies.iter().filter_map(|policy| Some((Some(&policy.name), policy.complaint.as_ref()?)));
         let of_folder = list.complaint.iter().map(|complaint| (None, complaint));
+        let changing = unsettled.iter().map(|policy| PolicyComplaint {
+            policy: Some(policy.clone()),
+            complaint: format!(
+                "the files of policy '{policy}' change while they are read: they are looked at again when that is over; reload \
+                 once they are written"
+            ),
+        });
         let reloaded = Reloaded {
             generation: list.generation,
             changes: changes(&before, &list),
             complaints: of_folder
                 .chain(complaints)
                 .map(|(policy, complaint)| PolicyComplaint { policy: policy.cloned(), complaint: complaint.clone() })
+                .chain(changing)
                 .collect(),
         };
         self.listed.store(Arc::new(list));
@@ -125,14 +134,17 @@ mod tests {
             ("other", Some("2"), None),
             ("same", Some("1"), Some("it is old")),
         ];
-        let look = async { asked.recv().await.unwrap().send(steering.publish(list(2, &after))).unwrap() };
+        let look = async {
+            asked.recv().await.unwrap().send(steering.publish(list(2, &after), &["same".to_owned()])).unwrap()
+        };
         let (reloaded, ()) = tokio::join!(steering.reload(), look);
         let reloaded = reloaded.unwrap();
         let changes: Vec<(&str, Change)> =
             reloaded.changes.iter().map(|change| (change.policy.as_str(), change.change)).collect();
         assert_eq!(changes, [("new", Change::Added), ("other", Change::Replaced), ("gone", Change::Removed)]);
         let complaints: Vec<Option<&str>> = reloaded.complaints.iter().map(|one| one.policy.as_deref()).collect();
-        assert_eq!((reloaded.generation, complaints), (2, vec![Some("bad"), Some("same")]));
+        assert_eq!((reloaded.generation, complaints), (2, vec![Some("bad"), Some("same"), Some("same")]));
+        assert!(reloaded.complaints[2].complaint.contains("change while they are read"), "{reloaded:?}");
         assert_eq!(steering.list().generation, 2);
     }
 

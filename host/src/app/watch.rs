@@ -73,7 +73,8 @@ async fn follow(mut policies: Policies, steering: &Steering, mut asked: Receiver
         {
             tracing::debug!(%error, "the policy folder can't be watched now");
         }
-        policies = match look(policies, !waiting.is_empty()).await {
+        let looked = if waiting.is_empty() { look(policies, false).await } else { look_for_sure(policies).await };
+        policies = match looked {
             Ok(policies) => policies,
             Err(error) => {
                 tracing::error!(error, "following the policy folder has ended; the policies in force serve on");
@@ -82,12 +83,25 @@ async fn follow(mut policies: Policies, steering: &Steering, mut asked: Receiver
                 return std::future::pending().await;
             }
         };
-        let reloaded = steering.publish(policies.list());
+        let reloaded = steering.publish(policies.list(), policies.unsettled());
         for waiting in waiting {
             // Who has left needs no answer.
             drop(waiting.send(reloaded.clone()));
         }
     }
+}
+
+/// A look that somebody waits for, and again while files change as they are read: an answer is to say what became of them.
+async fn look_for_sure(policies: Policies) -> Result<Policies, String> {
+    let mut policies = look(policies, true).await?;
+    for _ in 0..AT_MOST_QUIETS {
+        if policies.unsettled().is_empty() {
+            break;
+        }
+        sleep(QUIET).await;
+        policies = look(policies, false).await?;
+    }
+    Ok(policies)
 }
 
 /// One look at the folder. Compiling takes long: never on a worker, and never at a caller's cost.

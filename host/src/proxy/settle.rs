@@ -290,7 +290,6 @@ impl Settlement {
         }
         let status = self.status.unwrap_or(CLIENT_LEFT);
         let took = Duration::from_micros(at.monotonic_us).saturating_sub(self.began);
-        self.shared.metrics.call_ended(self.surface, self.operation, status);
         if let (Some(tokens), Some(estimate)) = (tokens, self.estimate) {
             self.count(tokens, estimate.expected);
             self.learn(tokens, estimate, end);
@@ -302,6 +301,8 @@ impl Settlement {
                 self.reached(Bound::SettleQueue);
             }
         }
+        // Last: a call is in flight until all that it came to is told.
+        self.shared.metrics.call_ended(self.surface, self.operation, status);
     }
 
     /// What the call took; none when no model ran for it. A caller who left before the answer has made one run, and one who

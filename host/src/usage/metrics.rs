@@ -167,11 +167,11 @@ impl Metrics {
 
     /// A call has ended with this status.
     pub fn call_ended(&self, surface: Surface, operation: Operation, status: u16) {
-        self.in_flight.dec();
         let labels =
             RequestLabels { surface: surface.as_str(), operation: operation.as_str(), status: status_class(status) };
         let make = || (labels.clone(), self.requests.get_or_create(&labels).clone());
         self.known_requests.with(|known| *known == labels, make, Counter::inc);
+        self.in_flight.dec();
     }
 
     /// A call took so many tokens.

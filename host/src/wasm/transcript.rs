@@ -66,6 +66,17 @@ impl Telling {
 }
 
 impl HostState {
+    /// These parts of what was asked, as a second call must ask it again; nothing while nobody compares.
+    pub(super) fn compared(&self, parts: &[&[u8]]) -> Vec<u8> {
+        match &self.telling {
+            Telling::Live | Telling::TooMuch => Vec::new(),
+            // With their lengths, so that no other parts make the same.
+            Telling::Kept(_) | Telling::Again(_) => {
+                parts.iter().flat_map(|part| part.len().to_be_bytes().into_iter().chain(part.iter().copied())).collect()
+            }
+        }
+    }
+
     /// The answer of this import: what `ask` says, or in a second call what the first was told.
     pub(super) fn told(
         &mut self,

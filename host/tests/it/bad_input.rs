@@ -214,8 +214,9 @@ async fn a_body_that_trickles_is_408_and_counted() {
     let gate = TestProxy::builder().backend(&server).set("server.body_timeout = \"300ms\"").start().await;
     let mut raw = Raw::connect(&gate).await;
     raw.send(request(&gate, "POST /api/chat", "content-length: 1000\r\n", "{\"model\":\"")).await;
-    for _ in 0..40 {
+    while raw.is_unanswered() {
         raw.send("x").await;
+        // That bytes go on coming is the matter, so time must pass between them.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     raw.answer().await.refusal("/api/chat", 408, "body_timeout");
@@ -226,12 +227,12 @@ async fn a_body_that_trickles_is_408_and_counted() {
 #[tokio::test]
 async fn a_body_that_comes_slowly_but_steadily_passes() {
     let server = server().await;
-    let gate = TestProxy::builder().backend(&server).set("server.body_idle_timeout = \"1s\"").start().await;
+    let gate = TestProxy::builder().backend(&server).set("server.body_idle_timeout = \"2s\"").start().await;
     let mut raw = Raw::connect(&gate).await;
     raw.send(request(&gate, "POST /api/chat", &format!("content-length: {}\r\n", CHAT.len()), "")).await;
     for piece in CHAT.as_bytes().chunks(8) {
-        // All together longer than the limit, no pause nearly as long.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        // Real time is the matter: all together longer than the limit, and no pause nearly as long.
+        tokio::time::sleep(Duration::from_millis(450)).await;
         raw.send(piece).await;
     }
     assert_eq!(raw.answer().await.status, 200);
@@ -248,9 +249,9 @@ async fn a_body_that_breaks_off_or_is_badly_framed_never_reaches_a_backend() {
     }
     let mut raw = Raw::connect(&gate).await;
     raw.send(request(&gate, "POST /api/chat", "content-length: 1000\r\n", CHAT)).await;
+    gate.until_metric("tollgate_requests_in_flight", 1.0).await;
     drop(raw);
-    let is_over = async || gate.admin("/metrics").await.body.contains("tollgate_requests_in_flight 0");
-    until("the end of the broken call", is_over).await;
+    gate.until_idle().await;
     nothing_came_through(&gate, &mut server).await;
 }
 

@@ -178,9 +178,10 @@ async fn the_byte_over_the_cap_ends_an_upload() {
 async fn an_upload_that_falls_silent_is_ended() {
     let mut sink = Sink::start().await;
     let builder = TestProxy::builder().backend_at("gpu-1", &sink.url(), "ollama").managing();
-    let gate = builder.set("server.body_idle_timeout = \"200ms\"").start().await;
+    let gate = builder.set("server.body_idle_timeout = \"1s\"").start().await;
     let mut raw = Raw::connect(&gate).await;
     raw.send(request(&gate, format!("POST {}", path()), "content-length: 1000\r\n", "some of it")).await;
+    until("the first bytes", async || sink.bytes() > 0).await;
     raw.answer().await.refusal("/api", 408, "body_timeout");
     assert!(!sink.is_whole().await);
     gate.until_idle().await;
@@ -195,8 +196,9 @@ async fn an_upload_that_trickles_is_ended() {
     let gate = builder.start().await;
     let mut raw = Raw::connect(&gate).await;
     raw.send(request(&gate, format!("POST {}", path()), "content-length: 10000\r\n", "")).await;
-    for _ in 0..60 {
+    while raw.is_unanswered() {
         raw.send("a little").await;
+        // That bytes go on coming is the matter, so time must pass between them.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let told = raw.answer().await.refusal("/api", 408, "body_timeout");

@@ -54,6 +54,7 @@ async fn a_head_that_does_not_end_is_closed_however_steadily_it_comes() {
     let (mut reading, mut writing) = slow.split();
     let dripping = async {
         while writing.write_all(b"x-a: b\r\n").await.is_ok() {
+            // That it comes steadily is the matter, so time must pass between the lines.
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     };
@@ -68,7 +69,7 @@ async fn a_head_that_does_not_end_is_closed_however_steadily_it_comes() {
 
 #[tokio::test]
 async fn a_connection_without_a_call_is_closed_in_time_and_a_next_head_has_its_own_deadline() {
-    let (gate, _server) = start("server.keep_alive_timeout = \"400ms\"\nserver.head_timeout = \"200ms\"").await;
+    let (gate, _server) = start("server.keep_alive_timeout = \"2s\"\nserver.head_timeout = \"500ms\"").await;
     let mut idle = TcpStream::connect(gate.address()).await.unwrap();
     idle.write_all(keeping_alive(&gate).as_bytes()).await.unwrap();
     assert!(closed(&mut idle).await.starts_with("HTTP/1.1 200 "));

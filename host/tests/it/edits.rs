@@ -163,10 +163,38 @@ async fn a_policy_behind_sees_the_edited_call_and_its_facts() {
     // A policy doesn't read its own edits back: they are part of the call once it has decided.
     let own = format!("{edits} | json /max_tokens");
     assert!(bench.refused(CHAT, body, &own).await.contains("ok | ok | ok | 7"));
-    // Routing is by the edited call.
-    let routed = bench.call(CHAT, body, "set-json /max_tokens 3");
-    let routed = routed.header("x-request-id", "edits-2");
-    assert_eq!(answer(routed).await.status, 200);
+}
+
+#[tokio::test]
+async fn routing_is_by_the_edited_call() {
+    let llama = LlmServer::start("gpu-1", &["llama3:latest"]).await;
+    let small = LlmServer::start("gpu-2", &["small:1b"]).await;
+    let builder = TestProxy::builder().backend(&llama).backend(&small);
+    let builder = builder.policy("ask-admit", &guest::gallery("ask-admit"));
+    // One that picks the second backend, where it is told of a model with so many letters: the other has thirteen.
+    let length = "small:1b".len();
+    let pick = format!(
+        "(i32.store8 (i32.const 2048) (i32.const 3)) (if (i32.eq (local.get 3) (i32.const {length})) (then {}))
+         (i32.const 2048)",
+        "(i32.store8 (i32.const 2048) (i32.const 0)) (i32.store (i32.const 2052) (i32.const 1))"
+    );
+    let gate = builder.policy("by-model", &guest::router(&pick)).start().await;
+    let served_by = async |model: &str, edits: &str| {
+        let body = json!({ "model": model, "messages": [] }).to_string();
+        let call = gate.request(Method::POST, CHAT).body(body).header("x-ask-at", "admit").header("x-answer", "log");
+        answer(call.header("x-ask", edits)).await.backend().map(str::to_owned)
+    };
+    for model in ["llama3", "small:1b", "nobody-has-it"] {
+        assert_eq!(served_by(model, "set-model small:1b").await.as_deref(), Some("gpu-2"), "{model}");
+        assert_eq!(served_by(model, "set-model llama3").await.as_deref(), Some("gpu-1"), "{model}");
+    }
+    assert_eq!((llama.calls(), small.calls()), (3, 3));
+    for (decision, calls) in [("rank", 3.0), ("abstain", 3.0)] {
+        let series = format!(
+            r#"tollgate_policy_decisions_total{{policy="by-model",hook="route",decision="{decision}",code=""}}"#
+        );
+        gate.until_metric(&series, calls).await;
+    }
 }
 
 #[tokio::test]
@@ -182,7 +210,7 @@ async fn edits_are_dropped_when_the_policy_or_a_later_one_rejects_or_fails() {
     let faulty = answer(bench.call(CHAT, body, &format!("{edits} | peer-in x"))).await;
     assert_eq!((faulty.status, faulty.header("x-set")), (503, None), "{faulty:?}");
     assert_eq!(bench.asking.server.calls(), 0);
-    assert_eq!(bench.asking.gate.metric("tollgate_buffered_bytes").await, 0.0, "no copy is left");
+    bench.asking.gate.until_metric("tollgate_buffered_bytes", 0.0).await;
 }
 
 #[tokio::test]

@@ -165,13 +165,14 @@ async fn edits_are_told_and_what_is_written_in_a_policys_state_is_dropped() {
     let mut question = chat(&gate, "llama3");
     question["headers"] = json!({
         "x-ask-at": "admit", "x-answer": "log",
-        "x-ask": "set-json /options/num_ctx 8192 | set-upstream-header x-team secret-blue",
+        "x-ask": "set-json /options/num_ctx 8192 | set-json /system \"secret-words\" | \
+                  set-upstream-header x-team secret-blue",
     });
     let explained = explain(&gate, &question).await;
     let edits = explained["steps"].as_array().unwrap().iter().find(|step| step["policy"] == "ask-admit").unwrap();
-    let expected = json!(["/options = {\"num_ctx\":8192}", "header for the backend: x-team"]);
+    let expected = json!(["/options/num_ctx = 8192", "/system = a text of 12 bytes", "header for the backend: x-team"]);
     assert_eq!(edits["edits"], expected, "{explained:#}");
-    assert!(!explained.to_string().contains("secret-blue"), "header values may be secrets");
+    assert!(!explained.to_string().contains("secret-"), "texts and header values may be anybody's: {explained:#}");
 
     // Round-robin keeps whose turn it is in its state: asking takes no turn.
     let mut turns = Vec::new();
@@ -184,6 +185,28 @@ async fn edits_are_told_and_what_is_written_in_a_policys_state_is_dropped() {
     }
     turns.sort_by_key(ToString::to_string);
     assert_eq!(turns, ["gpu-1", "gpu-1", "gpu-2", "gpu-2"]);
+}
+
+#[tokio::test]
+async fn what_policies_write_in_the_log_of_a_call_that_is_tried_is_dropped() {
+    let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
+    let gate = TestProxy::builder().backend(&server).policy("ask-admit", &guest::gallery("ask-admit")).start().await;
+    let log = Log::listen();
+    let asked = [("x-ask-at", "admit"), ("x-answer", "log"), ("x-ask", "log tried-words | print printed-words | path")];
+    let mut question = chat(&gate, "llama3");
+    question["headers"] = asked.into_iter().collect();
+    let explained = explain(&gate, &question).await;
+    assert_eq!((decision(&explained, "ask-admit"), &explained["refusal"]), (("abstain", ""), &Value::Null));
+    assert!(log.lines_with(&["policy says"]).is_empty(), "{:?}", log.lines_with(&["policy says"]));
+    assert!(log.lines_with(&["\"message\":\"call\""]).is_empty(), "what is tried is no call");
+    // The same call in earnest writes all of it.
+    let call = gate.request(http::Method::POST, "/api/chat").body(question["body"].as_str().unwrap().to_owned());
+    let call = asked.into_iter().fold(call, |call, (name, value)| call.header(name, value));
+    assert_eq!(call.send().await.unwrap().status(), 200);
+    for words in ["tried-words", "printed-words", "answers "] {
+        log.says(&["policy says", "\"policy\":\"ask-admit\"", words]).await;
+    }
+    log.says(&["\"message\":\"call\"", "\"principal\""]).await;
 }
 
 #[tokio::test]

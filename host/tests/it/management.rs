@@ -6,7 +6,7 @@ use http::Method;
 use tokio::sync::Notify;
 use tollgate::ports::{keys::Scope, store::Store};
 
-use crate::support::{Answer, LlmServer, Log, Script, TestProxy, guest, until};
+use crate::support::{Answer, LlmServer, Log, Script, TestProxy, guest, rpm, until};
 
 /// Every operation with a body that Ollama takes, spelled as nobody else would.
 const CALLS: [(Method, &str, &str); 8] = [
@@ -41,7 +41,7 @@ async fn send_to(gate: &TestProxy, backends: &[&str]) -> Answer {
 #[tokio::test]
 async fn a_backend_that_is_silent_about_a_change_for_too_long_is_given_up_and_counted() {
     let mut server = server("gpu-1").await;
-    let builder = TestProxy::builder().backend(&server).managing().set("upstream.management_timeout = \"80ms\"");
+    let builder = TestProxy::builder().backend(&server).managing().set("upstream.management_timeout = \"400ms\"");
     let gate = builder.start().await;
     let reached = "tollgate_bound_reached_total{bound=\"upstream_management_timeout\"}";
     server.script(Script::silence());
@@ -140,7 +140,8 @@ async fn of_several_backends_the_caller_names_one() {
 #[tokio::test]
 async fn a_drained_backend_can_be_managed() {
     let server = server("gpu-1").await;
-    let gate = TestProxy::builder().backend(&server).managing().start().await;
+    // Waiting takes many calls, which the default limit must not refuse.
+    let gate = TestProxy::builder().backend(&server).managing().with_key(rpm(1_000_000)).start().await;
     let store = gate.store().await;
     store.set_backend_drained("gpu-1", true, &["gpu-1".to_owned()]).await.unwrap();
     store.close().await;

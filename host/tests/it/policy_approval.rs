@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use http::Method;
 use serde_json::json;
 
 use crate::support::{
@@ -76,7 +77,7 @@ async fn a_policy_that_asks_for_more_waits_and_the_command_line_lets_it_in() {
     assert!(goes_to(&gate, "gpu-1").await, "the version before it serves");
     until("the list", async || gate.policy_status("own").await["last_failure"]["step"] == "approval").await;
     let failures = "tollgate_policy_load_failures_total{policy=\"own\",step=\"approval\"}";
-    assert_eq!(gate.metric(failures).await, 1.0);
+    gate.until_metric(failures, 1.0).await;
 
     let wrong = approve(&gate, &["--if-version", "sha256:00"]);
     assert!(wrong.code == Some(1) && wrong.stderr.contains("look at it again"), "{wrong:?}");
@@ -125,9 +126,30 @@ async fn a_start_wants_approval_too_which_can_be_given_before_it() {
 async fn a_policy_in_the_place_of_a_built_in_may_do_what_that_one_does() {
     let (log, servers) = (Log::listen(), servers().await);
     let gate = asking(&servers).start().await;
-    gate.put_policy("round-robin", &picking(1, 0));
+    let built_in = gate.policy_status("round-robin").await;
+    assert!(built_in["capabilities"].as_array().unwrap().contains(&json!("state")), "it keeps values too: {built_in}");
+    gate.put_policy("round-robin", &picking(1, 1));
     until("the replacement", async || goes_to(&gate, "gpu-2").await).await;
+    gate.put_policy("own", &picking(1, 1));
+    log.says(&["policy 'own' is not used", "waits for approval, for it keeps values between calls:"]).await;
     gate.put_policy("round-robin", &picking(0, 2));
-    log.says(&["waits for approval", "reads requests", "round-robin"]).await;
+    log.says(&["policy 'round-robin' is not used", "waits for approval, for it reads requests:"]).await;
     assert!(goes_to(&gate, "gpu-2").await);
+    assert!(!gate.folder().join("state/approved").exists(), "nobody approved anything");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_approval_that_was_withdrawn_keeps_the_next_start_from_using_the_policy() {
+    let servers = servers().await;
+    let gate = asking(&servers).start().await;
+    gate.put_policy("own", &picking(1, 1));
+    let approving = approve(&gate, &[]);
+    assert_eq!(approving.code, Some(0), "{approving:?}");
+    assert!(goes_to(&gate, "gpu-2").await, "what is said to be in force is");
+    fs::remove_file(gate.folder().join("state/approved/own.state")).unwrap();
+    assert_eq!(gate.api(Method::POST, "/api/v1/policies/reload").await.status, 200);
+    assert!(goes_to(&gate, "gpu-2").await, "what serves goes on");
+    let refused = gate.restart_fails().await;
+    assert!(refused.contains("policy 'own' is not used: it waits for approval"), "{refused}");
+    assert!(refused.contains("tollgate policies approve own"), "{refused}");
 }

@@ -316,7 +316,7 @@ async fn a_loop_is_cut_as_soon_after_an_idle_time() {
     let gate = policies.iter().fold(builder, |builder, (name, policy)| builder.policy(name, policy)).start().await;
     let mut spent = Vec::new();
     for _ in 0..3 {
-        // Longer than the gate goes on looking every millisecond.
+        // Longer than the gate goes on looking every millisecond, which it does by the machine's own time: so must the test.
         tokio::time::sleep(Duration::from_millis(600)).await;
         let before = thread_cpu();
         assert_eq!(chat_with_cap(&gate, 1).await.code(), "policy_fault");

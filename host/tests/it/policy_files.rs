@@ -4,12 +4,18 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, SystemTime},
 };
 
 use http::Method;
 use serde_json::json;
 
-use crate::support::{LlmServer, Log, TestProxy, guest, proxy::Builder, until};
+use crate::support::{LlmServer, Log, TestProxy, guest, proxy::Builder, soon, until};
 
 struct Bench {
     _servers: [LlmServer; 2],
@@ -90,8 +96,8 @@ async fn a_folder_that_is_gone_changes_nothing_and_is_followed_when_it_is_back()
     fs::write(away.join("lasting.wasm"), guest::picking(0)).unwrap();
     fs::rename(&away, &folder).unwrap();
     bench.until_it_goes_to("gpu-1").await;
-    let list = bench.gate.api(Method::GET, "/api/v1/policies").await.json();
-    assert!(list["complaint"].is_null(), "{list}");
+    let list = async || bench.gate.api(Method::GET, "/api/v1/policies").await.json();
+    until("the end of the complaint", async || list().await["complaint"].is_null()).await;
 }
 
 #[tokio::test]
@@ -171,6 +177,63 @@ async fn the_second_name_of_a_file_is_no_second_policy() {
     fs::remove_file(at("m-first-name")).unwrap();
     until("the second name", async || bench.gate.policy_status("a-second-name").await["state"] == "in-force").await;
     bench.until_it_goes_to("gpu-2").await;
+}
+
+#[tokio::test]
+async fn a_reload_does_not_say_of_a_file_that_is_being_written_that_all_is_well() {
+    let bench = Bench::start(|builder| builder.policy("growing", &guest::picking(1))).await;
+    let reload = async || bench.gate.api(Method::POST, "/api/v1/policies/reload").await;
+    let file = bench.gate.policies().join("growing.wasm");
+    let (writing, is_over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let writer = thread::spawn({
+        let (writing, is_over) = (Arc::clone(&writing), Arc::clone(&is_over));
+        move || {
+            // So large that reading it takes longer than until the next change.
+            fs::write(&file, guest::padded(&guest::picking(0), 32 << 20)).unwrap();
+            let file = fs::File::options().write(true).open(&file).unwrap();
+            // As if it were written all the time; whenever that ends, it is a whole component.
+            for time in (1..).map(Duration::from_nanos).take_while(|_| !is_over.load(Ordering::Relaxed)) {
+                file.set_modified(SystemTime::UNIX_EPOCH + time).unwrap();
+                writing.store(true, Ordering::Relaxed);
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+    });
+    until("the writing", async || writing.load(Ordering::Relaxed)).await;
+    let said = soon("a look at it as it is written", async {
+        loop {
+            let said = reload().await;
+            if said.status != 200 {
+                return said;
+            }
+            // The writer had to wait for a processor, and what lay there then was taken.
+            assert_eq!(bench.gate.policy_status("growing").await["state"], "in-force");
+        }
+    });
+    let said = said.await;
+    let complaint = said.json()["complaints"][0].clone();
+    assert_eq!((said.status, &complaint["policy"]), (422, &json!("growing")), "{said:?}");
+    assert!(complaint["complaint"].as_str().unwrap().contains("change while they are read"), "{said:?}");
+    is_over.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
+    assert_eq!(reload().await.status, 200);
+    assert!(bench.goes_to("gpu-1").await, "what is said to be in force is");
+}
+
+#[tokio::test]
+async fn the_same_bytes_written_again_are_no_other_version() {
+    let log = Log::listen();
+    let bench = Bench::start(|builder| builder.policy("written-again", &guest::picking(1))).await;
+    let list = async || bench.gate.api(Method::GET, "/api/v1/policies").await.json();
+    let before = list().await;
+    // In place, and by another file of the same content: both are looked at when a reload is answered.
+    fs::write(bench.gate.policies().join("written-again.wasm"), guest::picking(1)).unwrap();
+    bench.gate.put_policy("written-again", &guest::picking(1));
+    let reloaded = bench.gate.api(Method::POST, "/api/v1/policies/reload").await;
+    assert_eq!((reloaded.status, &reloaded.json()["changes"]), (200, &json!([])), "{reloaded:?}");
+    assert_eq!(list().await, before, "neither its generation nor since when it serves is another");
+    assert_eq!(log.lines_with(&["the policy is in force", "\"written-again\""]).len(), 1);
+    assert!(bench.goes_to("gpu-2").await);
 }
 
 /// The bytes with one text for another of the same length, wherever it stands.

@@ -4,7 +4,9 @@ use std::{cell::RefCell, time::Duration};
 
 use serde_json::json;
 
-use crate::support::{Answer, LlmServer, Log, TestProxy, guest, guest::rejection, proxy::Builder, until};
+use crate::support::{
+    Answer, LlmServer, Log, TestProxy, guest, guest::rejection, proxy::Builder, until, wat, wat::answer,
+};
 
 /// A router that says in its code how many calls this instance has had: `call_a` is the first.
 fn counter() -> Vec<u8> {
@@ -85,6 +87,46 @@ async fn a_policy_that_decides_by_its_memory_is_found_out_once() {
     .await;
     assert_eq!(log.lines_with(&["a fresh instance of the policy decides otherwise", "secretive"]).len(), 1);
     assert!(gate.metric(&rechecks("secretive", "same")).await < 0.5);
+}
+
+/// A router without an opinion, that writes by how many calls this instance has had: the number lies at 3008, and at 3000 a `k`.
+fn keeper(import: &str, writes: &str) -> Vec<u8> {
+    let body = format!(
+        "(global.set $calls (i32.add (global.get $calls) (i32.const 1)))
+         (i32.store8 (i32.const 3000) (i32.const 107)) (i32.store (i32.const 3008) (global.get $calls)) {writes} {}",
+        answer(3, &[])
+    );
+    guest::component("router", &guest::module_that(import, "(i32.const 1024)", &wat::hook(wat::ROUTE, &body)))
+}
+
+#[tokio::test]
+async fn a_policy_that_writes_by_its_memory_is_found_out_too() {
+    let put = r#"(import "tollgate:policy/state@0.1.0" "put" (func $put (param i32 i32 i32 i32 i32)))"#;
+    let add = r#"(import "tollgate:policy/state@0.1.0" "add" (func $add (param i32 i32 i64 i32) (result i64)))"#;
+    let counts =
+        "(drop (call $add (i32.const 3000) (i32.const 1) (i64.extend_i32_u (global.get $calls)) (i32.const 0)))";
+    for (name, policy) in [
+        (
+            "writes-values",
+            keeper(put, "(call $put (i32.const 3000) (i32.const 1) (i32.const 3008) (i32.const 4) (i32.const 0))"),
+        ),
+        (
+            "writes-times",
+            keeper(
+                put,
+                "(call $put (i32.const 3000) (i32.const 1) (i32.const 3012) (i32.const 4) (global.get $calls))",
+            ),
+        ),
+        ("writes-counters", keeper(add, counts)),
+    ] {
+        let (_server, gate) = bench(|builder| builder.set("policies.recheck_every = 2").policy(name, &policy)).await;
+        until("a difference", async || {
+            assert_eq!(chat(&gate).await.status, 200);
+            gate.metric(&rechecks(name, "different")).await > 1.5
+        })
+        .await;
+        assert!(gate.metric(&rechecks(name, "same")).await < 0.5, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -193,7 +193,8 @@ async fn a_policy_that_refuses_its_settings_leaves_the_old_one_serving() {
 
     let log = Log::listen();
     let (gpu_1, gpu_2) = two_backends().await;
-    let builder = TestProxy::builder().backend(&gpu_1).backend(&gpu_2);
+    // Waiting takes many calls, which the default limit must not refuse.
+    let builder = TestProxy::builder().backend(&gpu_1).backend(&gpu_2).with_key(rpm(1_000_000));
     let gate = builder.policy("settings-reader", &guest::picking(1)).start().await;
     for (imports, configure, says) in [
         ("", refuses.as_str(), "it refuses its settings: no!"),

@@ -50,6 +50,8 @@ async fn a_day_that_is_spent_stays_spent_through_a_redis_that_comes_back_empty_a
     let gate = gate.start().await;
     let log = Log::listen();
     assert_eq!([call(&gate, &server).await, call(&gate, &server).await], [200, 429]);
+    // What is settled waits for Redis; what isn't yet doesn't wait there either.
+    gate.until_idle().await;
     gate.until_metric("tollgate_redis_waiting", 0.0).await;
     assert_eq!(of(&shown(&gate).await, "tokens-per-day"), ([1_000, 520, 0, 480], "shared".to_owned()));
 
@@ -90,6 +92,7 @@ async fn operators_see_what_redis_holds_and_this_gates_share_without_it() {
     for _ in 0..3 {
         assert_eq!(call(&gate, &server).await, 200);
     }
+    gate.until_idle().await;
     gate.until_metric("tollgate_redis_waiting", 0.0).await;
     let keys = redis.keys();
     let list = show("json").json();

@@ -85,7 +85,7 @@ async fn both_versions_of_tls_carry_the_protocol_that_the_caller_prefers() {
     let response = soon("the answer", sender.send_request(tls::chat(it.gate.key(), CHAT))).await.unwrap();
     let answer = tls::whole(response).await;
     assert_eq!((answer.status, answer.backend()), (200, Some("gpu-1")));
-    assert_eq!(it.gate.metric("tollgate_connections_total{protocol=\"h2\"}").await, 3.0);
+    it.gate.until_metric("tollgate_connections_total{protocol=\"h2\"}", 3.0).await;
 }
 
 #[tokio::test]
@@ -98,8 +98,8 @@ async fn a_changed_pair_is_in_use_without_a_restart_and_a_connection_from_before
     it.until_shown(&new).await;
     assert_eq!(it.call(&client).await.status, 200, "on the connection from before");
     it.pair = new;
-    let ends = it.gate.metric("tollgate_tls_certificate_end_seconds").await;
-    assert_eq!(ends, 4_133_980_800.0, "2101-01-01");
+    // 2101-01-01.
+    it.gate.until_metric("tollgate_tls_certificate_end_seconds", 4_133_980_800.0).await;
 }
 
 #[tokio::test]
@@ -124,10 +124,10 @@ async fn a_pair_that_cant_be_used_is_refused_with_the_reason_and_the_one_before_
         let stream = tls::connect(it.gate.address(), &it.authority.client(&[])).await.unwrap();
         assert_eq!(tls::shown(&stream), it.pair.der, "{reason}");
         // Half a pair may have been seen and refused on the way.
-        assert!(it.gate.metric(refused).await >= f64::from(count));
+        until("its count", async || it.gate.metric(refused).await >= f64::from(count)).await;
     }
-    std::fs::remove_file(folder.join("key.pem")).unwrap();
     let log = Log::listen();
+    std::fs::remove_file(folder.join("key.pem")).unwrap();
     log.says(&["the one before it stays", "can't be read", &folder.display().to_string()]).await;
     assert_eq!(it.call(&it.client()).await.status, 200);
     other.put(folder);

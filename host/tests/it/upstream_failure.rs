@@ -203,7 +203,8 @@ async fn a_redirect_is_neither_followed_nor_passed_on() {
 
 #[tokio::test]
 async fn a_backend_that_does_not_begin_in_time_is_a_504_and_its_connection_is_closed() {
-    let soon = "upstream.first_byte_timeout = \"80ms\"";
+    // Long enough for the answers that come.
+    let soon = "upstream.first_byte_timeout = \"400ms\"";
     check_broken(&[Script::silence()], &[soon], 504, "backend_timeout").await;
     let mut server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
     let gate = gate_before(&[&server], &[soon]).start().await;
@@ -338,7 +339,8 @@ async fn a_list_of_garbage_leaves_the_old_one_standing_and_the_gate_serving() {
 #[tokio::test]
 async fn a_backend_that_accepts_and_never_answers_its_probe_is_down_until_it_does() {
     let (one, two) = two().await;
-    let lines = ["upstream.probe_timeout = \"100ms\"", "upstream.first_byte_timeout = \"5s\""];
+    // Long enough for the one that answers, whatever else the machine does.
+    let lines = ["upstream.probe_timeout = \"500ms\"", "upstream.first_byte_timeout = \"5s\""];
     let gate = gate_before(&[&one, &two], &lines).start().await;
     let address = two.kill().await;
     let silent = listen_without_answering(address);
@@ -357,7 +359,7 @@ async fn a_gate_starts_before_a_backend_that_never_answers() {
     let one = LlmServer::start("gpu-1", &["llama3:latest"]).await;
     let silent = listen_without_answering("127.0.0.1:0".parse().unwrap());
     let url = format!("http://{}", silent.local_addr().unwrap());
-    let gate = gate_before(&[&one], &["upstream.probe_timeout = \"100ms\""]).backend_at("silent", &url, "ollama");
+    let gate = gate_before(&[&one], &["upstream.probe_timeout = \"500ms\""]).backend_at("silent", &url, "ollama");
     let gate = soon("the start", gate.start()).await;
     assert_eq!(gate.metric(r#"tollgate_backend_up{backend="silent"}"#).await, 0.0);
     assert_eq!(gate.post(CHAT, &ask("llama3")).await.backend(), Some("gpu-1"));

@@ -13,7 +13,7 @@ use crate::support::{
     Asking, LlmServer, TestProxy,
     asking::told,
     binary::{Outcome, run},
-    until,
+    rpm, until,
 };
 
 fn chat() -> Value {
@@ -29,7 +29,11 @@ async fn set_state(gate: &TestProxy, user: &str, state: UserState) {
 #[tokio::test]
 async fn a_disabled_users_keys_are_refused_as_disabled_ones_are_until_the_user_is_enabled() {
     let server = LlmServer::start("gpu-1", &["llama3:latest"]).await;
-    let mut builder = TestProxy::builder().backend(&server).with_key(|key| key.user = Some("ann".to_owned()));
+    let mut builder = TestProxy::builder().backend(&server).with_key(|key| {
+        key.user = Some("ann".to_owned());
+        // Waiting takes many calls, which the default limit must not refuse.
+        rpm(1_000_000)(key);
+    });
     let second = builder.add_key("phone", |key| key.user = Some("ann".to_owned()));
     let bobs = builder.add_key("phone", |key| key.user = Some("bob".to_owned()));
     let gate = builder.start().await;

@@ -22,6 +22,11 @@ impl Policies {
         }
     }
 
+    /// The policies whose files changed while the last look read them: whether they are in force isn't known.
+    pub(in crate::app) fn unsettled(&self) -> &[String] {
+        &self.unsettled
+    }
+
     /// Whether what serves under this name is a file's version, or as a file says: a complaint is about that.
     fn serves_file(&self, name: &str) -> bool {
         self.slots.get(name).is_some_and(|slot| {

@@ -73,6 +73,8 @@ pub struct Policies {
     complaints: BTreeMap<String, Complaint>,
     /// The last version of each policy that didn't come into force.
     failures: BTreeMap<String, FailedLoad>,
+    /// Whose files changed while the last look read them.
+    unsettled: Vec<String>,
     book: Arc<Book>,
     /// Told when a breaker changed.
     changed: Arc<Notify>,
@@ -105,6 +107,7 @@ impl Policies {
             slots: BTreeMap::new(),
             complaints: BTreeMap::new(),
             failures: BTreeMap::new(),
+            unsettled: Vec::new(),
             book,
             changed,
             generation: 0,
@@ -174,6 +177,7 @@ impl Policies {
     }
 
     fn reconcile(&mut self) -> bool {
+        self.unsettled.clear();
         let mut files = match self.folder.as_deref().map(folder::scan).transpose() {
             Ok(files) => files.unwrap_or_default(),
             Err(text) => {
@@ -220,7 +224,10 @@ impl Policies {
         }
         let wanted = match self.wanted(name, files, seen) {
             Ok(wanted) => wanted,
-            Err(None) => return false,
+            Err(None) => {
+                self.unsettled.push(name.to_owned());
+                return false;
+            }
             Err(Some(failed)) => {
                 self.fails(name, &failed, None);
                 return false;

@@ -38,8 +38,10 @@ impl HostState {
 impl Host for HostState {
     fn add(&mut self, key: String, delta: i64, ttl_ms: u32) -> Result<i64> {
         let now_ms = self.state_time("state.add", &key)?;
+        // What is written is a decision too: a second call must write the same.
+        let asked = self.compared(&[key.as_bytes(), &delta.to_be_bytes(), &ttl_ms.to_be_bytes()]);
         let add = |state: &mut Self| Told::Number(state.shared.state.add(&key, delta, ttl_ms, now_ms));
-        match self.told("state.add", key.as_bytes(), add)? {
+        match self.told("state.add", &asked, add)? {
             Told::Number(value) => Ok(value),
             _ => Err(Error::new(RuleBroken::OtherPath)),
         }
@@ -60,11 +62,12 @@ impl Host for HostState {
             return Err(bad_argument(format!("a state value has at most {MAX_VALUE_BYTES} bytes, this one {bytes}")));
         }
         self.without_credential(&value)?;
+        let asked = self.compared(&[key.as_bytes(), &value, &ttl_ms.to_be_bytes()]);
         let put = |state: &mut Self| {
             state.shared.state.put(&key, value, ttl_ms, now_ms);
             Told::Nothing
         };
-        self.told("state.put", key.as_bytes(), put)?;
+        self.told("state.put", &asked, put)?;
         Ok(())
     }
 }

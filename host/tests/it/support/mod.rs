@@ -25,15 +25,24 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits for an event that must come.
 pub async fn soon<T>(what: &str, event: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, event).await {
+    within(PATIENCE, what, event).await
+}
+
+async fn within<T>(patience: Duration, what: &str, event: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(patience, event).await {
         Ok(value) => value,
-        Err(_) => panic!("{what} did not happen within {} seconds", PATIENCE.as_secs()),
+        Err(_) => panic!("{what} did not happen within {} seconds", patience.as_secs()),
     }
 }
 
 /// Asks again and again until the answer is yes. For what no event tells of: another process's file, a poll's effect.
-pub async fn until<F: Future<Output = bool>>(what: &str, mut question: impl FnMut() -> F) {
-    soon(what, async {
+pub async fn until<F: Future<Output = bool>>(what: &str, question: impl FnMut() -> F) {
+    until_within(PATIENCE, what, question).await;
+}
+
+/// The same for what may take longer.
+pub async fn until_within<F: Future<Output = bool>>(patience: Duration, what: &str, mut question: impl FnMut() -> F) {
+    within(patience, what, async {
         while !question().await {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

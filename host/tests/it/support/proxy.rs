@@ -202,6 +202,13 @@ impl TestProxy {
         Self { app, ..self }
     }
 
+    /// Stops the gate, and has it start again on its folder, which must fail: why it does.
+    pub(crate) async fn restart_fails(&self) -> String {
+        self.app.stop().await;
+        let starting = Box::pin(App::start(load(self.folder.path()), self.clock.clone()));
+        starting.await.map(drop).expect_err("the start fails").to_string()
+    }
+
     /// Another gate on this one's folder.
     pub(crate) async fn beside(&self) -> App {
         let config = load(self.folder.path());

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -36,7 +37,7 @@ impl Raw {
 
     /// Whether the gate has said nothing so far.
     pub(crate) fn is_unanswered(&self) -> bool {
-        self.0.try_read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+        self.0.peek(&mut [0]).now_or_never().is_none()
     }
 
     /// All that the gate says until it closes the connection.
