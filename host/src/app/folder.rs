@@ -235,6 +235,11 @@ fn check_place(path: &Path) -> Result<(), Unusable> {
     files::check_trusted(place, &opened, &about).map_err(|exposed| refused(exposed.to_string()))
 }
 
+/// Which file stands at this path, by device and number; none where none can be seen.
+pub(super) fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|about| (about.dev(), about.ino()))
+}
+
 /// The hash that tells a component from any other.
 pub(super) fn digest(bytes: &[u8]) -> Digest {
     let mut digest = Digest::default();

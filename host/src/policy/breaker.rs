@@ -18,6 +18,8 @@ const CLOSED: u64 = 0;
 const PAUSE_IS_OVER: u64 = 1;
 /// Open for good.
 const QUARANTINED: u64 = u64::MAX;
+/// After so many good calls it is looked whether the faults that they are counted against are too old.
+const GOOD_A_LOOK: u32 = 1_024;
 /// A try that doesn't come back is given up after this long, and the next call tries: longer than any call may take.
 const TRIAL_MS: u64 = 5_000;
 
@@ -47,6 +49,17 @@ pub enum Pass {
     Trial,
     /// It may not.
     Stopped,
+}
+
+/// What came of a call that was let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The policy answered.
+    Good,
+    /// It failed.
+    Fault,
+    /// Nothing that says anything of it.
+    Neither,
 }
 
 /// What a call's end changed.
@@ -100,6 +113,8 @@ struct Tally {
     /// Openings without a long enough time of good calls between them.
     openings: u32,
     closed_ms: u64,
+    /// A try closed it, and what came of that may yet be taken back.
+    is_on_trial: bool,
 }
 
 impl Breaker {
@@ -136,40 +151,73 @@ impl Breaker {
     }
 
     /// What came of a call that was let in.
-    pub fn leave(&self, pass: Pass, is_fault: bool, now_ms: impl FnOnce() -> u64) -> Option<Change> {
-        match (pass, is_fault) {
-            (Pass::Stopped, _) => None,
-            (Pass::Free, false) => {
+    pub fn leave(&self, pass: Pass, outcome: Outcome, now_ms: impl FnOnce() -> u64) -> Option<Change> {
+        match (pass, outcome) {
+            (Pass::Stopped, _) | (Pass::Free, Outcome::Neither) => None,
+            (Pass::Free, Outcome::Good) => {
                 // Nothing is written while nothing fails: a counter that all threads write would cost more than it tells.
-                if self.is_watching.load(Ordering::Relaxed) {
-                    self.good.fetch_add(1, Ordering::Relaxed);
+                if self.is_watching.load(Ordering::Relaxed)
+                    && self.good.fetch_add(1, Ordering::Relaxed) % GOOD_A_LOOK == GOOD_A_LOOK - 1
+                {
+                    self.forget_the_old(now_ms());
                 }
                 None
             }
-            (Pass::Free, true) => self.failed(now_ms()),
-            (Pass::Trial, true) => {
+            (Pass::Free, Outcome::Fault) => self.failed(&mut self.tally(), now_ms()),
+            (Pass::Trial, Outcome::Fault) => {
                 let mut tally = self.tally();
                 Some(self.open(&mut tally, now_ms()))
             }
-            (Pass::Trial, false) => {
+            (Pass::Trial, Outcome::Neither) => {
+                // The next call tries.
+                let _tally = self.tally();
+                if self.state() == BreakerState::Open {
+                    self.until_ms.store(PAUSE_IS_OVER, Ordering::Release);
+                }
+                None
+            }
+            (Pass::Trial, Outcome::Good) => {
                 let mut tally = self.tally();
-                *tally = Tally { openings: tally.openings, closed_ms: now_ms(), ..Tally::default() };
-                self.is_watching.store(false, Ordering::Relaxed);
+                let now = now_ms();
+                *tally = Tally {
+                    openings: tally.openings,
+                    since_ms: now,
+                    closed_ms: now,
+                    is_on_trial: true,
+                    ..Tally::default()
+                };
+                self.good.store(0, Ordering::Relaxed);
+                self.is_watching.store(true, Ordering::Relaxed);
                 self.until_ms.store(CLOSED, Ordering::Release);
                 Some(Change::Closed)
             }
         }
     }
 
-    fn failed(&self, now: u64) -> Option<Change> {
-        if self.rules.faults == 0 {
-            return None;
-        }
+    /// A call that had counted as good was none after all. If it is the try that closed the breaker, the try has failed.
+    pub fn retract(&self, now_ms: impl FnOnce() -> u64) -> Option<Change> {
         let mut tally = self.tally();
+        let good = self.good.load(Ordering::Relaxed);
+        self.good.store(good.saturating_sub(1), Ordering::Relaxed);
+        let is_the_try = tally.is_on_trial && good == 0 && self.state() == BreakerState::Closed;
+        if is_the_try { Some(self.open(&mut tally, now_ms())) } else { self.failed(&mut tally, now_ms()) }
+    }
+
+    /// Stops to count good calls once the faults that they are counted against no longer count.
+    fn forget_the_old(&self, now: u64) {
+        let mut tally = self.tally();
+        if now.saturating_sub(tally.since_ms) > saturating_ms(self.rules.window) {
+            (tally.faults, tally.is_on_trial) = (0, false);
+            self.is_watching.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn failed(&self, tally: &mut Tally, now: u64) -> Option<Change> {
         // One that began before it opened tells nothing new.
-        if self.until_ms.load(Ordering::Acquire) != CLOSED {
+        if self.rules.faults == 0 || self.until_ms.load(Ordering::Acquire) != CLOSED {
             return None;
         }
+        tally.is_on_trial = false;
         if tally.faults == 0 || now.saturating_sub(tally.since_ms) > saturating_ms(self.rules.window) {
             (tally.faults, tally.since_ms) = (0, now);
             self.good.store(0, Ordering::Relaxed);
@@ -178,7 +226,7 @@ impl Breaker {
         tally.faults = tally.faults.saturating_add(1);
         let (faults, good) = (u64::from(tally.faults), u64::from(self.good.load(Ordering::Relaxed)));
         let is_share = faults * 100 >= (faults + good) * u64::from(self.rules.percent);
-        (tally.faults >= self.rules.faults && is_share).then(|| self.open(&mut tally, now))
+        (tally.faults >= self.rules.faults && is_share).then(|| self.open(tally, now))
     }
 
     fn open(&self, tally: &mut Tally, now: u64) -> Change {
@@ -188,7 +236,7 @@ impl Breaker {
         }
         let doublings = tally.openings.min(32);
         tally.openings = tally.openings.saturating_add(1);
-        tally.faults = 0;
+        (tally.faults, tally.is_on_trial) = (0, false);
         self.is_watching.store(false, Ordering::Relaxed);
         if tally.openings >= self.rules.quarantine_after {
             self.until_ms.store(QUARANTINED, Ordering::Release);
@@ -243,7 +291,56 @@ mod tests {
     /// One call at this time: whether it was let in, and what it changed.
     fn call(breaker: &Breaker, now: u64, is_fault: bool) -> (Pass, Option<Change>) {
         let pass = breaker.enter(|| now);
-        (pass, breaker.leave(pass, is_fault, || now))
+        let outcome = if is_fault { Outcome::Fault } else { Outcome::Good };
+        (pass, breaker.leave(pass, outcome, || now))
+    }
+
+    #[test]
+    fn a_try_whose_answer_is_taken_back_has_failed() {
+        let breaker = breaker();
+        fail(&breaker, 3, 0);
+        assert_eq!(call(&breaker, 1_000, false), (Pass::Trial, Some(Change::Closed)));
+        assert_eq!(breaker.retract(|| 1_001), opened(2));
+        assert_eq!(call(&breaker, 3_001, false), (Pass::Trial, Some(Change::Closed)));
+        assert_eq!(call(&breaker, 3_002, false), (Pass::Free, None), "another goes well meanwhile");
+        assert_eq!(breaker.retract(|| 3_003), None, "which of the two it was isn't known: a fault like others");
+    }
+
+    #[test]
+    fn what_is_taken_back_counts_as_failed_and_not_as_good() {
+        let breaker = breaker();
+        call(&breaker, 0, true);
+        for now in 1..=2 {
+            assert_eq!(call(&breaker, now, false), (Pass::Free, None));
+            assert_eq!(breaker.retract(|| now), if now == 2 { opened(1) } else { None }, "{now}");
+        }
+    }
+
+    #[test]
+    fn a_try_that_says_nothing_leaves_the_next_call_to_try() {
+        let breaker = breaker();
+        fail(&breaker, 3, 0);
+        let pass = breaker.enter(|| 1_000);
+        assert_eq!((pass, breaker.leave(pass, Outcome::Neither, || 1_000)), (Pass::Trial, None));
+        assert_eq!(breaker.state(), BreakerState::Open);
+        assert_eq!(
+            call(&breaker, 1_000, true),
+            (Pass::Trial, opened(2)),
+            "at once, and its pause is as if none had been"
+        );
+    }
+
+    #[test]
+    fn good_calls_are_no_longer_counted_once_the_faults_before_them_are_too_old() {
+        let breaker = breaker();
+        call(&breaker, 0, true);
+        let is_watching = || breaker.is_watching.load(Ordering::Relaxed);
+        for (now, counts) in [(10_000, true), (10_001, false)] {
+            (0..GOOD_A_LOOK).for_each(|_| assert_eq!(call(&breaker, now, false), (Pass::Free, None)));
+            assert_eq!(is_watching(), counts, "{now}");
+        }
+        fail(&breaker, 2, 10_002);
+        assert_eq!(call(&breaker, 10_002, true).1, opened(1), "what went well before doesn't count for it");
     }
 
     #[test]
@@ -300,7 +397,7 @@ mod tests {
         assert_eq!(breaker.enter(|| 999), Pass::Stopped);
         assert_eq!(breaker.enter(|| 1_000), Pass::Trial);
         assert_eq!(breaker.enter(|| 1_001), Pass::Stopped, "one tries at a time");
-        assert_eq!(breaker.leave(Pass::Trial, true, || 1_002), opened(2));
+        assert_eq!(breaker.leave(Pass::Trial, Outcome::Fault, || 1_002), opened(2));
         assert_eq!(call(&breaker, 3_002, true), (Pass::Trial, opened(3)));
         assert_eq!(call(&breaker, 6_002, true), (Pass::Trial, opened(3)));
         assert_eq!(call(&breaker, 9_002, true), (Pass::Trial, Some(Change::Quarantined)));

@@ -19,11 +19,19 @@ pub enum FaultKind {
     Instantiate,
     /// The key table is too old to prove anybody.
     StaleKeys,
+    /// The call holds more than the policy asked to read at once: the caller's doing.
+    Oversized,
     /// It kept failing, and isn't asked.
     Open,
 }
 
 impl FaultKind {
+    /// Whether it says anything of the policy. What a gate can't know and what a caller sends don't: else anybody could have a
+    /// policy left alone.
+    pub fn is_the_policys(self) -> bool {
+        !matches!(self, Self::StaleKeys | Self::Oversized)
+    }
+
     /// The word for it in metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -33,6 +41,7 @@ impl FaultKind {
             Self::BadAnswer => "bad_answer",
             Self::Instantiate => "instantiate",
             Self::StaleKeys => "stale_keys",
+            Self::Oversized => "oversized",
             Self::Open => "open",
         }
     }

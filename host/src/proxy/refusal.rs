@@ -390,17 +390,23 @@ impl From<Rejection> for Refusal {
     }
 }
 
+const KEYS_UNAVAILABLE: &str = "keys can't be checked at the moment: try again soon";
+const VALUE_TOO_LARGE: &str = "the request holds a value that is too large for a policy of this gate: make it smaller";
+const POLICY_FAULT: &str = "a policy of this gate failed to decide on the call: try again, or tell its administrator";
+
 impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
-        if fault.kind == FaultKind::StaleKeys {
-            let message = "keys can't be checked at the moment: try again soon";
-            return Self::new(Blame::Gate, StatusCode::SERVICE_UNAVAILABLE, "keys_unavailable", message)
-                .with_private(fault.to_string())
-                .after_ms(5_000);
-        }
-        let message = "a policy of this gate failed to decide on the call: try again, or tell its administrator";
-        Self::new(Blame::Policy, StatusCode::SERVICE_UNAVAILABLE, "policy_fault", message)
-            .with_private(fault.to_string())
+        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+        let refusal = match fault.kind {
+            FaultKind::StaleKeys => {
+                Self::new(Blame::Gate, unavailable, "keys_unavailable", KEYS_UNAVAILABLE).after_ms(5_000)
+            }
+            FaultKind::Oversized => {
+                Self::new(Blame::Client, StatusCode::PAYLOAD_TOO_LARGE, "value_too_large", VALUE_TOO_LARGE)
+            }
+            _ => Self::new(Blame::Policy, unavailable, "policy_fault", POLICY_FAULT),
+        };
+        refusal.with_private(fault.to_string())
     }
 }
 

@@ -45,6 +45,8 @@ pub(super) enum RuleBroken {
     TooMuchRead,
     #[error("{0}")]
     BadArgument(String),
+    #[error("{0}")]
+    Oversized(String),
     #[error("the key table is too old to prove anybody")]
     StaleKeys,
     #[error("it asked the host something else than in the same call before")]

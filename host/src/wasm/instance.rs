@@ -204,6 +204,7 @@ pub(super) fn classify(error: &Error) -> FaultKind {
     }
     match error.downcast_ref::<RuleBroken>() {
         Some(RuleBroken::StaleKeys) => return FaultKind::StaleKeys,
+        Some(RuleBroken::Oversized(_)) => return FaultKind::Oversized,
         Some(
             RuleBroken::NotHere { .. }
             | RuleBroken::TooManyCalls { .. }

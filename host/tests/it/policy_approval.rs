@@ -74,6 +74,7 @@ async fn a_policy_that_asks_for_more_waits_and_the_command_line_lets_it_in() {
     gate.put_policy("own", &picking(1, 1));
     log.says(&["waits for approval, for it keeps values between calls", "tollgate policies approve own", "approval"])
         .await;
+    log.says(&["policy 'own' is not used", "a gate doesn't start while it waits"]).await;
     assert!(goes_to(&gate, "gpu-1").await, "the version before it serves");
     until("the list", async || gate.policy_status("own").await["last_failure"]["step"] == "approval").await;
     let failures = "tollgate_policy_load_failures_total{policy=\"own\",step=\"approval\"}";

@@ -129,8 +129,54 @@ async fn the_version_before_takes_the_place_of_one_that_keeps_failing() {
     let status = gate.policy_status("worsened").await;
     assert_eq!(status["breaker"], "closed", "{status}");
     assert!(status["complaint"].as_str().unwrap().contains("it kept failing"), "{status}");
+    // Who asks for a reload wants it tried again; what served well is kept meanwhile.
+    assert_eq!(gate.api(Method::POST, "/api/v1/policies/reload").await.status, 200);
+    assert_eq!(chat(&gate, 2).await.backend(), Some("gpu-1"));
+    for _ in 0..3 {
+        chat(&gate, 1).await;
+    }
+    until("the version before, again", async || chat(&gate, 1).await.backend() == Some("gpu-2")).await;
     gate.put_policy("worsened", &guest::padded(&guest::picking(0), 1));
     until("the mended version", async || chat(&gate, 1).await.backend() == Some("gpu-1")).await;
+}
+
+#[tokio::test]
+async fn a_change_of_terms_is_not_undone_by_calls_that_fail() {
+    let (log, servers) = (Log::listen(), servers().await);
+    let gate = builder(&servers, 3).policy("retold", &guest::picking_unless(1, 1)).start().await;
+    assert_eq!(chat(&gate, 2).await.backend(), Some("gpu-2"));
+    gate.put_policy_terms("retold", "order = 7");
+    until("the terms", async || log.lines_with(&["the policy is in force", "\"retold\""]).len() == 2).await;
+    for _ in 0..3 {
+        chat(&gate, 1).await;
+    }
+    log.says(&["retold", "it isn't asked for a while"]).await;
+    let reloaded = gate.api(Method::POST, "/api/v1/policies/reload").await;
+    assert_eq!((reloaded.status, &reloaded.json()["changes"]), (200, &json!([])), "{reloaded:?}");
+    let status = gate.policy_status("retold").await;
+    assert_eq!((&status["state"], &status["breaker"]), (&json!("in-force"), &json!("open")), "{status}");
+    assert_eq!(chat(&gate, 2).await.code(), "policy_fault", "the same code with other terms fails as well");
+}
+
+#[tokio::test]
+async fn values_that_are_too_large_for_a_policy_are_their_callers_doing() {
+    let servers = servers().await;
+    let gate = builder(&servers, 3).policy("ask-admit", &guest::gallery("ask-admit")).start().await;
+    let ask = async |bytes: usize| {
+        let body = json!({ "model": "llama3", "messages": [], "metadata": { "a": "a".repeat(bytes) } });
+        let request = gate.request(Method::POST, "/v1/chat/completions").json(&body);
+        let request = request.header("x-ask-at", "admit").header("x-ask", "json-length /metadata/a");
+        Answer::of(request.send().await.unwrap()).await
+    };
+    for _ in 0..10 {
+        let refused = ask(64 << 10).await;
+        assert_eq!((refused.status, refused.code().as_ref()), (413, "value_too_large"));
+    }
+    assert_eq!(gate.policy_status("ask-admit").await["breaker"], "closed");
+    let faults = r#"tollgate_policy_faults_total{policy="ask-admit",hook="admit",kind="oversized"}"#;
+    assert!((gate.metric(faults).await - 10.0).abs() < 0.5);
+    let told = ask(1 << 10).await;
+    assert!(told.json().to_string().contains("1026"), "quotes included: {told:?}");
 }
 
 #[tokio::test]

@@ -179,27 +179,72 @@ async fn the_second_name_of_a_file_is_no_second_policy() {
     bench.until_it_goes_to("gpu-2").await;
 }
 
+/// Writes a component without end, as it seems; whenever that ends, it is whole.
+struct Writer {
+    thread: thread::JoinHandle<()>,
+    is_over: Arc<AtomicBool>,
+}
+
+impl Writer {
+    async fn of(file: PathBuf, component: &[u8]) -> Self {
+        let (writing, is_over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        // So large that reading it takes longer than until the next change.
+        let component = guest::padded(component, 32 << 20);
+        let thread = thread::spawn({
+            let (writing, is_over) = (Arc::clone(&writing), Arc::clone(&is_over));
+            move || {
+                fs::write(&file, component).unwrap();
+                let file = fs::File::options().write(true).open(&file).unwrap();
+                for time in (1..).map(Duration::from_nanos).take_while(|_| !is_over.load(Ordering::Relaxed)) {
+                    file.set_modified(SystemTime::UNIX_EPOCH + time).unwrap();
+                    writing.store(true, Ordering::Relaxed);
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
+        });
+        until("the writing", async || writing.load(Ordering::Relaxed)).await;
+        Self { thread, is_over }
+    }
+
+    fn ends(self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_gate_does_not_start_without_a_policy_that_is_being_written() {
+    let bench = Bench::start(|builder| builder.policy("growing", &guest::picking(1))).await;
+    let writer = Writer::of(bench.gate.policies().join("growing.wasm"), &guest::picking(0)).await;
+    let refused = bench.gate.restart_fails().await;
+    assert!(
+        refused.contains("the files of policy 'growing' change while they are read: start the gate once"),
+        "{refused}"
+    );
+    writer.ends();
+}
+
+#[tokio::test]
+async fn a_file_that_was_replaced_by_the_same_bytes_leaves_its_number_to_others() {
+    let bench = Bench::start(|builder| builder.policy("m-copied", &guest::picking(1))).await;
+    let at = |name: &str| bench.gate.policies().join(name);
+    fs::rename(at("m-copied.wasm"), at("aside")).unwrap();
+    bench.gate.put_policy("m-copied", &guest::picking(1));
+    assert_eq!(bench.gate.api(Method::POST, "/api/v1/policies/reload").await.status, 200);
+    for other in ["a-other.wasm", "z-other.wasm"] {
+        fs::rename(at("aside"), at(other)).unwrap();
+        let reloaded = bench.gate.api(Method::POST, "/api/v1/policies/reload").await;
+        assert_eq!((reloaded.status, &reloaded.json()["complaints"]), (200, &json!([])), "{other}: {reloaded:?}");
+        fs::rename(at(other), at("aside")).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_reload_does_not_say_of_a_file_that_is_being_written_that_all_is_well() {
     let bench = Bench::start(|builder| builder.policy("growing", &guest::picking(1))).await;
     let reload = async || bench.gate.api(Method::POST, "/api/v1/policies/reload").await;
     let file = bench.gate.policies().join("growing.wasm");
-    let (writing, is_over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-    let writer = thread::spawn({
-        let (writing, is_over) = (Arc::clone(&writing), Arc::clone(&is_over));
-        move || {
-            // So large that reading it takes longer than until the next change.
-            fs::write(&file, guest::padded(&guest::picking(0), 32 << 20)).unwrap();
-            let file = fs::File::options().write(true).open(&file).unwrap();
-            // As if it were written all the time; whenever that ends, it is a whole component.
-            for time in (1..).map(Duration::from_nanos).take_while(|_| !is_over.load(Ordering::Relaxed)) {
-                file.set_modified(SystemTime::UNIX_EPOCH + time).unwrap();
-                writing.store(true, Ordering::Relaxed);
-                thread::sleep(Duration::from_millis(1));
-            }
-        }
-    });
-    until("the writing", async || writing.load(Ordering::Relaxed)).await;
+    let writer = Writer::of(file, &guest::picking(0)).await;
     let said = soon("a look at it as it is written", async {
         loop {
             let said = reload().await;
@@ -214,8 +259,7 @@ async fn a_reload_does_not_say_of_a_file_that_is_being_written_that_all_is_well(
     let complaint = said.json()["complaints"][0].clone();
     assert_eq!((said.status, &complaint["policy"]), (422, &json!("growing")), "{said:?}");
     assert!(complaint["complaint"].as_str().unwrap().contains("change while they are read"), "{said:?}");
-    is_over.store(true, Ordering::Relaxed);
-    writer.join().unwrap();
+    writer.ends();
     assert_eq!(reload().await.status, 200);
     assert!(bench.goes_to("gpu-1").await, "what is said to be in force is");
 }

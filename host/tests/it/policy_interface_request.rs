@@ -74,7 +74,7 @@ async fn json_is_read_by_pointer_and_null_is_not_absent() {
     }
     let longer = json!({ "model": "llama3", "messages": [], "long": long + "x" }).to_string();
     let answer = Answer::of(asking.call("admit", "json-length /long").body(longer).send().await.unwrap()).await;
-    assert_eq!((answer.status, answer.code().as_str()), (503, "policy_fault"), "never none: {answer:?}");
+    assert_eq!((answer.status, answer.code().as_str()), (413, "value_too_large"), "never none: {answer:?}");
 }
 
 #[tokio::test]

@@ -28,17 +28,19 @@ use crate::{
 pub(super) struct Failed {
     pub(super) step: LoadStep,
     pub(super) reason: String,
+    /// What has to be approved first.
+    pub(super) waits_for: Vec<Capability>,
 }
 
 impl Failed {
     pub(super) fn at(step: LoadStep, reason: impl Into<String>) -> Self {
-        Self { step, reason: reason.into() }
+        Self { step, reason: reason.into(), waits_for: Vec::new() }
     }
 }
 
 impl From<LoadError> for Failed {
     fn from(error: LoadError) -> Self {
-        Self { step: error.step(), reason: error.to_string() }
+        Self::at(error.step(), error.to_string())
     }
 }
 
@@ -54,6 +56,14 @@ impl Code {
         match self {
             Self::BuiltIn(digest) => *digest,
             Self::File(content) => content.digest,
+        }
+    }
+
+    /// Which file it is, by device and number.
+    pub(super) fn identity(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::BuiltIn(_) => None,
+            Self::File(content) => Some(content.identity),
         }
     }
 }
@@ -147,9 +157,9 @@ impl Loader {
         generation: u64,
     ) -> Result<Loaded, Failed> {
         let file = self.terms(name, wanted)?;
-        let (source, identity) = match &wanted.code {
-            Code::BuiltIn(_) => (PolicySource::BuiltIn, None),
-            Code::File(content) => (PolicySource::File, Some(content.identity)),
+        let source = match &wanted.code {
+            Code::BuiltIn(_) => PolicySource::BuiltIn,
+            Code::File(_) => PolicySource::File,
         };
         let hits = self.runtime.cache_hits();
         let (compiled, code_is) = match self.compiled(name, &wanted.code, known) {
@@ -177,7 +187,7 @@ impl Loader {
         Ok(Loaded {
             key: wanted.key(),
             source,
-            identity,
+            identity: wanted.code.identity(),
             compiled,
             code_is,
             file,
@@ -186,6 +196,7 @@ impl Loader {
             origin: Arc::new(origin),
             generation,
             since_ms: self.clock.unix_ms(),
+            has_served: false,
         })
     }
 
@@ -221,24 +232,39 @@ impl Loader {
 
     /// One that can do more than the built-in policy of its name, or than was approved, waits.
     fn refuse_unapproved(&self, name: &str, compiled: &Compiled) -> Result<(), Failed> {
-        let Some(approvals) = &self.approvals else { return Ok(()) };
+        let missing = self.unapproved(name, compiled).map_err(|reason| Failed::at(LoadStep::Approval, reason))?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let words: Vec<&str> = missing.iter().map(|capability| capability.as_str()).collect();
+        let reason = format!(
+            "it waits for approval, for it {}: if it may, run `tollgate policies approve {name}`; if not, remove the file; a gate \
+             doesn't start while it waits",
+            words.join(", ")
+        );
+        Err(Failed { step: LoadStep::Approval, reason, waits_for: missing })
+    }
+
+    /// Whether all that it does is approved, as far as that can be known.
+    pub(super) fn is_approved(&self, name: &str, compiled: &Compiled) -> bool {
+        self.unapproved(name, compiled).is_ok_and(|missing| missing.is_empty())
+    }
+
+    /// Whether something of this still waits to be approved.
+    pub(super) fn still_waits(&self, name: &str, capabilities: &[Capability]) -> bool {
+        let missing = self.approvals.as_ref().map(|approvals| approvals.missing(name, capabilities));
+        missing.is_some_and(|missing| missing.is_ok_and(|missing| !missing.is_empty()))
+    }
+
+    fn unapproved(&self, name: &str, compiled: &Compiled) -> Result<Vec<Capability>, String> {
+        let Some(approvals) = &self.approvals else { return Ok(Vec::new()) };
         let built_in = self.built_in.iter().find(|built_in| built_in.name == name);
         let is_given = |capability: &Capability| {
             let known = |built_in: &BuiltInCode| built_in.compiled.inspection().capabilities.contains(capability);
             *capability == Capability::WritesLog || built_in.is_some_and(known)
         };
         let asked = compiled.inspection().capabilities.iter().copied().filter(|capability| !is_given(capability));
-        let missing = approvals.missing(name, &asked.collect::<Vec<_>>());
-        let missing = missing.map_err(|reason| Failed::at(LoadStep::Approval, reason))?;
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let words: Vec<&str> = missing.iter().map(|capability| capability.as_str()).collect();
-        let text = format!(
-            "it waits for approval, for it {}: if it may, run `tollgate policies approve {name}`; if not, remove the file",
-            words.join(", ")
-        );
-        Err(Failed::at(LoadStep::Approval, text))
+        approvals.missing(name, &asked.collect::<Vec<_>>())
     }
 
     fn guard_terms(&self, name: &str, file: &PolicyFile) -> GuardTerms {

@@ -8,8 +8,11 @@ mod slot;
 use std::{
     collections::{BTreeMap, HashMap},
     fmt::{Display, Formatter, Result as FmtResult},
+    mem,
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -24,11 +27,15 @@ use super::folder::{self, PolicyFiles, Unusable};
 use crate::{
     clock::{Clock, moment},
     config::{Config, PolicyFile},
-    policy::{Chains, Observer},
+    policy::{Capability, Chains, Observer},
     ports::control::{FailedLoad, LoadStep, PolicySource},
     usage::metrics::Metrics,
     wasm::Runtime,
 };
+
+/// At the start, files that change while they are read are read again this often, and so long after.
+const SETTLING_TRIES: u32 = 10;
+const SETTLING_PAUSE: Duration = Duration::from_millis(200);
 
 /// Policies that can't be used.
 #[derive(Debug)]
@@ -55,6 +62,14 @@ struct Complaint {
     text: String,
     /// The version that it is about: it isn't tried again before something changes.
     about: Option<Key>,
+    /// Nor before this is approved, if anything is to be.
+    waits_for: Vec<Capability>,
+}
+
+impl Complaint {
+    fn of(text: String) -> Self {
+        Self { text, about: None, waits_for: Vec::new() }
+    }
 }
 
 /// Files that were read already in this look, by device and number, and the policy that has them.
@@ -112,7 +127,7 @@ impl Policies {
             changed,
             generation: 0,
         };
-        policies.reconcile();
+        policies.reconcile_for_sure();
         if !policies.complaints.is_empty() {
             return Err(PolicyProblems(policies.complaints.into_values().map(|complaint| complaint.text).collect()));
         }
@@ -143,6 +158,7 @@ impl Policies {
     pub(super) fn follow(&mut self, is_asked: bool) {
         if is_asked {
             self.complaints.values_mut().for_each(|complaint| complaint.about = None);
+            self.slots.values_mut().for_each(|slot| slot.given_up = None);
             self.lift_quarantines();
         }
         let is_back = self.step_back();
@@ -164,7 +180,7 @@ impl Policies {
     fn step_back(&mut self) -> bool {
         let mut changed = false;
         for (name, slot) in &mut self.slots {
-            if slot.step_back() {
+            if slot.step_back(|before| self.loader.is_approved(name, before)) {
                 changed = true;
                 slot.serving.generation = self.generation + 1;
                 slot.serving.since_ms = self.clock.unix_ms();
@@ -176,12 +192,30 @@ impl Policies {
         changed
     }
 
+    /// As [`reconcile`](Self::reconcile), at the start: files that change while they are read are waited for, and complained about
+    /// when that takes too long. Without them nobody would decide what they are there to decide.
+    fn reconcile_for_sure(&mut self) {
+        for _ in 0..SETTLING_TRIES {
+            self.reconcile();
+            if self.unsettled.is_empty() {
+                return;
+            }
+            thread::sleep(SETTLING_PAUSE);
+        }
+        for name in mem::take(&mut self.unsettled) {
+            let text = format!(
+                "the files of policy '{name}' change while they are read: start the gate once they are written"
+            );
+            self.complain(name, Complaint::of(text));
+        }
+    }
+
     fn reconcile(&mut self) -> bool {
         self.unsettled.clear();
         let mut files = match self.folder.as_deref().map(folder::scan).transpose() {
             Ok(files) => files.unwrap_or_default(),
             Err(text) => {
-                self.complain(String::new(), Complaint { text, about: None });
+                self.complain(String::new(), Complaint::of(text));
                 return false;
             }
         };
@@ -203,11 +237,17 @@ impl Policies {
         changed
     }
 
-    /// The files that are in force and still there: who has one already keeps it.
+    /// The files that are in force and still under their names: who has one already keeps it.
     fn seen(&self, files: &BTreeMap<String, PolicyFiles>) -> Seen {
-        let is_there = |name: &&String| files.get(*name).is_some_and(|files| files.component.is_some());
-        let known = self.slots.iter().filter(|(name, _)| is_there(name));
-        known.filter_map(|(name, slot)| Some((slot.serving.identity?, name.clone()))).collect()
+        let known = self.slots.iter().filter_map(|(name, slot)| Some((slot.serving.identity?, name)));
+        let is_there = |name: &String, identity: (u64, u64)| {
+            let path = files.get(name).and_then(|files| files.component.as_deref());
+            path.and_then(folder::identity).is_some_and(|now| now == identity)
+        };
+        known
+            .filter(|(identity, name)| is_there(name, *identity))
+            .map(|(identity, name)| (identity, name.clone()))
+            .collect()
     }
 
     /// Takes what the files of one name say; true when that changes what is in force.
@@ -234,8 +274,10 @@ impl Policies {
             }
         };
         let key = wanted.key();
-        if let Some(slot) = self.slots.get(name) {
+        if let Some(slot) = self.slots.get_mut(name) {
             if slot.serving.key == key {
+                // The same bytes may stand in another file now.
+                slot.serving.identity = wanted.code.identity();
                 self.complaints.remove(name);
                 return false;
             }
@@ -243,11 +285,15 @@ impl Policies {
                 let text = format!(
                     "policy '{name}' is not used: it kept failing; the version before it serves until the file changes"
                 );
-                self.complain(name.to_owned(), Complaint { text, about: Some(key) });
+                self.complain(name.to_owned(), Complaint { about: Some(key), ..Complaint::of(text) });
                 return false;
             }
         }
-        if self.complaints.get(name).is_some_and(|complaint| complaint.about == Some(key)) {
+        let is_known = |complaint: &Complaint| {
+            complaint.about == Some(key)
+                && (complaint.waits_for.is_empty() || self.loader.still_waits(name, &complaint.waits_for))
+        };
+        if self.complaints.get(name).is_some_and(is_known) {
             return false;
         }
         self.bring(name, &wanted)
@@ -258,8 +304,9 @@ impl Policies {
         let loaded = match self.loader.load(name, wanted, self.slots.get(name), self.generation + 1) {
             Ok(loaded) => loaded,
             Err(failed) => {
-                // It may be approved at any time, with no change here.
-                let about = (failed.step != LoadStep::Approval).then(|| wanted.key());
+                // Approvals that can't be read may be readable at any time, with no change here.
+                let is_final = failed.step != LoadStep::Approval || !failed.waits_for.is_empty();
+                let about = is_final.then(|| wanted.key());
                 self.fails(name, &failed, about);
                 return false;
             }
@@ -268,7 +315,7 @@ impl Policies {
         self.book.passed(name);
         tracing::debug!(policy = name, step = LoadStep::Swap.as_str(), "the next set has the policy");
         match self.slots.get_mut(name) {
-            Some(slot) => slot.replace(loaded, self.generation),
+            Some(slot) => slot.replace(loaded),
             None => {
                 self.slots.insert(name.to_owned(), Slot::new(loaded));
             }
@@ -331,7 +378,7 @@ impl Policies {
                     "the file of policy '{name}' is gone; it authenticates, so it serves on until the gate is restarted"
                 ),
             };
-            self.complain(name.to_owned(), Complaint { text, about: None });
+            self.complain(name.to_owned(), Complaint::of(text));
             return Gone::Kept;
         }
         if is_built_in {
@@ -364,7 +411,8 @@ impl Policies {
             );
             self.failures.insert(name.to_owned(), failure);
         }
-        self.complaints.insert(name.to_owned(), Complaint { text, about });
+        let waits_for = failed.waits_for.clone();
+        self.complaints.insert(name.to_owned(), Complaint { text, about, waits_for });
     }
 
     fn complain(&mut self, name: String, complaint: Complaint) {
@@ -380,6 +428,7 @@ impl Policies {
         self.generation += 1;
         let chains = Chains::new(self.generation, links, self.clock.clone(), Arc::clone(&self.observer));
         self.chains.store(Arc::new(chains));
+        self.slots.values_mut().for_each(|slot| slot.serving.has_served = true);
         self.book.serving(self.order().map(|slot| &slot.serving));
         let new = self.order().map(|slot| &slot.serving).filter(|serving| serving.generation == self.generation);
         new.for_each(Loaded::announce);

@@ -35,6 +35,8 @@ pub(super) struct Loaded {
     /// The set with which it came into force, and when.
     pub(super) generation: u64,
     pub(super) since_ms: u64,
+    /// Whether it was in force.
+    pub(super) has_served: bool,
 }
 
 impl Loaded {
@@ -82,26 +84,35 @@ impl Slot {
         Self { serving, before: None, given_up: None }
     }
 
-    /// Puts a new version in force. `generation` is that of the set in force: what was never in one is not worth keeping.
-    pub(super) fn replace(&mut self, next: Loaded, generation: u64) {
+    /// Puts a new version in force. What never was in force is not worth keeping.
+    pub(super) fn replace(&mut self, next: Loaded) {
         let old = std::mem::replace(&mut self.serving, next);
         old.policy.rest();
         // Whose file was removed is not to come back.
         let is_removed = old.source == PolicySource::File && self.serving.source == PolicySource::BuiltIn;
         if is_removed {
             self.before = None;
-        } else if old.guard.lets_decide() && old.generation <= generation {
+        } else if old.guard.lets_decide() && old.has_served {
             self.before = Some(old);
         }
         self.given_up = None;
     }
 
-    /// Goes back to the version before, if there is one and the one that serves keeps failing.
-    pub(super) fn step_back(&mut self) -> bool {
+    /// Goes back to the version before, if the one that serves keeps failing and the one before may serve: it is other code, from
+    /// a file, with the same grants, and all that it does is approved. Else a fault, which callers may have a part in, could undo
+    /// what an operator has changed.
+    pub(super) fn step_back(&mut self, is_approved: impl FnOnce(&Compiled) -> bool) -> bool {
         if self.serving.guard.lets_decide() {
             return false;
         }
-        let Some(before) = self.before.take().filter(|before| before.guard.lets_decide()) else { return false };
+        let may_serve = |before: &mut Loaded| {
+            before.key.component != self.serving.key.component
+                && before.source == PolicySource::File
+                && before.file.raw_credential == self.serving.file.raw_credential
+                && before.guard.lets_decide()
+                && is_approved(&before.compiled)
+        };
+        let Some(before) = self.before.take_if(may_serve) else { return false };
         self.given_up = Some(self.serving.key);
         self.serving.policy.rest();
         self.serving = before;

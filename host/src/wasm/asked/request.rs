@@ -6,13 +6,16 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, header};
 use ipnet::IpNet;
-use wasmtime::Result;
+use wasmtime::{Error, Result};
 
 use super::bad_argument;
 use crate::{
     llm::pointer,
     policy::Hook,
-    wasm::{bindings::asked::request::Host, host_state::HostState},
+    wasm::{
+        bindings::asked::request::Host,
+        host_state::{HostState, RuleBroken},
+    },
 };
 
 /// Largest JSON text handed to a guest, in bytes.
@@ -52,7 +55,8 @@ impl Host for HostState {
         if let Some(text) = found
             && text.len() > MAX_JSON_BYTES
         {
-            return Err(bad_argument(format!("the value at '{at}' has more than {MAX_JSON_BYTES} bytes")));
+            let text = format!("the value at '{at}' has more than {MAX_JSON_BYTES} bytes");
+            return Err(Error::new(RuleBroken::Oversized(text)));
         }
         Ok(found.map(|text| exchange.blanked_json(text)))
     }
