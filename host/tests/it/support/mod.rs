@@ -10,6 +10,7 @@ pub mod proxy;
 pub(crate) mod raw;
 pub(crate) mod redis;
 pub(crate) mod tls;
+pub(crate) mod two_servers;
 pub(crate) mod wat;
 
 pub use answer::Answer;
@@ -17,6 +18,7 @@ pub(crate) use asking::Asking;
 pub use llm_server::{LlmServer, Script};
 pub(crate) use log::Log;
 pub use proxy::{TestProxy, rpm};
+pub(crate) use two_servers::TwoServers;
 
 use std::time::Duration;
 
