@@ -396,17 +396,15 @@ const POLICY_FAULT: &str = "a policy of this gate failed to decide on the call: 
 
 impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
-        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
-        let refusal = match fault.kind {
+        let (blame, status, code, message) = match fault.kind {
             FaultKind::StaleKeys => {
-                Self::new(Blame::Gate, unavailable, "keys_unavailable", KEYS_UNAVAILABLE).after_ms(5_000)
+                (Blame::Gate, StatusCode::SERVICE_UNAVAILABLE, "keys_unavailable", KEYS_UNAVAILABLE)
             }
-            FaultKind::Oversized => {
-                Self::new(Blame::Client, StatusCode::PAYLOAD_TOO_LARGE, "value_too_large", VALUE_TOO_LARGE)
-            }
-            _ => Self::new(Blame::Policy, unavailable, "policy_fault", POLICY_FAULT),
+            FaultKind::Oversized => (Blame::Client, StatusCode::PAYLOAD_TOO_LARGE, "value_too_large", VALUE_TOO_LARGE),
+            _ => (Blame::Policy, StatusCode::SERVICE_UNAVAILABLE, "policy_fault", POLICY_FAULT),
         };
-        refusal.with_private(fault.to_string())
+        let refusal = Self::new(blame, status, code, message).with_private(fault.to_string());
+        if fault.kind == FaultKind::StaleKeys { refusal.after_ms(5_000) } else { refusal }
     }
 }
 

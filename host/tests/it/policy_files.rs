@@ -15,36 +15,7 @@ use std::{
 use http::Method;
 use serde_json::json;
 
-use crate::support::{LlmServer, Log, TestProxy, guest, proxy::Builder, soon, until};
-
-struct Bench {
-    _servers: [LlmServer; 2],
-    gate: TestProxy,
-}
-
-impl Bench {
-    async fn start(more: impl FnOnce(Builder) -> Builder) -> Self {
-        let servers =
-            [LlmServer::start("gpu-1", &["llama3:latest"]).await, LlmServer::start("gpu-2", &["llama3:latest"]).await];
-        let builder = servers.iter().fold(TestProxy::builder(), Builder::backend).policy_folder();
-        let gate = more(builder.set("limits.requests_per_minute = 1000000")).start().await;
-        Self { _servers: servers, gate }
-    }
-
-    async fn goes_to(&self, backend: &str) -> bool {
-        let body = json!({ "model": "llama3", "messages": [] });
-        for _ in 0..4 {
-            if self.gate.post("/v1/chat/completions", &body).await.backend() != Some(backend) {
-                return false;
-            }
-        }
-        true
-    }
-
-    async fn until_it_goes_to(&self, backend: &str) {
-        until(&format!("calls go to {backend}"), async || self.goes_to(backend).await).await;
-    }
-}
+use crate::support::{Log, TwoServers, guest, soon, until};
 
 /// Replaces a link in one step.
 fn point(link: &Path, target: &str) {
@@ -55,7 +26,7 @@ fn point(link: &Path, target: &str) {
 
 #[tokio::test]
 async fn a_mounted_folder_whose_data_link_is_swapped_is_followed() {
-    let bench = Bench::start(|builder| builder).await;
+    let bench = TwoServers::start(|builder| builder).await;
     let folder = bench.gate.policies();
     // As Kubernetes writes it: files are links to `..data/FILE`, and `..data` a link to the version's folder.
     let version = |name: &str, policy: &[u8]| {
@@ -73,7 +44,7 @@ async fn a_mounted_folder_whose_data_link_is_swapped_is_followed() {
 
 #[tokio::test]
 async fn a_link_to_another_file_is_another_version() {
-    let bench = Bench::start(|builder| builder).await;
+    let bench = TwoServers::start(|builder| builder).await;
     let (folder, shelf) = (bench.gate.policies(), bench.gate.folder().join("shelf"));
     fs::create_dir(&shelf).unwrap();
     fs::write(shelf.join("one"), guest::picking(1)).unwrap();
@@ -87,7 +58,7 @@ async fn a_link_to_another_file_is_another_version() {
 #[tokio::test]
 async fn a_folder_that_is_gone_changes_nothing_and_is_followed_when_it_is_back() {
     let log = Log::listen();
-    let bench = Bench::start(|builder| builder.policy("lasting", &guest::picking(1))).await;
+    let bench = TwoServers::start(|builder| builder.policy("lasting", &guest::picking(1))).await;
     let folder = bench.gate.policies();
     let away = bench.gate.folder().join("away");
     fs::rename(&folder, &away).unwrap();
@@ -103,7 +74,7 @@ async fn a_folder_that_is_gone_changes_nothing_and_is_followed_when_it_is_back()
 #[tokio::test]
 async fn what_may_not_be_used_is_told_and_the_old_version_serves() {
     let log = Log::listen();
-    let bench = Bench::start(|builder| builder.policy("guarded", &guest::picking(1))).await;
+    let bench = TwoServers::start(|builder| builder.policy("guarded", &guest::picking(1))).await;
     let file = bench.gate.policies().join("guarded.wasm");
     let says = async |reason: &str, step: &str| {
         log.says(&["policy 'guarded' is not used", reason, "the version before it goes on serving"]).await;
@@ -143,7 +114,7 @@ async fn what_may_not_be_used_is_told_and_the_old_version_serves() {
 #[tokio::test]
 async fn what_others_could_have_written_is_refused() {
     let log = Log::listen();
-    let bench = Bench::start(|builder| builder.policy("exposed", &guest::picking(1))).await;
+    let bench = TwoServers::start(|builder| builder.policy("exposed", &guest::picking(1))).await;
     let next = bench.gate.policies().join(".exposed.next");
     let put = |mode: u32, owner: Option<u32>| {
         fs::write(&next, guest::picking(0)).unwrap();
@@ -169,7 +140,7 @@ async fn what_others_could_have_written_is_refused() {
 #[tokio::test]
 async fn the_second_name_of_a_file_is_no_second_policy() {
     let log = Log::listen();
-    let bench = Bench::start(|builder| builder.policy("m-first-name", &guest::picking(1))).await;
+    let bench = TwoServers::start(|builder| builder.policy("m-first-name", &guest::picking(1))).await;
     let at = |name: &str| bench.gate.policies().join(format!("{name}.wasm"));
     // Before the other by name: the one in force keeps the file.
     fs::hard_link(at("m-first-name"), at("a-second-name")).unwrap();
@@ -214,7 +185,7 @@ impl Writer {
 
 #[tokio::test]
 async fn a_gate_does_not_start_without_a_policy_that_is_being_written() {
-    let bench = Bench::start(|builder| builder.policy("growing", &guest::picking(1))).await;
+    let bench = TwoServers::start(|builder| builder.policy("growing", &guest::picking(1))).await;
     let writer = Writer::of(bench.gate.policies().join("growing.wasm"), &guest::picking(0)).await;
     let refused = bench.gate.restart_fails().await;
     assert!(
@@ -226,7 +197,7 @@ async fn a_gate_does_not_start_without_a_policy_that_is_being_written() {
 
 #[tokio::test]
 async fn a_file_that_was_replaced_by_the_same_bytes_leaves_its_number_to_others() {
-    let bench = Bench::start(|builder| builder.policy("m-copied", &guest::picking(1))).await;
+    let bench = TwoServers::start(|builder| builder.policy("m-copied", &guest::picking(1))).await;
     let at = |name: &str| bench.gate.policies().join(name);
     fs::rename(at("m-copied.wasm"), at("aside")).unwrap();
     bench.gate.put_policy("m-copied", &guest::picking(1));
@@ -241,7 +212,7 @@ async fn a_file_that_was_replaced_by_the_same_bytes_leaves_its_number_to_others(
 
 #[tokio::test]
 async fn a_reload_does_not_say_of_a_file_that_is_being_written_that_all_is_well() {
-    let bench = Bench::start(|builder| builder.policy("growing", &guest::picking(1))).await;
+    let bench = TwoServers::start(|builder| builder.policy("growing", &guest::picking(1))).await;
     let reload = async || bench.gate.api(Method::POST, "/api/v1/policies/reload").await;
     let file = bench.gate.policies().join("growing.wasm");
     let writer = Writer::of(file, &guest::picking(0)).await;
@@ -267,7 +238,7 @@ async fn a_reload_does_not_say_of_a_file_that_is_being_written_that_all_is_well(
 #[tokio::test]
 async fn the_same_bytes_written_again_are_no_other_version() {
     let log = Log::listen();
-    let bench = Bench::start(|builder| builder.policy("written-again", &guest::picking(1))).await;
+    let bench = TwoServers::start(|builder| builder.policy("written-again", &guest::picking(1))).await;
     let list = async || bench.gate.api(Method::GET, "/api/v1/policies").await.json();
     let before = list().await;
     // In place, and by another file of the same content: both are looked at when a reload is answered.
@@ -301,7 +272,7 @@ fn code_below(folder: &Path) -> Vec<PathBuf> {
 #[tokio::test]
 async fn compiled_code_is_kept_and_what_is_broken_or_open_to_others_is_made_anew() {
     let log = Log::listen();
-    let mut bench = Bench::start(|builder| builder.policy("kept-code", &guest::picking(1))).await;
+    let mut bench = TwoServers::start(|builder| builder.policy("kept-code", &guest::picking(1))).await;
     let cache = bench.gate.folder().join("state/compiled");
     assert_eq!(fs::metadata(&cache).unwrap().permissions().mode() & 0o777, 0o700);
     let loaded = |code: &str| log.lines_with(&["the policy is in force", "\"kept-code\"", code]).len();

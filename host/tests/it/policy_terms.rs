@@ -4,51 +4,26 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::support::{Answer, LlmServer, Log, TestProxy, guest, proxy::Builder, until};
+use crate::support::{LlmServer, Log, TestProxy, TwoServers, guest, until};
 
 const CHAT: &str = "/v1/chat/completions";
-
-/// Two servers with the same model; the ids 0 and 1.
-struct Bench {
-    _servers: [LlmServer; 2],
-    gate: TestProxy,
-}
-
-impl Bench {
-    async fn start(more: impl FnOnce(Builder) -> Builder) -> Self {
-        let servers =
-            [LlmServer::start("gpu-1", &["llama3:latest"]).await, LlmServer::start("gpu-2", &["llama3:latest"]).await];
-        let builder = servers.iter().fold(TestProxy::builder(), Builder::backend).policy_folder();
-        let gate = more(builder.set("limits.requests_per_minute = 1000000")).start().await;
-        Self { _servers: servers, gate }
-    }
-
-    async fn chat(&self) -> Answer {
-        self.gate.post(CHAT, &json!({ "model": "llama3", "messages": [], "max_tokens": 1 })).await
-    }
-
-    /// Whether calls in a row are all served by this backend: in turn they never would be.
-    async fn goes_to(&self, backend: &str) -> bool {
-        self.chat().await.backend() == Some(backend) && self.chat().await.backend() == Some(backend)
-    }
-}
 
 #[tokio::test]
 async fn settings_reach_the_policy_and_a_change_of_them_recompiles_nothing() {
     let log = Log::listen();
-    let bench = Bench::start(|builder| {
+    let bench = TwoServers::start(|builder| {
         builder.policy("by-settings", &guest::picking_by_settings()).policy_terms("by-settings", "settings.backend = 1")
     })
     .await;
     assert!(bench.goes_to("gpu-2").await);
     bench.gate.put_policy_terms("by-settings", "[settings]\nbackend = 0");
-    until("the new settings", async || bench.goes_to("gpu-1").await).await;
+    bench.until_it_goes_to("gpu-1").await;
     log.says(&["the policy is in force", "by-settings", r#""code":"known""#]).await;
     // Without the file the settings are empty again, and the policy's own default holds.
     bench.gate.put_policy_terms("by-settings", "[settings]\nbackend = 1");
-    until("other settings", async || bench.goes_to("gpu-2").await).await;
+    bench.until_it_goes_to("gpu-2").await;
     fs::remove_file(bench.gate.policies().join("by-settings.toml")).unwrap();
-    until("no settings", async || bench.goes_to("gpu-1").await).await;
+    bench.until_it_goes_to("gpu-1").await;
     let known = || log.lines_with(&["the policy is in force", "by-settings", r#""code":"known""#]).len();
     until("the third line", async || known() == 3).await;
 }
@@ -56,7 +31,7 @@ async fn settings_reach_the_policy_and_a_change_of_them_recompiles_nothing() {
 #[tokio::test]
 async fn what_is_wrong_with_the_file_is_said_with_its_step_and_the_old_version_serves() {
     let log = Log::listen();
-    let bench = Bench::start(|builder| {
+    let bench = TwoServers::start(|builder| {
         builder.policy("mistaken", &guest::picking_by_settings()).policy_terms("mistaken", "settings.backend = 1")
     })
     .await;
@@ -84,7 +59,7 @@ async fn what_is_wrong_with_the_file_is_said_with_its_step_and_the_old_version_s
 #[tokio::test]
 async fn a_policy_without_lifecycle_is_loaded_and_takes_no_settings() {
     let log = Log::listen();
-    let bench = Bench::start(|builder| builder.policy("unconfigurable", &guest::without_lifecycle())).await;
+    let bench = TwoServers::start(|builder| builder.policy("unconfigurable", &guest::without_lifecycle())).await;
     assert!(bench.goes_to("gpu-1").await);
     bench.gate.put_policy_terms("unconfigurable", "[settings]\nbackend = 1");
     log.says(&["policy 'unconfigurable' is not used", "it takes no settings", "leave [settings] out"]).await;
@@ -94,14 +69,14 @@ async fn a_policy_without_lifecycle_is_loaded_and_takes_no_settings() {
 #[tokio::test]
 async fn order_decides_among_those_that_join_and_is_refused_for_a_built_in() {
     let log = Log::listen();
-    let bench = Bench::start(|builder| {
+    let bench = TwoServers::start(|builder| {
         let builder = builder.policy("a-later", &guest::picking(0)).policy("z-sooner", &guest::picking(1));
         builder.policy_terms("z-sooner", "order = 1")
     })
     .await;
     assert!(bench.goes_to("gpu-2").await);
     bench.gate.put_policy_terms("a-later", "order = 0");
-    until("the other order", async || bench.goes_to("gpu-1").await).await;
+    bench.until_it_goes_to("gpu-1").await;
     bench.gate.put_policy_terms("round-robin", "order = 3");
     log.says(&["policy 'round-robin' is not used", "order (", "leave it out", "the built-in policy goes on serving"])
         .await;
@@ -110,7 +85,7 @@ async fn order_decides_among_those_that_join_and_is_refused_for_a_built_in() {
 #[tokio::test]
 async fn a_file_alone_is_for_a_built_in_policy_or_for_nobody() {
     let log = Log::listen();
-    let bench = Bench::start(|builder| builder.policy_terms("api-key", "reuse = \"per-call\"")).await;
+    let bench = TwoServers::start(|builder| builder.policy_terms("api-key", "reuse = \"per-call\"")).await;
     assert_eq!(bench.chat().await.status, 200);
     bench.gate.put_policy_terms("api-key", "[settings]\nlenient = true");
     log.says(&["policy 'api-key' is not used", "it refuses its settings", "takes no settings"]).await;
@@ -123,7 +98,7 @@ async fn a_file_alone_is_for_a_built_in_policy_or_for_nobody() {
 #[tokio::test]
 async fn what_a_removed_file_leaves_is_as_declared() {
     let log = Log::listen();
-    let bench = Bench::start(|builder| {
+    let bench = TwoServers::start(|builder| {
         let builder = builder.policy("kept-router", &guest::picking(1));
         builder.policy_terms("kept-router", "on_remove = \"keep\"")
     })
@@ -159,7 +134,7 @@ async fn a_policy_may_use_what_its_file_gives_and_no_more() {
 #[tokio::test]
 async fn a_policy_that_is_slow_when_warm_is_refused_with_the_figure() {
     let log = Log::listen();
-    let bench = Bench::start(|builder| builder.policy("slow-one", &guest::picking(1))).await;
+    let bench = TwoServers::start(|builder| builder.policy("slow-one", &guest::picking(1))).await;
     bench.gate.put_policy("slow-one", &guest::router("(loop $again (br $again)) (unreachable)"));
     let says = ["policy 'slow-one' is not used", "its hook `route` takes", "and may take 2ms", "raise cpu_budget"];
     log.says(&says).await;
@@ -171,7 +146,7 @@ async fn a_policy_that_is_slow_when_warm_is_refused_with_the_figure() {
 #[tokio::test]
 async fn office_hours_are_those_of_the_file() {
     let log = Log::listen();
-    let bench = Bench::start(|builder| {
+    let bench = TwoServers::start(|builder| {
         let builder = builder.policy("office-hours", &guest::gallery("office-hours"));
         // It is Wednesday, 12:00 in UTC.
         builder.policy_terms("office-hours", "[settings]\nzone = \"Europe/Berlin\"\nfrom = 15\nto = 16")

@@ -10,6 +10,7 @@ pub mod proxy;
 pub(crate) mod raw;
 pub(crate) mod redis;
 pub(crate) mod tls;
+pub(crate) mod two_servers;
 pub(crate) mod wat;
 
 pub use answer::Answer;
@@ -17,21 +18,20 @@ pub(crate) use asking::Asking;
 pub use llm_server::{LlmServer, Script};
 pub(crate) use log::Log;
 pub use proxy::{TestProxy, rpm};
+pub(crate) use two_servers::TwoServers;
 
 use std::time::Duration;
+
+use tokio::time::timeout;
 
 /// Waiting for something that must come is given up after this long.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits for an event that must come.
 pub async fn soon<T>(what: &str, event: impl Future<Output = T>) -> T {
-    within(PATIENCE, what, event).await
-}
-
-async fn within<T>(patience: Duration, what: &str, event: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(patience, event).await {
+    match timeout(PATIENCE, event).await {
         Ok(value) => value,
-        Err(_) => panic!("{what} did not happen within {} seconds", patience.as_secs()),
+        Err(_) => is_late(what, PATIENCE),
     }
 }
 
@@ -42,10 +42,14 @@ pub async fn until<F: Future<Output = bool>>(what: &str, question: impl FnMut() 
 
 /// The same for what may take longer.
 pub async fn until_within<F: Future<Output = bool>>(patience: Duration, what: &str, mut question: impl FnMut() -> F) {
-    within(patience, what, async {
+    let asking = async {
         while !question().await {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-    })
-    .await;
+    };
+    timeout(patience, asking).await.unwrap_or_else(|_| is_late(what, patience));
+}
+
+fn is_late(what: &str, patience: Duration) -> ! {
+    panic!("{what} did not happen within {} seconds", patience.as_secs())
 }

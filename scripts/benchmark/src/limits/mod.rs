@@ -13,12 +13,14 @@ mod tokens;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use tokio::runtime;
 
 use self::{backend::Backend, caller::Caller};
 use crate::{
     failure::Failure,
-    site::{Report, backend, caller, gates},
+    site::{
+        Report, backend, caller, gates,
+        options::{self, Options},
+    },
 };
 
 #[derive(Args, Debug)]
@@ -26,21 +28,8 @@ pub(crate) struct LimitArguments {
     /// Only these; without any, all.
     #[arg(value_enum)]
     only: Vec<Section>,
-    /// The gate.
-    #[arg(long)]
-    tollgate: PathBuf,
-    /// For configurations, logs and state.
-    #[arg(long)]
-    folder: PathBuf,
-    /// What is measured, for the head of the report.
-    #[arg(long, default_value = "unknown")]
-    commit: String,
-    /// Few runs and short ones; nothing is promised of times. Without sections: exact, and chaos.
-    #[arg(long)]
-    smoke: bool,
-    /// The page whose block of limits is replaced.
-    #[arg(long, conflicts_with = "smoke")]
-    readme: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
 }
 
 /// What can be looked at.
@@ -66,34 +55,25 @@ struct Bench {
 
 /// Looks at all that was asked for; the report is printed as it grows.
 pub(crate) fn run(arguments: &LimitArguments) -> Result<(), Failure> {
-    runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(look(arguments))
+    options::block_on(look(arguments))
 }
 
 async fn look(arguments: &LimitArguments) -> Result<(), Failure> {
-    std::fs::create_dir_all(&arguments.folder)?;
+    let options = &arguments.options;
     let bench = Bench {
-        program: arguments.tollgate.clone(),
-        // Configurations name it, and lie elsewhere than where this runs.
-        folder: arguments.folder.canonicalize()?,
+        program: options.tollgate.clone(),
+        folder: options.folder()?,
         backend: Backend::start().await?,
         caller: Caller::new(),
-        is_smoke: arguments.smoke,
+        is_smoke: options.smoke,
     };
     let mut all = Report::default();
-    for section in wanted(arguments) {
+    for section in options.sections(&arguments.only, &[Section::Exact, Section::Chaos]) {
         all.add(match section {
             Section::Exact => exact::look(&bench).await?,
             Section::Streams => streams::look(&bench).await?,
             Section::Chaos => chaos::look(&bench).await?,
         });
     }
-    all.end(arguments.readme.as_deref(), "limits", &arguments.commit)
-}
-
-fn wanted(arguments: &LimitArguments) -> Vec<Section> {
-    match (arguments.only.as_slice(), arguments.smoke) {
-        ([], true) => vec![Section::Exact, Section::Chaos],
-        ([], false) => Section::value_variants().to_vec(),
-        (only, _) => only.to_vec(),
-    }
+    options.end(all, "limits")
 }

@@ -19,7 +19,7 @@ pub(super) fn look(arguments: &PolicyArguments) -> Result<Report, Failure> {
     for policy in &arguments.authored {
         let bytes = std::fs::metadata(policy).trying(policy.display())?.len();
         let name = policy.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let mut command = Command::new(&arguments.tollgate);
+        let mut command = Command::new(&arguments.options.tollgate);
         command.args(["policy", "bench"]).arg(policy);
         report.say(&format!(
             "\n{name}, {} KiB, by `tollgate policy bench`\n{}",

@@ -23,7 +23,6 @@ use clap::{Args, ValueEnum};
 use http::{Method, Request, header};
 use http_body_util::Full;
 use serde_json::json;
-use tokio::runtime;
 
 use crate::{
     failure::{Failure, Trying},
@@ -32,6 +31,7 @@ use crate::{
         backend::Backend,
         caller::Caller,
         gates::{Gates, Site},
+        options::{self, Options},
     },
 };
 
@@ -40,9 +40,8 @@ pub(crate) struct PolicyArguments {
     /// Only these; without any, all.
     #[arg(value_enum)]
     only: Vec<Section>,
-    /// The gate.
-    #[arg(long)]
-    tollgate: PathBuf,
+    #[command(flatten)]
+    options: Options,
     /// The folder of the interface.
     #[arg(long)]
     wit: PathBuf,
@@ -58,18 +57,6 @@ pub(crate) struct PolicyArguments {
     /// Policies in other languages, built, whose figures are printed.
     #[arg(long)]
     authored: Vec<PathBuf>,
-    /// For configurations, logs and state.
-    #[arg(long)]
-    folder: PathBuf,
-    /// What is measured, for the head of the report.
-    #[arg(long, default_value = "unknown")]
-    commit: String,
-    /// Few reloads, and no figures.
-    #[arg(long)]
-    smoke: bool,
-    /// The page whose block of policies is replaced.
-    #[arg(long, conflicts_with = "smoke")]
-    readme: Option<PathBuf>,
 }
 
 /// What can be looked at.
@@ -97,38 +84,29 @@ struct Bench {
 
 /// Looks at all that was asked for; the report is printed as it grows.
 pub(crate) fn run(arguments: &PolicyArguments) -> Result<(), Failure> {
-    runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(look(arguments))
+    options::block_on(look(arguments))
 }
 
 async fn look(arguments: &PolicyArguments) -> Result<(), Failure> {
-    std::fs::create_dir_all(&arguments.folder)?;
+    let options = &arguments.options;
     let bench = Bench {
-        program: arguments.tollgate.clone(),
+        program: options.tollgate.clone(),
         wit: arguments.wit.clone(),
         guests: arguments.guests.clone(),
-        // Configurations name it, and lie elsewhere than where this runs.
-        folder: arguments.folder.canonicalize()?,
+        folder: options.folder()?,
         backends: [Backend::start().await?, Backend::start().await?],
         caller: Caller::new(),
-        is_smoke: arguments.smoke,
+        is_smoke: options.smoke,
     };
     let mut all = Report::default();
-    for section in wanted(arguments) {
+    for section in options.sections(&arguments.only, &[Section::Hostile, Section::Reloads]) {
         all.add(match section {
             Section::Hostile => hostile::look(&bench).await?,
             Section::Reloads => reloads::look(&bench).await?,
             Section::Figures => figures::look(arguments)?,
         });
     }
-    all.end(arguments.readme.as_deref(), "policies", &arguments.commit)
-}
-
-fn wanted(arguments: &PolicyArguments) -> Vec<Section> {
-    match (arguments.only.as_slice(), arguments.smoke) {
-        ([], true) => vec![Section::Hostile, Section::Reloads],
-        ([], false) => Section::value_variants().to_vec(),
-        (only, _) => only.to_vec(),
-    }
+    options.end(all, "policies")
 }
 
 /// A gate that follows a folder of policies.

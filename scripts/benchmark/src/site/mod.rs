@@ -5,6 +5,7 @@
 pub(crate) mod backend;
 pub(crate) mod caller;
 pub(crate) mod gates;
+pub(crate) mod options;
 
 use crate::{failure::Failure, report};
 
