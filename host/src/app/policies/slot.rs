@@ -50,6 +50,7 @@ impl Loaded {
             policy = &**self.policy.name(),
             hooks = hooks.join(","),
             capabilities = inspection.capabilities_text(),
+            grants = self.policy.grants().text(),
             version = folder::version(&self.key.component),
             code = self.code_is,
             generation = self.generation,
