@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytesize::MIB;
 use figment::value::{Num, Value};
+use http::HeaderName;
 
 use super::error::{Complaint, Problem};
 use super::policies::{CPU_BUDGETS, MEMORIES};
@@ -14,11 +15,16 @@ use super::reader::{Reader, Section};
 use super::sections::Policies;
 use super::sources::Merged;
 use super::values::{self, Checked};
+use crate::wire::headers;
 
 /// Longest settings, as JSON text in bytes: a guest takes no more in one call.
 const SETTINGS_MAX: usize = 128 << 10;
 /// Deepest table or list within settings.
 const DEPTH_MAX: usize = 32;
+/// Prefixes of headers that a policy may be granted.
+const HEADERS_MAX: usize = 32;
+/// Longest of them, in bytes: as long as the names that policies may set.
+const HEADER_PREFIX_MAX: usize = 64;
 const HOST_CALLS: u32 = 10_000;
 const LOG_LINES: u32 = 100;
 const MAX_CALLS: u32 = 100_000;
@@ -82,6 +88,9 @@ pub struct PolicyFile {
     /// `[grants] raw_credential`: whether it may read callers' credentials in clear, to know callers by something else than a
     /// key. Default false.
     pub raw_credential: bool,
+    /// `[grants] headers`: how the names of headers begin that it may set (`edits`), at most 32, of at most 64 bytes each, in
+    /// small letters. What no policy may set stays so. An empty list: no header. Default: all that policies may set.
+    pub headers: Option<Vec<String>>,
     /// By hook, in the order in which a call meets them; `[hooks.NAME]` or else the file's own `cpu_budget`, `host_calls` and
     /// `on_fault`.
     pub hooks: [HookTerms; 4],
@@ -89,7 +98,8 @@ pub struct PolicyFile {
     pub memory: u64,
     /// Lines that it may write to the log in a second, 0 to 1000. Default 100.
     pub log_lines: u32,
-    /// Whether instances are used again. Default `pooled`.
+    /// Whether instances are used again. Default `pooled`; with `raw_credential` it is `per-call`: the memory of an instance may
+    /// hold the credential of an earlier caller, and what the policy then writes is blanked for the present one only.
     pub reuse: Reuse,
     /// What happens when the component is removed. Default: `keep` for one that authenticates, else `unload`.
     pub on_remove: Option<OnRemove>,
@@ -149,14 +159,19 @@ fn file(keys: &mut Section<'_>, gate: &Policies) -> PolicyFile {
             })
         })
     });
+    let (raw_credential, headers) = keys.table("grants", |keys| {
+        let raw_credential = keys.or("raw_credential", false, values::boolean);
+        (raw_credential, keys.optional_list("headers", HEADERS_MAX, header_prefix))
+    });
     PolicyFile {
         order: keys.optional("order", values::whole(0..=1000)),
         settings: keys.or("settings", "{}".to_owned(), settings),
-        raw_credential: keys.table("grants", |keys| keys.or("raw_credential", false, values::boolean)),
+        raw_credential,
+        headers,
         hooks,
         memory: keys.or("memory", gate.memory, values::size(*MEMORIES.start()..=gate.max_memory)),
         log_lines: keys.or("log_lines", LOG_LINES, values::whole(0..=1000)),
-        reuse: keys.or("reuse", Reuse::Pooled, values::choice(REUSE)),
+        reuse: keys.or("reuse", if raw_credential { Reuse::PerCall } else { Reuse::Pooled }, values::choice(REUSE)),
         on_remove: keys.optional("on_remove", values::choice(ON_REMOVE)),
         max_calls: keys.or("max_calls", MAX_CALLS, values::whole(1..=1_000_000_000)),
         max_age: keys.or("max_age", MAX_AGE, values::duration(Duration::from_secs(1)..=DAY)),
@@ -179,6 +194,23 @@ fn on_fault(value: &Value, hook: &str) -> Checked<OnFault> {
         return Err(complaint.with_hint("leave it out, or write it in [hooks.route]"));
     }
     Ok(on_fault)
+}
+
+/// How the name of a header begins that a policy may be granted. What it may never set is said here, not by each call. A `*`,
+/// which a name may hold, would be meant as a wildcard.
+fn header_prefix(value: &Value) -> Checked<String> {
+    let prefix = values::text(value)?;
+    let is_usual = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
+    let is_prefix = prefix.len() <= HEADER_PREFIX_MAX && prefix.bytes().all(is_usual);
+    let name = HeaderName::try_from(prefix.as_str()).ok().filter(|_| is_prefix).ok_or_else(|| {
+        let complaint =
+            format!("not how a header's name begins, in small letters and at most {HEADER_PREFIX_MAX} bytes");
+        Complaint::new(complaint).with_hint("write it like \"x-team-\", without a colon or a *")
+    })?;
+    if !headers::may_be_set(&name) {
+        return Err(Complaint::new("no policy may set such a header").with_hint("leave it out, or name another one"));
+    }
+    Ok(prefix)
 }
 
 fn settings(value: &Value) -> Checked<String> {
@@ -251,6 +283,48 @@ mod tests {
             "grants.raw_credentials = true",
             "grants.raw_credentials (a.toml): unknown key; did you mean `raw_credential`?",
         );
+    }
+
+    #[test]
+    fn what_reads_credentials_keeps_no_instance_unless_its_operator_wants_it() {
+        let reuse = |text: &str| PolicyFile::parse(text, "a.toml", &gate()).unwrap().reuse;
+        assert_eq!(reuse("grants.raw_credential = true"), Reuse::PerCall);
+        assert_eq!(reuse("grants.raw_credential = false"), Reuse::Pooled);
+        assert_eq!(reuse("reuse = \"pooled\"\ngrants.raw_credential = true"), Reuse::Pooled);
+        assert_eq!(reuse("grants.headers = []"), Reuse::Pooled);
+    }
+
+    #[test]
+    fn headers_are_granted_by_how_their_names_begin() {
+        let granted = |text: &str| PolicyFile::parse(text, "a.toml", &gate()).unwrap().headers;
+        assert_eq!(granted("[grants]\nraw_credential = true"), None, "all that policies may set");
+        assert_eq!(granted("grants.headers = []"), Some(Vec::new()));
+        let prefixes = ["x-team-", "x-request-priority"].map(str::to_owned);
+        assert_eq!(granted("grants.headers = [\"x-team-\", \"x-request-priority\"]"), Some(prefixes.to_vec()));
+        assert_eq!(granted(&format!("grants.headers = [\"{}\"]", "x".repeat(64))).map(|list| list.len()), Some(1));
+        for wrong in ["X-Team", "x-team*", "x-team:", "x team", "é", &"x".repeat(65)] {
+            refused(
+                &format!("grants.headers = [\"{wrong}\"]"),
+                "grants.headers[0] (a.toml): not how a header's name begins, in small letters and at most 64 bytes; write it like \
+                 \"x-team-\", without a colon or a *",
+            );
+        }
+        for never in ["authorization", "x-tollgate-", "content-type", "set-cookie"] {
+            refused(
+                &format!("grants.headers = [\"x-a\", \"{never}\"]"),
+                "grants.headers[1] (a.toml): no policy may set such a header; leave it out, or name another one",
+            );
+        }
+        refused(
+            "grants.headers = \"x-team-\"",
+            "grants.headers (a.toml): expected a list, found a text; write a list, like [\"a\", \"b\"]",
+        );
+        refused(
+            "grants.headers = [\"\"]",
+            "grants.headers[0] (a.toml): may not be empty; leave the key out for the default",
+        );
+        let many = vec!["\"x-a\""; 33].join(", ");
+        refused(&format!("grants.headers = [{many}]"), "grants.headers (a.toml): has more than 32 entries");
     }
 
     #[test]

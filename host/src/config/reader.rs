@@ -127,6 +127,17 @@ impl<'a> Section<'a> {
         parsed.flatten().collect()
     }
 
+    /// The same; none when nothing stands under `key`, which may mean something else than an empty list.
+    pub(super) fn optional_list<T>(
+        &mut self,
+        key: &'static str,
+        max: usize,
+        parse: impl Fn(&Value) -> Checked<T>,
+    ) -> Option<Vec<T>> {
+        self.take(key)?;
+        Some(self.list(key, max, parse))
+    }
+
     /// Notes a problem with `key` of this section.
     pub(super) fn complain(&self, key: &str, complaint: Complaint) {
         // A missing key has no source of its own; the section that lacks it has.

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use memchr::memmem;
 
-use super::facts::Principal;
+use super::{edits::SetHeaders, facts::Principal};
 use crate::{
     llm::{
         Surface,
@@ -111,6 +111,7 @@ pub struct Exchange {
     proof: Proof,
     caller: OnceLock<Caller>,
     body: OnceLock<RequestBody>,
+    set_headers: Option<Arc<SetHeaders>>,
 }
 
 impl Exchange {
@@ -118,7 +119,8 @@ impl Exchange {
     pub fn new(head: ExchangeHead) -> Self {
         let ExchangeHead { request_id, row, seed, peer, path, headers, credential, proof } = head;
         let (caller, body) = (OnceLock::new(), OnceLock::new());
-        Self { request_id, row, seed, peer: peer.to_canonical(), path, headers, credential, proof, caller, body }
+        let (peer, set_headers) = (peer.to_canonical(), None);
+        Self { request_id, row, seed, peer, path, headers, credential, proof, caller, body, set_headers }
     }
 
     /// What is asked for.
@@ -196,6 +198,17 @@ impl Exchange {
             Pattern::Exact(_) | Pattern::Segment(_) | Pattern::Digest(_) => self.path.clone(),
         };
         Self { path, ..self.clone() }
+    }
+
+    /// Headers that policies have set; none where none did.
+    pub fn set_headers(&self) -> Option<&SetHeaders> {
+        self.set_headers.as_deref()
+    }
+
+    /// The call for which policies have set these headers, all of them.
+    #[must_use]
+    pub fn with_headers_set(&self, headers: SetHeaders) -> Self {
+        Self { set_headers: Some(Arc::new(headers)), ..self.clone() }
     }
 
     /// What is kept of the call until it is over, for policies that look at its outcome: who called, and the seed. The request

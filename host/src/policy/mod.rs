@@ -27,7 +27,7 @@ pub use edits::{CheckedBody, Draft, Edited, SetHeaders};
 pub use exchange::{Caller, Exchange, ExchangeHead, RequestBody};
 pub use facts::{Backend, Call, Head, Presented, Principal, Scheme};
 pub use fault::{Fault, FaultKind};
-pub use grants::Grants;
+pub use grants::{Grantee, Grants, HeaderGrant};
 pub use guard::{Guard, GuardTerms, OnChange};
 pub use outcome::{End, Outcome};
 pub use provenance::{DecisionCount, Decisions, Origin, Step, Trail, Untold};

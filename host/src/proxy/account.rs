@@ -164,7 +164,7 @@ impl Account {
             self.gate("holds", None, "there is room for all charges".to_owned());
             return Ok(());
         };
-        let (refusal, blamed) = admit::refusal(&not_held, charges);
+        let (refusal, blamed) = admit::refusal(&not_held);
         self.refused_by = blamed.map(str::to_owned);
         self.gate("refuse", Some(refusal.code()), not_held.to_string());
         Err(refusal)

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use smallvec::SmallVec;
 
 use super::{
-    Parts,
+    Parts, aside,
     observe::Watched,
     read::Read,
     refusal::Refusal,
@@ -29,7 +29,8 @@ pub(super) async fn admit(
     settlement: &mut Settlement,
 ) -> Result<Admitted, Refusal> {
     settlement.begins_admit(&read);
-    let charges = match chains.admit(&read.exchange, &read.call, &read.caller.principal, settlement)? {
+    let ask = || chains.admit(&read.exchange, &read.call, &read.caller.principal, settlement);
+    let charges = match aside::with_body_of(read.body_bytes(), ask)? {
         AdmitVerdict::Reject(rejection) => return Err(rejection.into()),
         AdmitVerdict::Admit { charges, edited } => {
             if let Some(edited) = edited {
@@ -119,7 +120,7 @@ async fn reserve(
         }
         Err(not_held) => not_held,
     };
-    let (refusal, blamed) = refusal(&not_held, charges);
+    let (refusal, blamed) = refusal(&not_held);
     if let Some(policy) = blamed {
         settlement.blames(policy);
     }
@@ -129,7 +130,7 @@ async fn reserve(
             settlement.stands(exceeded.until_retry(), stood_at_us);
         }
         NotHeld::Refused(refused) => {
-            if let Some(fault) = bad_answer(&refused, charges) {
+            if let Some(fault) = bad_answer(&refused) {
                 chains.blame(&fault);
             }
         }
@@ -148,31 +149,48 @@ pub(super) fn wanted((policy, charge): &(Arc<str>, Charge)) -> quota::Charge<'_>
 }
 
 /// What the caller reads when nothing could be reserved, and the policy whose charge stood in the way.
-pub(super) fn refusal<'a>(not_held: &'a NotHeld, charges: &'a [(Arc<str>, Charge)]) -> (Refusal, Option<&'a str>) {
+pub(super) fn refusal(not_held: &NotHeld) -> (Refusal, Option<&str>) {
     let refused = match not_held {
         NotHeld::Refused(refused) => refused,
         NotHeld::Unavailable { .. } => return (Refusal::limits_unavailable(), None),
     };
-    let faulty = || bad_answer(refused, charges).map_or_else(Refusal::limits_unavailable, Refusal::from);
+    let faulty = || bad_answer(refused).map_or_else(Refusal::limits_unavailable, Refusal::from);
     match refused {
         Refused::Exceeded(exceeded) => (Refusal::limit_exceeded(exceeded), Some(&exceeded.policy)),
         Refused::Full => (Refusal::counters_full(), None),
         Refused::TooManyCounters { policy } => (Refusal::too_many_counters(policy), Some(policy)),
         Refused::Repeated { policy, .. } | Refused::BadRule { policy, .. } => (faulty(), Some(policy)),
-        Refused::TooMany { .. } => (faulty(), charges.first().map(|(policy, _)| &**policy)),
+        Refused::TooMany { .. } => (Refusal::too_many_charges(refused), None),
     }
 }
 
-/// The fault of a policy whose charges can't be counted; none where they could be.
-fn bad_answer(refused: &Refused, charges: &[(Arc<str>, Charge)]) -> Option<Fault> {
+/// The fault of a policy whose charges can't be counted; none where they could be, and none where it takes several policies to
+/// ask for too many: each asked for no more than it may, and a breaker must not stop one for what another adds.
+fn bad_answer(refused: &Refused) -> Option<Fault> {
     let (policy, detail) = match refused {
         Refused::Repeated { policy, limit } => (policy.as_str(), format!("it charged '{limit}' twice in one call")),
         Refused::BadRule { policy, limit, wrong } => (policy.as_str(), format!("its limit '{limit}' is {wrong}")),
-        Refused::TooMany { count } => (
-            charges.first().map_or("", |(policy, _)| policy),
-            format!("the policies together asked for {count} charges"),
-        ),
-        Refused::Exceeded(_) | Refused::Full | Refused::TooManyCounters { .. } => return None,
+        Refused::Exceeded(_) | Refused::Full | Refused::TooManyCounters { .. } | Refused::TooMany { .. } => {
+            return None;
+        }
     };
     Some(Fault { policy: policy.into(), hook: Hook::Admit, kind: FaultKind::BadAnswer, detail })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn charges_that_only_together_are_too_many_are_no_policy_s_fault() {
+        let refused = Refused::TooMany { count: 40 };
+        assert!(bad_answer(&refused).is_none(), "no breaker learns of it");
+        let not_held = NotHeld::Refused(refused);
+        let (refusal, blamed) = refusal(&not_held);
+        assert_eq!((refusal.code(), blamed), ("policy_fault", None));
+        let private = refusal.private().unwrap();
+        assert!(private.contains("40 charges") && private.contains("have some of them charge less"), "{private}");
+        let twice = NotHeld::Refused(Refused::Repeated { policy: "a".into(), limit: "l".into() });
+        assert_eq!(super::refusal(&twice).1, Some("a"));
+    }
 }

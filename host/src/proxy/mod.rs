@@ -6,6 +6,7 @@
 mod account;
 mod admit;
 mod answer;
+mod aside;
 mod authenticate;
 mod body;
 mod caller_body;

@@ -7,7 +7,7 @@ use http::header;
 use http_body::Body;
 use tokio::task::spawn_blocking;
 
-use super::{Parts, RequestBounds, authenticate::Authenticated, manage::Managed, refusal::Refusal};
+use super::{Parts, RequestBounds, aside, authenticate::Authenticated, manage::Managed, refusal::Refusal};
 use crate::{
     llm::{
         body::JsonBody,
@@ -17,9 +17,6 @@ use crate::{
     policy::{Call, Caller, CheckedBody, Edited, Exchange, RequestBody, SetHeaders},
     wire::bounded::{self, Bounds},
 };
-
-/// Largest body that is checked on the worker, in bytes: half a millisecond of work.
-const PARSED_ON_WORKER: usize = 256 << 10;
 
 /// A call whose body was read and checked.
 #[derive(Debug)]
@@ -41,6 +38,11 @@ pub(super) struct Read {
 }
 
 impl Read {
+    /// Bytes of the body that policies may read and change.
+    pub(super) fn body_bytes(&self) -> usize {
+        self.body.as_ref().map_or(0, |body| body.read.bytes.len())
+    }
+
     /// Becomes the call that policies made of it.
     pub(super) fn becomes(&mut self, edited: Edited) {
         let Edited { exchange, call, model, body, headers } = edited;
@@ -103,7 +105,7 @@ pub(super) async fn read(parts: &Parts, authenticated: Authenticated) -> Result<
 
 /// Checks a body: a small one here, a large one where it holds up no other call.
 async fn parse(bytes: Bytes, model_fields: &'static [&'static str]) -> Result<JsonBody, Refusal> {
-    if bytes.len() <= PARSED_ON_WORKER {
+    if aside::is_short(bytes.len()) {
         return Ok(JsonBody::read(&bytes, model_fields)?);
     }
     match spawn_blocking(move || JsonBody::read(&bytes, model_fields)).await {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::{Parts, admit::Admitted, read::Read, refusal::Refusal, settle::Settlement};
+use super::{Parts, admit::Admitted, aside, read::Read, refusal::Refusal, settle::Settlement};
 use crate::{
     llm::{model_name::ModelName, operations::Row},
     policy::{Backend, Chains, CheckedBody, Exchange, RouteVerdict, SetHeaders},
@@ -28,6 +28,7 @@ pub(super) async fn route(
     admitted: Admitted,
     settlement: &mut Settlement,
 ) -> Result<Routed, Refusal> {
+    let body_bytes = admitted.0.body_bytes();
     let Admitted(Read { row, exchange, caller, call, model, body, headers, .. }) = admitted;
     let Some(model) = model else { return Err(Refusal::no_model(&["model"])) };
     let candidates = candidates(parts, &model, row).await?;
@@ -35,7 +36,8 @@ pub(super) async fn route(
     settlement.names_model(&call.model);
     settlement.offers(&candidates);
     let facts: SmallVec<[Backend; 8]> = candidates.iter().map(|candidate| candidate.facts.clone()).collect();
-    let order = match chains.route(&exchange, &call, &caller.principal, &facts, settlement)? {
+    let ask = || chains.route(&exchange, &call, &caller.principal, &facts, settlement);
+    let order = match aside::with_body_of(body_bytes, ask)? {
         RouteVerdict::Reject(rejection) => return Err(rejection.into()),
         RouteVerdict::Undecided => candidates,
         RouteVerdict::Ranked(ids) => {

@@ -187,7 +187,7 @@ pub(super) fn check(engine: &Engine, linker: &Linker<HostState>, bytes: &[u8]) -
 }
 
 /// A component that reads credentials is for those whom somebody granted that.
-pub(super) fn check_grants(inspection: &Inspection, policy: &str, grants: Grants) -> Result<(), LoadError> {
+pub(super) fn check_grants(inspection: &Inspection, policy: &str, grants: &Grants) -> Result<(), LoadError> {
     let is_ungranted = |import: &&String| {
         let interface = import.split('@').next();
         interface == Some(asked::CREDENTIAL) && !grants.raw_credential

@@ -26,8 +26,8 @@ use super::{
     warm::warm,
 };
 use crate::policy::{
-    Admission, AuthenticateDecision, Backend, Call, Exchange, Fault, FaultKind, Head, Hook, NotRehearsed, Outcome,
-    Policy, Presented, Principal, RouteDecision,
+    Admission, AuthenticateDecision, Backend, Call, Exchange, Fault, FaultKind, Grants, Head, Hook, NotRehearsed,
+    Outcome, Policy, Presented, Principal, RouteDecision,
 };
 
 /// One version of one policy, ready to be asked.
@@ -101,6 +101,11 @@ impl GuestPolicy {
     /// What the component imports and decides.
     pub fn inspection(&self) -> &Inspection {
         &self.inspection
+    }
+
+    /// What it was granted.
+    pub fn grants(&self) -> &Grants {
+        &self.nursery.shared.terms.grants
     }
 
     /// What happened to its instances, and those of its other versions.

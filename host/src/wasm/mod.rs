@@ -193,7 +193,7 @@ impl Runtime {
     /// # Errors
     /// What it lacks of grants, or what is wrong with its settings, and what to do.
     pub fn start_policy(&self, name: &Arc<str>, compiled: &Compiled, terms: &Terms) -> Result<Started, LoadError> {
-        component::check_grants(&compiled.inspection, name, terms.grants)?;
+        component::check_grants(&compiled.inspection, name, &terms.grants)?;
         compiled.exports.take(terms)?;
         let tally = self.tallies.of(name);
         let (state, scratch) = (self.states.of(name), Arc::<SharedState>::default());

@@ -4,11 +4,9 @@
 //! to the policy, not to the thread: when a generation goes, all of its instances go with it.
 
 use std::{
-    cell::Cell,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    cell::OnceCell,
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
 };
 
 use super::instance::Instance;
@@ -19,11 +17,37 @@ const SHELVES: usize = 64;
 const KEPT: usize = 4;
 
 thread_local! {
-    static SHELF: Cell<Option<usize>> = const { Cell::new(None) };
+    static SHELF: OnceCell<Number> = const { OnceCell::new() };
 }
 
-/// Numbers threads in the order in which they first ask for an instance.
-static NEXT_SHELF: AtomicUsize = AtomicUsize::new(0);
+/// A thread's number, which another thread gets when this one has ended: workers come and go where one of them hands its
+/// calls over, and instances on shelves of threads that are gone would serve nobody.
+struct Number(usize);
+
+/// Numbers that no thread has: those given back, and all from `next` on.
+struct Numbers {
+    given_back: BTreeSet<usize>,
+    next: usize,
+}
+
+static NUMBERS: Mutex<Numbers> = Mutex::new(Numbers { given_back: BTreeSet::new(), next: 0 });
+
+impl Number {
+    fn take() -> Self {
+        let mut numbers = NUMBERS.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = numbers.given_back.pop_first();
+        Self(number.unwrap_or_else(|| {
+            numbers.next += 1;
+            numbers.next - 1
+        }))
+    }
+}
+
+impl Drop for Number {
+    fn drop(&mut self) {
+        NUMBERS.lock().unwrap_or_else(PoisonError::into_inner).given_back.insert(self.0);
+    }
+}
 
 /// The instances of one policy that are free.
 pub(super) struct Pool {
@@ -68,15 +92,27 @@ impl Pool {
         shelves.flat_map(|shelf| std::mem::take(&mut *shelf.lock().unwrap_or_else(PoisonError::into_inner))).collect()
     }
 
+    /// The thread's own; none while it ends.
     fn shelf(&self) -> Option<&Shelf> {
-        let at = SHELF.with(|shelf| match shelf.get() {
-            Some(at) => at,
-            None => {
-                let at = NEXT_SHELF.fetch_add(1, Ordering::Relaxed) % SHELVES;
-                shelf.set(Some(at));
-                at
-            }
-        });
-        self.shelves.get(at)
+        let number = SHELF.try_with(|shelf| shelf.get_or_init(Number::take).0).ok()?;
+        self.shelves.get(number % SHELVES)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn threads_that_come_and_go_have_no_more_shelves_than_there_are_threads_at_once() {
+        let number = || SHELF.with(|shelf| shelf.get_or_init(Number::take).0);
+        let numbers: BTreeSet<usize> = (0..100).map(|_| thread::spawn(number).join().unwrap()).collect();
+        // Other tests of this process have threads of their own.
+        assert!(numbers.len() < 50, "{numbers:?}");
+        let own = number();
+        assert_eq!(number(), own, "a thread keeps its number");
+        assert_ne!(thread::spawn(number).join().unwrap(), own, "no two threads have one");
     }
 }

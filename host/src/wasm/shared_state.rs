@@ -91,7 +91,10 @@ impl SharedState {
             return self.beneath.as_ref().and_then(|beneath| beneath.peek(key, now_ms));
         };
         if is_over(value.ends_ms, now_ms) {
-            values.remove(key);
+            // Above another state it stays: what it took the place of must not be read again.
+            if self.beneath.is_none() {
+                values.remove(key);
+            }
             return None;
         }
         Some(value.bytes.to_vec())
@@ -175,6 +178,8 @@ mod tests {
         assert_eq!((above.value("v", 50), above.value("v", 100), above.value("w", 0)), (Some(vec![1]), None, None));
         above.put("v", vec![2], 0, 50);
         assert_eq!((above.value("v", 50), beneath.value("v", 50)), (Some(vec![2]), Some(vec![1])));
+        above.put("v", vec![3], 10, 60);
+        assert_eq!((above.value("v", 75), above.value("v", 75)), (None, None), "what is beneath stays covered");
         assert_eq!((beneath.add("n", 0, 100, 50), beneath.add("new", 0, 0, 50)), (5, 0));
         assert_eq!(beneath.above().add("n", 1, 0, 150), 1, "its time has passed");
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::RuntimeConfig;
 use crate::{
     config::{PolicyFile, Reuse},
-    policy::{Grants, Hook},
+    policy::{Grants, HeaderGrant, Hook},
 };
 
 /// Settings without a key.
@@ -81,7 +81,12 @@ impl From<&PolicyFile> for Terms {
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         Self {
             settings: file.settings.as_str().into(),
-            grants: Grants { raw_credential: file.raw_credential },
+            grants: Grants {
+                raw_credential: file.raw_credential,
+                headers: file.headers.as_ref().map_or(HeaderGrant::All, |prefixes| {
+                    HeaderGrant::Prefixed(prefixes.iter().map(|prefix| prefix.as_str().into()).collect())
+                }),
+            },
             hooks: file.hooks.map(|hook| Allowance { cpu: hook.cpu_budget, host_calls: hook.host_calls }),
             memory_bytes: size(file.memory),
             log_lines: file.log_lines,

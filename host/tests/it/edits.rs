@@ -279,6 +279,48 @@ async fn headers_reach_the_backend_and_the_caller() {
 }
 
 #[tokio::test]
+async fn a_policy_sets_only_headers_that_it_was_granted_once_its_toml_names_any() {
+    let terms = "[grants]\nheaders = [\"x-team-\", \"authorization-\"]";
+    let mut bench = Bench::start_with(|builder| builder.policy_terms("ask-admit", terms)).await;
+    bench.log.says(&["the policy is in force", "\"ask-admit\"", "headers x-team- authorization-"]).await;
+    let body = r#"{"model":"llama3:latest","messages":[]}"#;
+    for edit in ["set-upstream-header X-Note 1", "set-response-header x-team 1"] {
+        let said = bench.refused(CHAT, body, edit).await;
+        assert!(said.contains("is not granted to this policy"), "{said}");
+        assert!(said.contains("to `headers` under [grants] in ask-admit.toml"), "{said}");
+    }
+    let never = bench.refused(CHAT, body, "set-upstream-header authorization 1").await;
+    assert!(never.contains("not a policy's to set"), "{never}");
+    let edits = "set-upstream-header X-Team-Blue 1 | set-response-header x-team-blue 2";
+    let answer = answer(bench.call(CHAT, body, edits)).await;
+    assert_eq!((answer.status, answer.header("x-team-blue")), (200, Some("2")), "{answer:?}");
+    assert_eq!(bench.asking.server.seen().await.header("x-team-blue"), Some("1"));
+    // The policy behind it has no such line, and may set what policies may.
+    let next = bench.call(CHAT, body, "path").header("x-ask-next", "set-response-header x-note 3");
+    assert_eq!(self::answer(next).await.header("x-note"), Some("3"));
+    bench.asking.gate.put_policy_terms("ask-admit", "grants.headers = []");
+    bench.log.says(&["the policy is in force", "\"ask-admit\"", "no headers"]).await;
+    let said = bench.refused(CHAT, body, "set-upstream-header x-team-blue 1").await;
+    assert!(said.contains("is not granted to this policy"), "{said}");
+}
+
+#[tokio::test]
+async fn headers_of_all_policies_together_are_bounded_and_who_finds_no_room_is_told() {
+    let bench = Bench::start().await;
+    let body = r#"{"model":"llama3","messages":[]}"#;
+    let many = (0..16).map(|at| format!("set-response-header x-{at} 1")).collect::<Vec<_>>().join(" | ");
+    for _ in 0..8 {
+        let call = bench.call(CHAT, body, &many);
+        let call = call.header("x-ask-next", "set-response-header x-more 1 | set-response-header x-0 2");
+        let answer = answer(call).await;
+        let set = (answer.header("x-0"), answer.header("x-15"), answer.header("x-more"));
+        assert_eq!((answer.status, set), (200, (Some("2"), Some("1"), None)), "{answer:?}");
+    }
+    bench.log.says(&["next policies may set 16 headers each way in one call | ok"]).await;
+    assert!(bench.log.lines_with(&["policy_fault"]).is_empty());
+}
+
+#[tokio::test]
 async fn hostile_edits_change_nothing_and_say_why() {
     let bench = Bench::start().await;
     let body = r#"{"model":"llama3","messages":[{}],"s":"x","stream":false}"#;
@@ -346,6 +388,14 @@ async fn an_edited_body_keeps_the_bounds_of_any_body() {
     let said = bench.refused(CHAT, &body, "set-json-of /a 2000 | set-json-of /b 2000").await;
     assert!(said.contains("ok | the body may have 4096 bytes, and would have more"), "{said}");
     bench.asking.gate.until_metric("tollgate_buffered_bytes", 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_body_is_edited_like_any_other() {
+    let mut bench = Bench::start().await;
+    let rest = format!(r#""model":"llama3:latest","messages":[],"s":"{}"}}"#, "x".repeat(1 << 20));
+    let sent = bench.sent(CHAT, &format!("{{{rest}"), "set-json /max_tokens 5").await;
+    assert!(sent == format!(r#"{{"max_tokens":5,{rest}"#), "{} bytes", sent.len());
 }
 
 #[tokio::test]

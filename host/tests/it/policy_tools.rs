@@ -98,6 +98,10 @@ fn settings_grants_and_budgets_are_those_of_the_toml_beside_the_file() {
     check(&policy("check", "jwt.wasm"), 1, &["it refuses its settings: give a `secret`"]);
     toml("jwt.toml", "grants.raw_credential = true\nsettings.secret = \"a secret of thirty-two bytes, ok!\"");
     check(&policy("check", "jwt.wasm"), 0, &["jwt: can be used at authenticate"]);
+    check(&policy("inspect", "jwt.wasm"), 0, &["granted: raw_credential"]);
+    toml("s.toml", "grants.headers = [\"X-Team\"]");
+    check(&policy("check", "s.wasm"), 1, &["grants.headers[0] (s.toml): not how a header's name begins"]);
+    fs::remove_file(folder.path().join("s.toml")).unwrap();
     check(&policy("test", "s.wasm"), 1, &["at /pick: expected 1, got 0"]);
     toml("s.toml", "settings.backend = 1");
     check(&policy("test", "s.wasm"), 0, &["all 1 cases hold"]);

@@ -52,6 +52,7 @@ impl Loaded {
             policy = &**self.policy.name(),
             hooks = hooks.join(","),
             capabilities = inspection.capabilities_text(),
+            grants = self.policy.grants().text(),
             version = folder::version(&self.key.component),
             code = self.code_is,
             generation = self.generation,
@@ -108,7 +109,7 @@ impl Slot {
         let may_serve = |before: &mut Loaded| {
             before.key.component != self.serving.key.component
                 && before.source == PolicySource::File
-                && before.file.raw_credential == self.serving.file.raw_credential
+                && before.policy.grants() == self.serving.policy.grants()
                 && before.guard.lets_decide()
                 && is_approved(&before.compiled)
         };

@@ -117,7 +117,7 @@ impl PolicyArguments {
     }
 
     /// What `NAME.toml` beside the file says: its settings, grants and budgets.
-    fn terms(&self) -> Result<Terms, Failure> {
+    pub(super) fn terms(&self) -> Result<Terms, Failure> {
         let (path, gate) = (self.file.with_extension("toml"), self.gate());
         let file = match fs::read_to_string(&path) {
             Ok(text) => PolicyFile::parse(&text, &path.display().to_string(), &gate).map_err(|problems| {

@@ -20,6 +20,9 @@ struct Inspected<'a> {
     hooks: Vec<&'static str>,
     /// What the imports make possible, in words.
     capabilities: Vec<&'static str>,
+    /// What the `.toml` beside it grants, where that differs from what every policy may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grants: Option<String>,
     imports: &'a [String],
 }
 
@@ -33,6 +36,7 @@ pub(super) fn inspect(arguments: &PolicyArguments, format: Format) -> Result<(),
         interface: inspection.imports.iter().find_map(|import| version_in(import)),
         hooks: inspection.hooks.iter().map(|hook| hook.as_str()).collect(),
         capabilities: inspection.capabilities.iter().map(|capability| capability.as_str()).collect(),
+        grants: arguments.terms()?.grants.text(),
         imports: &inspection.imports,
     };
     if format == Format::Json {
@@ -46,6 +50,9 @@ pub(super) fn inspect(arguments: &PolicyArguments, format: Format) -> Result<(),
     }
     for capability in &inspected.capabilities {
         output::result(&format!("can: {capability}"));
+    }
+    if let Some(grants) = &inspected.grants {
+        output::result(&format!("granted: {grants}"));
     }
     for import in inspected.imports {
         output::result(&format!("import: {import}"));

@@ -7,10 +7,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, header::Entry};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use thiserror::Error;
 
-use super::{Call, Exchange};
+use super::{Call, Exchange, Grantee};
 use crate::{
     llm::{
         body::{
@@ -86,6 +86,17 @@ pub enum EditError {
     /// A header that is not a policy's to set.
     #[error("the header `{0}` is not a policy's to set")]
     ForbiddenHeader(HeaderName),
+    /// A header that this policy was not granted.
+    #[error(
+        "the header `{header}` is not granted to this policy: if it is meant to set it, add the name, or how it begins, to \
+         `headers` under [grants] in {policy}.toml"
+    )]
+    NotGranted {
+        /// Which.
+        header: HeaderName,
+        /// The policy's name.
+        policy: Box<str>,
+    },
     /// No header's value.
     #[error("a header's value has at most {MAX_HEADER_BYTES} bytes of visible ASCII, on one line")]
     BadHeaderValue,
@@ -107,7 +118,7 @@ pub enum EditError {
 }
 
 /// Headers that policies set.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct SetHeaders {
     /// For the backend.
     pub upstream: HeaderMap,
@@ -121,29 +132,27 @@ impl SetHeaders {
         self.upstream.is_empty() && self.response.is_empty()
     }
 
-    fn join(&mut self, later: Self) -> Result<(), EditError> {
+    /// Each name stands there once, with the value that was set last. What is set was counted with what was set before.
+    fn join(&mut self, later: Self) {
         let pairs = [(&mut self.upstream, later.upstream), (&mut self.response, later.response)];
         for (all, later) in pairs {
-            // Each name stands there once.
             for (name, value) in later.into_iter().filter_map(|(name, value)| Some((name?, value))) {
-                put(all, name, value)?;
+                all.insert(name, value);
             }
         }
-        Ok(())
     }
 }
 
-fn put(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) -> Result<(), EditError> {
-    let is_full = headers.len() >= MAX_HEADERS;
-    match headers.entry(name) {
-        Entry::Occupied(mut entry) => {
-            entry.insert(value);
-        }
-        Entry::Vacant(_) if is_full => return Err(EditError::TooManyHeaders),
-        Entry::Vacant(entry) => {
-            entry.insert(value);
-        }
+/// Sets a header, if there is room for it beside those that policies before have set. The policy that finds none is told: it
+/// answers for what it does without, and no other is to blame for what they come to together.
+fn put(own: &mut HeaderMap, before: Option<&HeaderMap>, name: HeaderName, value: HeaderValue) -> Result<(), EditError> {
+    let is_of_before = |name: &HeaderName| before.is_some_and(|before| before.contains_key(name));
+    let is_new = !own.contains_key(&name) && !is_of_before(&name);
+    let more = own.keys().filter(|name| !is_of_before(name)).count();
+    if is_new && before.map_or(0, HeaderMap::len) + more >= MAX_HEADERS {
+        return Err(EditError::TooManyHeaders);
     }
+    own.insert(name, value);
     Ok(())
 }
 
@@ -235,24 +244,36 @@ impl Draft {
         }
     }
 
-    /// Sets a header for the backend.
+    /// Sets a header for the backend, if `by` may.
     ///
     /// # Errors
     /// Why it was not set.
-    pub fn set_upstream_header(&mut self, exchange: &Exchange, name: &str, value: &str) -> Result<(), EditError> {
+    pub fn set_upstream_header(
+        &mut self,
+        exchange: &Exchange,
+        by: Grantee<'_>,
+        name: &str,
+        value: &str,
+    ) -> Result<(), EditError> {
         self.count()?;
-        let (name, value) = header(exchange, name, value)?;
-        put(&mut self.headers.upstream, name, value)
+        let (name, value) = header(exchange, by, name, value)?;
+        put(&mut self.headers.upstream, exchange.set_headers().map(|set| &set.upstream), name, value)
     }
 
-    /// Sets a header for the caller.
+    /// Sets a header for the caller, if `by` may.
     ///
     /// # Errors
     /// Why it was not set.
-    pub fn set_response_header(&mut self, exchange: &Exchange, name: &str, value: &str) -> Result<(), EditError> {
+    pub fn set_response_header(
+        &mut self,
+        exchange: &Exchange,
+        by: Grantee<'_>,
+        name: &str,
+        value: &str,
+    ) -> Result<(), EditError> {
         self.count()?;
-        let (name, value) = header(exchange, name, value)?;
-        put(&mut self.headers.response, name, value)
+        let (name, value) = header(exchange, by, name, value)?;
+        put(&mut self.headers.response, exchange.set_headers().map(|set| &set.response), name, value)
     }
 
     /// Whether nothing is changed.
@@ -271,7 +292,10 @@ impl Draft {
         call: &Call,
     ) -> Result<Box<Edited>, EditError> {
         let mut edited = before.unwrap_or_else(|| Box::new(Edited::unchanged(exchange, call)));
-        edited.headers.join(self.headers)?;
+        if !self.headers.is_empty() {
+            edited.headers.join(self.headers);
+            edited.exchange = Arc::new(edited.exchange.with_headers_set(edited.headers.clone()));
+        }
         if let Some(read) = self.body {
             let row = exchange.row();
             let json = JsonBody::read(&read.bytes, row.model_fields)?;
@@ -349,7 +373,12 @@ fn check_place(exchange: &Exchange, at: &str) -> Result<(), EditError> {
     Err(EditError::Fixed { field: field.into_owned(), hint })
 }
 
-fn header(exchange: &Exchange, name: &str, value: &str) -> Result<(HeaderName, HeaderValue), EditError> {
+fn header(
+    exchange: &Exchange,
+    by: Grantee<'_>,
+    name: &str,
+    value: &str,
+) -> Result<(HeaderName, HeaderValue), EditError> {
     let is_short = name.len() <= MAX_HEADER_NAME_BYTES;
     let known = HeaderName::try_from(name).ok().filter(|_| is_short).ok_or(EditError::BadHeaderName)?;
     if !headers::may_be_set(&known) {
@@ -357,6 +386,9 @@ fn header(exchange: &Exchange, name: &str, value: &str) -> Result<(HeaderName, H
     }
     if exchange.holds_credential(value.as_bytes()) || exchange.holds_credential(name.as_bytes()) {
         return Err(EditError::Credential);
+    }
+    if !by.grants.headers.covers(&known) {
+        return Err(EditError::NotGranted { header: known, policy: by.policy.into() });
     }
     let is_plain = value.len() <= MAX_HEADER_BYTES && value.bytes().all(|byte| matches!(byte, b' '..=b'~'));
     let value = HeaderValue::from_str(value).ok().filter(|_| is_plain).ok_or(EditError::BadHeaderValue)?;

@@ -7,12 +7,16 @@ use http::Method;
 use super::*;
 use crate::{
     llm::operations::{self, Match},
-    policy::{ExchangeHead, RequestBody},
+    policy::{ExchangeHead, Grants, HeaderGrant, RequestBody},
     ports::keys::Proof,
     wire::bounded::BufferBudget,
 };
 
 const CREDENTIAL: &str = "op_secret_0123456789";
+
+/// A policy of which nobody said anything.
+const ANY: Grantee<'static> =
+    Grantee { policy: "any", grants: &Grants { raw_credential: false, headers: HeaderGrant::All } };
 
 fn exchange(path: &str, body: &str) -> Arc<Exchange> {
     bounded(path, body, 10_000, &BufferBudget::new(1 << 20))
@@ -95,13 +99,13 @@ fn a_later_policy_edits_what_an_earlier_one_made() {
     let before = exchange("/api/chat", r#"{"model":"a","messages":[]}"#);
     let mut first = Draft::default();
     first.set_json(&before, "/options/num_ctx", "8").unwrap();
-    first.set_response_header(&before, "x-by", "first").unwrap();
-    first.set_response_header(&before, "x-first", "1").unwrap();
+    first.set_response_header(&before, ANY, "x-by", "first").unwrap();
+    first.set_response_header(&before, ANY, "x-first", "1").unwrap();
     let first = finished(first, &before);
     let seen = Arc::clone(&first.exchange);
     let mut second = Draft::default();
     second.set_json(&seen, "/options/num_predict", "5").unwrap();
-    second.set_response_header(&seen, "x-by", "second").unwrap();
+    second.set_response_header(&seen, ANY, "x-by", "second").unwrap();
     let both = second.finish(Some(first), &before, &call(&before)).unwrap();
     assert_eq!(body_of(&both), r#"{"options":{"num_predict":5,"num_ctx":8},"model":"a","messages":[]}"#);
     assert_eq!(both.call.output_cap, Some(5));
@@ -110,7 +114,7 @@ fn a_later_policy_edits_what_an_earlier_one_made() {
         (&"second".parse().unwrap(), &"1".parse().unwrap())
     );
     let mut third = Draft::default();
-    third.set_upstream_header(&both.exchange, "x-team", "a").unwrap();
+    third.set_upstream_header(&both.exchange, ANY, "x-team", "a").unwrap();
     let all = third.finish(Some(both), &before, &call(&before)).unwrap();
     assert!(all.body.is_some(), "headers alone leave the body of the edits before");
 }
@@ -169,9 +173,9 @@ fn the_credential_is_put_nowhere() {
     }
     refused(draft.set_json(&chat, &format!("/metadata/{CREDENTIAL}"), "1"), "may not hold the credential");
     refused(draft.set_model(&chat, CREDENTIAL), "may not hold the credential");
-    refused(draft.set_upstream_header(&chat, "x-a", &format!("k={CREDENTIAL}")), "may not hold the credential");
-    refused(draft.set_response_header(&chat, "x-a", CREDENTIAL), "may not hold the credential");
-    refused(draft.set_response_header(&chat, CREDENTIAL, "1"), "may not hold the credential");
+    refused(draft.set_upstream_header(&chat, ANY, "x-a", &format!("k={CREDENTIAL}")), "may not hold the credential");
+    refused(draft.set_response_header(&chat, ANY, "x-a", CREDENTIAL), "may not hold the credential");
+    refused(draft.set_response_header(&chat, ANY, CREDENTIAL, "1"), "may not hold the credential");
     assert!(draft.is_empty());
 }
 
@@ -180,29 +184,62 @@ fn headers_are_plain_few_and_nobody_else_s() {
     let chat = exchange("/api/chat", r#"{"model":"a"}"#);
     let mut draft = Draft::default();
     for value in ["a\r\nx-b: 1", "a\nb", "a\0", "\u{e9}", &"x".repeat(1025)] {
-        refused(draft.set_upstream_header(&chat, "x-a", value), "visible ASCII, on one line");
+        refused(draft.set_upstream_header(&chat, ANY, "x-a", value), "visible ASCII, on one line");
     }
     for name in ["", "x a", "x:a", "x-a\r\n", "x-\u{e9}", &"x".repeat(65)] {
-        refused(draft.set_response_header(&chat, name, "1"), "no header's name");
+        refused(draft.set_response_header(&chat, ANY, name, "1"), "no header's name");
     }
     for name in ["Authorization", "X-Request-ID", "content-length", "X-Tollgate-Backend", "Access-Control-Allow-Origin"]
     {
-        refused(draft.set_upstream_header(&chat, name, "1"), "is not a policy's to set");
-        refused(draft.set_response_header(&chat, name, "1"), "is not a policy's to set");
+        refused(draft.set_upstream_header(&chat, ANY, name, "1"), "is not a policy's to set");
+        refused(draft.set_response_header(&chat, ANY, name, "1"), "is not a policy's to set");
     }
     assert!(draft.is_empty());
     let mut draft = Draft::default();
     for at in 0..MAX_HEADERS {
-        draft.set_upstream_header(&chat, &format!("x-{at}"), "1").unwrap();
+        draft.set_upstream_header(&chat, ANY, &format!("x-{at}"), "1").unwrap();
     }
-    refused(draft.set_upstream_header(&chat, "x-more", "1"), "16 headers each way");
-    draft.set_upstream_header(&chat, "X-0", "2").unwrap();
-    draft.set_response_header(&chat, "x-other-way", "1").unwrap();
+    refused(draft.set_upstream_header(&chat, ANY, "x-more", "1"), "16 headers each way");
+    draft.set_upstream_header(&chat, ANY, "X-0", "2").unwrap();
+    draft.set_response_header(&chat, ANY, "x-other-way", "1").unwrap();
     let edited = finished(draft, &chat);
+    let seen = Arc::clone(&edited.exchange);
     let mut later = Draft::default();
-    later.set_upstream_header(&chat, "x-more", "1").unwrap();
-    let together = later.finish(Some(edited), &chat, &call(&chat));
-    assert!(matches!(together, Err(EditError::TooManyHeaders)), "all policies together");
+    refused(later.set_upstream_header(&seen, ANY, "x-more", "1"), "16 headers each way");
+    later.set_upstream_header(&seen, ANY, "x-1", "of the later").unwrap();
+    for at in 1..MAX_HEADERS {
+        later.set_response_header(&seen, ANY, &format!("x-{at}"), "1").unwrap();
+    }
+    refused(later.set_response_header(&seen, ANY, "x-more", "1"), "16 headers each way");
+    let all = later.finish(Some(edited), &chat, &call(&chat)).unwrap().headers;
+    assert_eq!((all.upstream.len(), all.response.len()), (MAX_HEADERS, MAX_HEADERS));
+    assert_eq!((&all.upstream["x-0"], &all.upstream["x-1"]), (&"2".parse().unwrap(), &"of the later".parse().unwrap()));
+}
+
+#[test]
+fn a_policy_sets_the_headers_that_it_was_granted_and_no_other_ever() {
+    let chat = exchange("/api/chat", r#"{"model":"a"}"#);
+    let grants = |prefixes: &[&str]| Grants {
+        headers: HeaderGrant::Prefixed(prefixes.iter().map(|prefix| (*prefix).into()).collect()),
+        ..Grants::default()
+    };
+    let some = grants(&["x-team-", "x-", "a"]);
+    let team = grants(&["x-team-"]);
+    let none = grants(&[]);
+    let mut draft = Draft::default();
+    let team = Grantee { policy: "teams", grants: &team };
+    let says = "the header `x-other` is not granted to this policy: if it is meant to set it, add the name, or how it begins, \
+                to `headers` under [grants] in teams.toml";
+    refused(draft.set_upstream_header(&chat, team, "X-Other", "1"), says);
+    refused(draft.set_response_header(&chat, team, "x-other", "1"), says);
+    refused(draft.set_response_header(&chat, Grantee { policy: "no", grants: &none }, "x-team-a", "1"), "no.toml");
+    refused(
+        draft.set_upstream_header(&chat, Grantee { policy: "p", grants: &some }, "authorization", "1"),
+        "is not a policy's to set",
+    );
+    assert!(draft.is_empty());
+    draft.set_upstream_header(&chat, team, "X-Team-Blue", "1").unwrap();
+    draft.set_response_header(&chat, team, "x-team-", "1").unwrap();
 }
 
 #[test]

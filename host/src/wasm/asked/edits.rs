@@ -6,10 +6,10 @@ use bytes::Bytes;
 use wasmtime::{Error, Result};
 
 use crate::{
-    policy::{Draft, Exchange, Hook, edits::EditError},
+    policy::{Draft, Exchange, Grantee, Hook, edits::EditError},
     wasm::{
         bindings::asked::edits::Host,
-        host_state::{HostState, RuleBroken},
+        host_state::{HostState, RuleBroken, Shared},
         transcript::Told,
     },
 };
@@ -66,16 +66,20 @@ impl Host for HostState {
     }
 
     fn set_upstream_header(&mut self, name: String, value: String) -> Edit {
-        let asked = [name.as_str(), &value];
+        let (asked, shared) = ([name.as_str(), &value], Arc::clone(&self.shared));
         self.edit("edits.set-upstream-header", asked, |draft, exchange| {
-            draft.set_upstream_header(exchange, &name, &value)
+            draft.set_upstream_header(exchange, grantee(&shared), &name, &value)
         })
     }
 
     fn set_response_header(&mut self, name: String, value: String) -> Edit {
-        let asked = [name.as_str(), &value];
+        let (asked, shared) = ([name.as_str(), &value], Arc::clone(&self.shared));
         self.edit("edits.set-response-header", asked, |draft, exchange| {
-            draft.set_response_header(exchange, &name, &value)
+            draft.set_response_header(exchange, grantee(&shared), &name, &value)
         })
     }
+}
+
+fn grantee(shared: &Shared) -> Grantee<'_> {
+    Grantee { policy: &shared.name, grants: &shared.terms.grants }
 }

@@ -1,7 +1,7 @@
 //! The one place where any "no" becomes an answer: a policy's rejection, a policy's fault, a limit, a bad request, a
 //! backend's failure. What the caller reads says what to do; what only the operator should know goes to the log.
 
-use std::fmt::{Display, Formatter, Result as FmtResult};
+mod limits;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
@@ -15,8 +15,7 @@ use crate::{
         digest::DigestError,
         model_name::{ModelName, ModelNameError},
     },
-    policy::{Amount, End, Fault, FaultKind, Period, Reason, Rejection, Rule, Shape, TokenKind},
-    quota::{Exceeded, Wait},
+    policy::{End, Fault, FaultKind, Reason, Rejection},
     upstream::client::SendError,
     usage::bound::Bound,
     wire::{bounded::ReadError, causes::causes},
@@ -234,55 +233,11 @@ impl Refusal {
         Self::new(Blame::Upstream, StatusCode::SERVICE_UNAVAILABLE, "no_backend", message).after_ms(5_000)
     }
 
-    /// A wait that nobody knows has no header. Budgets tell OpenAI's clients not to try again by themselves.
-    pub(super) fn limit_exceeded(exceeded: &Exceeded) -> Self {
-        let limit = LimitText(exceeded);
-        let is_budget = matches!(exceeded.rule, Rule::Metered { shape: Shape::Calendar { .. }, .. });
-        let code = if is_budget { "insufficient_quota" } else { "rate_limit_exceeded" };
-        let refusal = |message| Self::client(StatusCode::TOO_MANY_REQUESTS, code, message);
-        let (mut refusal, may_retry) = match exceeded.wait {
-            Wait::Micros(us) => {
-                let ms = us.div_ceil(1000);
-                let seconds = ms.div_ceil(1000).max(1);
-                let message = format!("{limit} is reached: try again in {seconds} seconds");
-                (refusal(message).after_ms(ms), !is_budget)
-            }
-            Wait::UntilACallEnds => {
-                (refusal(format!("{limit} is reached: try again when one of them has ended")), true)
-            }
-            Wait::Forever => (refusal(format!("{limit} is less than this call costs: no retry will help")), false),
-        };
-        if !may_retry {
-            refusal.0.header = Some(NO_RETRY);
-        }
-        refusal
-    }
-
     pub(super) fn overloaded() -> Self {
         let message = "the gate serves as many calls as it may: try again soon";
         Self::new(Blame::Gate, StatusCode::SERVICE_UNAVAILABLE, "overloaded", message)
             .after_ms(1_000)
             .at(Bound::InFlight)
-    }
-
-    /// Limits are shared, and can't be asked now.
-    pub(super) fn limits_unavailable() -> Self {
-        let message = "limits can't be checked at the moment: try again soon";
-        Self::new(Blame::Gate, StatusCode::SERVICE_UNAVAILABLE, "limits_unavailable", message).after_ms(1_000)
-    }
-
-    pub(super) fn counters_full() -> Self {
-        let message = "the gate counts as many callers as it may: try again soon";
-        Self::new(Blame::Gate, StatusCode::SERVICE_UNAVAILABLE, "counters_full", message)
-            .at(Bound::Counters)
-            .after_ms(5_000)
-    }
-
-    pub(super) fn too_many_counters(policy: &str) -> Self {
-        let message = "this caller is counted in as many ways as it may be at once: stay with those that it uses";
-        Self::client(StatusCode::TOO_MANY_REQUESTS, "too_many_counters", message)
-            .with_private(format!("policy '{policy}' charges the principal more partitions than it may have counters"))
-            .at(Bound::CountersPerPrincipal)
     }
 
     /// Why no backend answered; `first_byte` is the bound of the time for that.
@@ -363,6 +318,12 @@ impl Refusal {
         self.0.blame.as_str()
     }
 
+    /// Policies did not come to a decision that can be used.
+    fn undecided() -> Self {
+        let message = "a policy of this gate failed to decide on the call: try again, or tell its administrator";
+        Self::new(Blame::Policy, StatusCode::SERVICE_UNAVAILABLE, "policy_fault", message)
+    }
+
     /// What only an operator should know.
     pub(super) fn private(&self) -> Option<&str> {
         self.0.private.as_deref()
@@ -390,21 +351,20 @@ impl From<Rejection> for Refusal {
     }
 }
 
-const KEYS_UNAVAILABLE: &str = "keys can't be checked at the moment: try again soon";
-const VALUE_TOO_LARGE: &str = "the request holds a value that is too large for a policy of this gate: make it smaller";
-const POLICY_FAULT: &str = "a policy of this gate failed to decide on the call: try again, or tell its administrator";
-
 impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
-        let (blame, status, code, message) = match fault.kind {
+        let refusal = match fault.kind {
             FaultKind::StaleKeys => {
-                (Blame::Gate, StatusCode::SERVICE_UNAVAILABLE, "keys_unavailable", KEYS_UNAVAILABLE)
+                let message = "keys can't be checked at the moment: try again soon";
+                Self::new(Blame::Gate, StatusCode::SERVICE_UNAVAILABLE, "keys_unavailable", message).after_ms(5_000)
             }
-            FaultKind::Oversized => (Blame::Client, StatusCode::PAYLOAD_TOO_LARGE, "value_too_large", VALUE_TOO_LARGE),
-            _ => (Blame::Policy, StatusCode::SERVICE_UNAVAILABLE, "policy_fault", POLICY_FAULT),
+            FaultKind::Oversized => {
+                let message = "the request holds a value that is too large for a policy of this gate: make it smaller";
+                Self::new(Blame::Client, StatusCode::PAYLOAD_TOO_LARGE, "value_too_large", message)
+            }
+            _ => Self::undecided(),
         };
-        let refusal = Self::new(blame, status, code, message).with_private(fault.to_string());
-        if fault.kind == FaultKind::StaleKeys { refusal.after_ms(5_000) } else { refusal }
+        refusal.with_private(fault.to_string())
     }
 }
 
@@ -448,43 +408,6 @@ impl From<DigestError> for Refusal {
 impl From<ModelNameError> for Refusal {
     fn from(error: ModelNameError) -> Self {
         Self::client(StatusCode::BAD_REQUEST, "bad_model_name", error.to_string())
-    }
-}
-
-/// A limit in words: its name and what it admits.
-struct LimitText<'a>(&'a Exceeded);
-
-impl Display for LimitText<'_> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> FmtResult {
-        let Exceeded { limit, rule, .. } = self.0;
-        let (amount, shape) = match *rule {
-            Rule::Concurrent(most) => return write!(f, "limit '{limit}' of {most} calls at the same time"),
-            Rule::Metered { amount, shape } => (amount, shape),
-        };
-        let unit = match amount {
-            Amount::Requests(_) => "requests",
-            Amount::Tokens { kind: TokenKind::Input, .. } => "input tokens",
-            Amount::Tokens { kind: TokenKind::Output, .. } => "output tokens",
-            Amount::Tokens { kind: TokenKind::All, .. } => "tokens",
-        };
-        match shape {
-            Shape::Window { capacity, length_ms } => {
-                write!(f, "limit '{limit}' of {capacity} {unit} in {} seconds", f64::from(length_ms) / 1000.0)
-            }
-            Shape::Bucket { burst, refill, every_ms } => {
-                let seconds = f64::from(every_ms) / 1000.0;
-                write!(f, "limit '{limit}' of {burst} {unit} at once and {refill} every {seconds} seconds")
-            }
-            Shape::Calendar { capacity, period } => {
-                let period = match period {
-                    Period::Hour => "hour",
-                    Period::Day => "day",
-                    Period::Week => "week",
-                    Period::Month => "month",
-                };
-                write!(f, "limit '{limit}' of {capacity} {unit} in each {period} of UTC")
-            }
-        }
     }
 }
 
