@@ -22,6 +22,8 @@ pub(super) fn follow_certificates(
     let (stop, clock, metrics) = (stop.clone(), clock.clone(), Arc::clone(metrics));
     tasks.spawn(async move {
         let (changed, mut changes) = channel(1);
+        // What came after the start had read the files, and before they are watched, sends no event.
+        let (Ok(()) | Err(_)) = changed.try_send(());
         let watchers = certificates.files().map(|file| {
             let changed = changed.clone();
             let folder = file.parent().unwrap_or(Path::new("."));
