@@ -59,7 +59,7 @@ const DEFECTS: [Defect; 32] = [
     Waits(ADMIN),
     Held(&["admit::of_two_hundred_callers_at_once_exactly_a_hundred_pass"]),
     Waits(HARDENED),
-    Held(&["config::the_store_is_a_sqlite_file"]),
+    Held(&["tests::the_store_is_a_sqlite_file"]),
     Held(&["tests::revoked_is_for_good"]),
     Held(&[
         "federation::lists_show_what_the_key_may_use_and_nothing_else",

@@ -283,7 +283,8 @@ impl Policies {
             }
             if slot.given_up == Some(key) {
                 let text = format!(
-                    "policy '{name}' is not used: it kept failing; the version before it serves until the file changes"
+                    "policy '{name}' is not used: it kept failing; the version before it serves until the file changes, or a \
+                     reload is asked for"
                 );
                 self.complain(name.to_owned(), Complaint { about: Some(key), ..Complaint::of(text) });
                 return false;
