@@ -150,6 +150,13 @@ fn bench_tells_fuel_time_and_memory_for_each_case() {
     assert!(number("p99_us") >= number("p50_us") && number("memory_bytes") >= 131_072.0, "{good}");
     assert_eq!(traps[0]["faults"], json!(50));
     assert_eq!(traps[0]["case"], "a plain call at route");
+    let fits = r#"{ "name": "fits", "hook": "route", "settings": { "backend": 1 }, "expect": { "pick": 1 } }"#;
+    let wrong =
+        r#"{ "name": "wrong", "hook": "route", "settings": { "backend": 9 }, "expect": { "fault": "instantiate" } }"#;
+    fs::write(folder.path().join("s.wasm"), guest::picking_by_settings()).unwrap();
+    fs::write(folder.path().join("s.cases.json"), format!("[{fits}, {wrong}]")).unwrap();
+    let settings = bench("s.wasm");
+    assert_eq!((&settings[0]["case"], &settings[1]), (&json!("fits"), &json!(null)), "{settings}");
 }
 
 #[test]

@@ -14,7 +14,9 @@ use serde_json::{Value, json};
 
 use self::{format::Case, surroundings::Surroundings};
 use super::{GuestPolicy, LoadError, Meter, Runtime};
-use crate::policy::{Admission, AdmitDecision, Edited, Fault, Hook, Policy, RouteDecision, edits_fault, offered};
+use crate::policy::{
+    Admission, AdmitDecision, Edited, Fault, FaultKind, Hook, Policy, RouteDecision, edits_fault, offered,
+};
 
 /// Largest file of cases, in bytes.
 pub const MAX_CASES_BYTES: usize = 1 << 20;
@@ -137,7 +139,8 @@ impl Runtime {
         cases.0.iter().map(run).collect()
     }
 
-    /// Makes cases ready to be asked again and again: for who measures.
+    /// Makes cases ready to be asked again and again: for who measures. Those that expect their settings to be refused are left
+    /// out: nobody is there to be asked.
     ///
     /// # Errors
     /// When the policy refuses a case's settings, or can't be started.
@@ -147,7 +150,10 @@ impl Runtime {
             let policy = policy.in_surroundings(surroundings.shared(policy))?;
             Ok(Rehearsal { name: case.name.clone(), hook: case.hook, policy, surroundings })
         };
-        cases.0.iter().map(ready).collect()
+        let is_refused =
+            |case: &&Case| case.expect.get("fault").is_some_and(|kind| kind == FaultKind::Instantiate.as_str());
+        let starts = |case: &&Case| !is_refused(case);
+        cases.0.iter().filter(starts).map(ready).collect()
     }
 }
 
