@@ -6,6 +6,8 @@
 const MOST_HEAD: usize = 16 << 10;
 /// Most header lines of an answer.
 const MOST_HEADERS: usize = 64;
+/// So much of the body of an answer that is no success is kept: it says why.
+const MOST_REASON: usize = 400;
 
 /// One answer, half read.
 #[derive(Debug, Default)]
@@ -20,6 +22,7 @@ pub(crate) struct Answer {
     pub(crate) body_bytes: u64,
     /// Whether the server closes after this answer.
     pub(crate) closes: bool,
+    reason: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +53,13 @@ enum Chunk {
 pub(crate) struct Malformed;
 
 impl Answer {
+    /// Status and, where it is not 200, the beginning of the body.
+    pub(crate) fn in_words(&self) -> String {
+        let status = self.status.unwrap_or(0);
+        let reason = String::from_utf8_lossy(&self.reason);
+        format!("an answer of {status}: {}", reason.escape_debug())
+    }
+
     /// Whether the answer is complete.
     pub(crate) fn is_done(&self) -> bool {
         self.framing == Framing::Done
@@ -103,6 +113,9 @@ impl Answer {
     fn take_data<'a>(&mut self, bytes: &'a [u8], left: u64) -> &'a [u8] {
         let (data, rest) = bytes.split_at(usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len()));
         self.body_bytes += size(data);
+        if self.status != Some(200) {
+            self.reason.extend(data.iter().take(MOST_REASON.saturating_sub(self.reason.len())));
+        }
         self.lines += data.iter().map(|byte| u64::from(*byte == b'\n')).sum::<u64>();
         rest
     }
@@ -171,6 +184,14 @@ mod tests {
             let answer = check(FIXED, step);
             assert_eq!((answer.status, answer.lines, answer.body_bytes, answer.closes), (Some(200), 1, 5, true));
         }
+    }
+
+    #[test]
+    fn a_refusal_tells_its_reason() {
+        let mut answer = Answer::default();
+        let bytes = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 10\r\n\r\nno backend";
+        assert_eq!(answer.take(bytes), Ok(true));
+        assert_eq!(answer.in_words(), "an answer of 503: no backend");
     }
 
     #[test]

@@ -311,8 +311,8 @@ impl<'a> Engine<'a> {
             self.counted.latency.note(time.duration_since(call.meant));
         } else {
             self.counted.errors.status += 1;
-            let status = slot.connection.answer.status.unwrap_or(0);
-            self.counted.note_first(&format_args!("an answer of {status}"));
+            let words = slot.connection.answer.in_words();
+            self.counted.note_first(&words);
         }
         if closes {
             self.reopen(index);
