@@ -46,10 +46,9 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts a command; what it writes to stderr follows what `log` has from starts before it.
+    /// Starts a command; what it writes to stderr goes to `log`.
     pub(crate) fn start(name: &'static str, command: &mut Command, log: &Path) -> Result<Self, Failure> {
-        let opened = File::options().create(true).append(true).open(log);
-        let log = opened.trying(format_args!("{} can't be written", log.display()))?;
+        let log = File::create(log).trying(format_args!("{} can't be written", log.display()))?;
         command.process_group(0).stdin(Stdio::null()).stderr(log);
         let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
         let started = started.as_mut().ok_or_else(|| Failure::new("stopped"))?;

@@ -43,5 +43,7 @@ fn said(command: &mut Command) -> Result<String, Failure> {
         let why = String::from_utf8_lossy(&output.stderr).into_owned();
         return Err(Failure::new(format!("{program} ended with {}: {why}", output.status)));
     }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    // Columns are filled up with blanks, which README doesn't have at the end of a line.
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n"))
 }
