@@ -27,7 +27,7 @@ use tollgate::{
     usage::metrics::Metrics,
     wasm::{BUILT_IN, Runtime, RuntimeConfig},
 };
-use tollgate_benches::percentile_ns;
+use tollgate_benches::Times;
 
 const WARM_UP: usize = 20_000;
 const PASSES: usize = 200_000;
@@ -185,8 +185,8 @@ fn print_times() {
         for _ in 0..WARM_UP {
             subject.pass();
         }
-        let mut times: Vec<Duration> = (0..PASSES).map(|_| subject.pass()).collect();
-        times.sort_unstable();
-        println!("{count:>9} {:>9} {:>9}", percentile_ns(&times, 50), percentile_ns(&times, 99));
+        let mut times = Times::default();
+        (0..PASSES).for_each(|_| times.note(subject.pass()));
+        println!("{count:>9} {:>9} {:>9}", times.ns(50), times.ns(99));
     }
 }

@@ -3,17 +3,13 @@
 //! `cargo bench -p tollgate-benches --bench reservation`. Prints p50 and p99 in nanoseconds for one request window, and for the charges of a key
 //! with every kind of limit, over a thousand keys that are in use and over a hundred thousand that are mostly new.
 
-use std::{
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, thread, time::Instant};
 
 use tollgate::{
     policy::{Amount, Period, Rule, Shape, TokenKind},
     quota::{Charge, Moment, Outcome, Quota, QuotaBounds, Tokens},
 };
-use tollgate_benches::percentile_ns;
+use tollgate_benches::Times;
 
 /// The gate's own: counters and what a call holds lie in its memory.
 #[global_allocator]
@@ -38,9 +34,9 @@ fn rules() -> [(&'static str, Rule); 5] {
 
 /// What reserving and what settling took, for each pass.
 #[expect(clippy::disallowed_methods, reason = "a benchmark asks the real time")]
-fn passes(quota: &Arc<Quota>, rules: &[(&str, Rule)], names: &[String], first: u64) -> Vec<(Duration, Duration)> {
+fn passes(quota: &Arc<Quota>, rules: &[(&str, Rule)], names: &[String], first: u64) -> [Times; 2] {
     let (expected, used) = (Tokens { input: 500, output: 256 }, Tokens { input: 480, output: 300 });
-    let mut times = Vec::new();
+    let [mut reserving, mut settling] = [Times::default(), Times::default()];
     // The names in an order of no pattern.
     let mut key = first;
     for pass in 0..PASSES {
@@ -56,23 +52,20 @@ fn passes(quota: &Arc<Quota>, rules: &[(&str, Rule)], names: &[String], first: u
         let reserved = quota.reserve(at, partition, &charges, expected).expect("room for all");
         let middle = Instant::now();
         reserved.settle(at, Outcome::Used(used));
-        times.push((middle - start, middle.elapsed()));
+        settling.note(middle.elapsed());
+        reserving.note(middle - start);
     }
-    times
+    [reserving, settling]
 }
 
 #[expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
-fn print(what: &str, (keys, threads): (u64, u64), times: &[(Duration, Duration)]) {
-    let mut reserved: Vec<Duration> = times.iter().map(|time| time.0).collect();
-    let mut settled: Vec<Duration> = times.iter().map(|time| time.1).collect();
-    reserved.sort_unstable();
-    settled.sort_unstable();
+fn print(what: &str, (keys, threads): (u64, u64), [reserving, settling]: &[Times; 2]) {
     println!(
         "{what:>24} {keys:>8} {threads:>8} {:>9} {:>9} {:>9} {:>9}",
-        percentile_ns(&reserved, 50),
-        percentile_ns(&reserved, 99),
-        percentile_ns(&settled, 50),
-        percentile_ns(&settled, 99)
+        reserving.ns(50),
+        reserving.ns(99),
+        settling.ns(50),
+        settling.ns(99)
     );
 }
 
@@ -93,7 +86,12 @@ fn main() {
                 let (quota, names) = (&quota, &names);
                 let running: Vec<_> =
                     (0..threads).map(|n| scope.spawn(move || passes(quota, rules, names, n))).collect();
-                running.into_iter().flat_map(|thread| thread.join().expect("no pass fails")).collect::<Vec<_>>()
+                let times = running.into_iter().map(|thread| thread.join().expect("no pass fails"));
+                times.fold([Times::default(), Times::default()], |[mut reserving, mut settling], [more, others]| {
+                    reserving += more;
+                    settling += others;
+                    [reserving, settling]
+                })
             });
             print(what, (count, threads), &times);
         }

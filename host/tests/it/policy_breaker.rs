@@ -159,6 +159,28 @@ async fn a_change_of_terms_is_not_undone_by_calls_that_fail() {
 }
 
 #[tokio::test]
+async fn a_version_with_other_grants_is_not_brought_back_by_calls_that_fail() {
+    let (log, servers) = (Log::listen(), servers().await);
+    let gate = builder(&servers, 3).policy("narrowed", &guest::picking(1)).start().await;
+    assert_eq!(chat(&gate, 2).await.backend(), Some("gpu-2"));
+    let in_force = async |count: usize| {
+        until("it", async || log.lines_with(&["the policy is in force", "\"narrowed\""]).len() == count).await;
+    };
+    // Nobody is asked to decide between the two: what served before are other code and other grants.
+    gate.put_policy("narrowed", &guest::picking_unless(0, 1));
+    in_force(2).await;
+    gate.put_policy_terms("narrowed", "[grants]\nheaders = []");
+    in_force(3).await;
+    for _ in 0..3 {
+        chat(&gate, 1).await;
+    }
+    log.says(&["narrowed", "it isn't asked for a while"]).await;
+    let reloaded = gate.api(Method::POST, "/api/v1/policies/reload").await;
+    assert_eq!((reloaded.status, &reloaded.json()["changes"]), (200, &json!([])), "{reloaded:?}");
+    assert_eq!(chat(&gate, 2).await.code(), "policy_fault", "not even the version before is asked");
+}
+
+#[tokio::test]
 async fn values_that_are_too_large_for_a_policy_are_their_callers_doing() {
     let servers = servers().await;
     let gate = builder(&servers, 3).policy("ask-admit", &guest::gallery("ask-admit")).start().await;

@@ -29,7 +29,8 @@ impl Folder {
         Self(place)
     }
 
-    /// Puts a version there, each file in one move.
+    /// Puts a version there, each file in one move. What it hasn't goes last: the component before it, without the `.toml` or
+    /// the cases that were to stop it, would be a good version.
     pub(super) fn put(&self, name: &str, files: &Files) -> Result<(), Failure> {
         let contents = [
             files.terms.as_ref().map(String::as_bytes),
@@ -37,17 +38,15 @@ impl Folder {
             Some(&files.component),
         ];
         for (ending, content) in ENDINGS.into_iter().zip(contents) {
+            let Some(content) = content else { continue };
             let place = self.0.join(format!("{name}{ending}"));
-            let Some(content) = content else {
-                remove(&place)?;
-                continue;
-            };
             // Hidden until it is whole.
             let hidden = self.0.join(format!(".{name}{ending}"));
             fs::write(&hidden, content).trying(format_args!("{} can't be written", hidden.display()))?;
             fs::rename(&hidden, &place).trying(format_args!("{} can't be put there", place.display()))?;
         }
-        Ok(())
+        let mut missing = ENDINGS.into_iter().zip(contents).filter(|(_, content)| content.is_none());
+        missing.try_for_each(|(ending, _)| remove(&self.0.join(format!("{name}{ending}"))))
     }
 
     /// Takes a policy out.

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::{
     Bench, Gate, chat,
-    folder::{reload, status},
+    folder::{Files, reload, status},
     load::{Load, Seen},
     plain,
     version::{KINDS, Kind, files},
@@ -39,12 +39,39 @@ struct Tally {
     in_force: u32,
     refused: BTreeMap<String, u32>,
     memory: Vec<(u32, u64)>,
+}
+
+/// One version, and what must become of it.
+#[derive(Debug)]
+struct Version {
+    number: u32,
+    kind: Kind,
+    files: Files,
+    /// The step at which it must be stopped; none: it comes into force.
+    stopped_at: Option<&'static str>,
+    /// Which backend calls must go to once it was tried.
     backend: u32,
+}
+
+fn versions(bench: &Bench, count: u32) -> Result<Vec<Version>, Failure> {
+    let mut backend = 0;
+    (1..=count)
+        .zip(KINDS.iter().cycle())
+        .map(|(number, &(kind, stopped_at))| {
+            let files = files(bench, kind, number, 1 - backend)?;
+            if stopped_at.is_none() {
+                backend = 1 - backend;
+            }
+            Ok(Version { number, kind, files, stopped_at, backend })
+        })
+        .collect()
 }
 
 pub(super) async fn look(bench: &Bench) -> Result<Report, Failure> {
     let mut report = Report::default();
     let reloads = if bench.is_smoke { RELOADS_OF_A_SMOKE } else { RELOADS };
+    // Made before anybody calls: what makes a component takes the cores that callers and gate share.
+    let versions = versions(bench, reloads)?;
     let mut gate = Gate::start(bench, "reloads", 2, "").await?;
     let [_, key] = &gate.keys;
     let request = chat(gate.address, "/api/chat", key, &[], plain())?;
@@ -54,13 +81,13 @@ pub(super) async fn look(bench: &Bench) -> Result<Report, Failure> {
     let mut tally = Tally { memory: vec![(0, gate.gates.resident_bytes()?)], ..Tally::default() };
     let load = Load::start(CALLERS, REST, &bench.caller, &request)?;
     let mut done = Ok(());
-    for number in 1..=reloads {
-        done = one(bench, &mut gate, number, &mut tally, &mut report).await;
+    for version in &versions {
+        done = one(bench, &mut gate, version, &mut tally, &mut report).await;
         if done.is_err() {
             break;
         }
-        if number == SETTLED_AFTER || number == reloads {
-            tally.memory.push((number, gate.gates.resident_bytes()?));
+        if version.number == SETTLED_AFTER || version.number == reloads {
+            tally.memory.push((version.number, gate.gates.resident_bytes()?));
         }
     }
     let busy = load.end().await;
@@ -73,27 +100,24 @@ pub(super) async fn look(bench: &Bench) -> Result<Report, Failure> {
 async fn one(
     bench: &Bench,
     gate: &mut Gate,
-    number: u32,
+    version: &Version,
     tally: &mut Tally,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let turn = usize::try_from(number - 1).unwrap_or(0) % KINDS.len();
-    let (kind, stopped_at) = KINDS.get(turn).copied().unwrap_or((Kind::Good, None));
+    let Version { number, kind, .. } = version;
     let before = status(&gate.gates, NAME).await?;
-    let to = if kind == Kind::Good { 1 - tally.backend } else { tally.backend };
-    gate.folder.put(NAME, &files(bench, kind, number, to)?)?;
+    gate.folder.put(NAME, &version.files)?;
     reload(&gate.gates).await?;
     gate.gates.must_run()?;
     let after = status(&gate.gates, NAME).await?;
     let what = format!("reload {number} ({kind:?})");
-    match stopped_at {
+    match version.stopped_at {
         None => {
             report.promise(
                 after.state == "in-force" && after.generation > before.generation,
                 format!("{what}: it isn't in force: {after:?}"),
             );
             tally.in_force += 1;
-            tally.backend = to;
         }
         Some(step) => {
             report.promise(after.state == "outdated", format!("{what}: nothing serves in its place: {after:?}"));
@@ -107,7 +131,7 @@ async fn one(
     let [_, key] = &gate.keys;
     let answer = bench.caller.answer(chat(gate.address, "/api/chat", key, &[], plain())?).await?;
     let backend = answer.headers.get(BACKEND).and_then(|name| name.to_str().ok()).unwrap_or_default();
-    let expected = format!("gpu-{}", tally.backend + 1);
+    let expected = format!("gpu-{}", version.backend + 1);
     report.promise(
         (answer.status, backend) == (200, expected.as_str()),
         format!("{what}: the next call was answered {} by {backend:?}, not by {expected}", answer.status),
