@@ -123,7 +123,7 @@ async fn look(mut policies: Policies, is_asked: bool) -> Result<Policies, String
 
 /// From now on this thread gets what no other wants of the processors. Linux has a class for that: to its scheduler a core
 /// with nothing but idle work is free, and what wakes is put there instead of in a queue. Niceness only tells it how to share:
-/// with 10, and 125 versions a second, the callers' 99th percentile was 2.2 times as long as without; so, 1.2 times.
+/// with 10, and loads in a row, the callers' 99th percentile was 2.2 times as long as without; so, 1.2 times.
 fn give_way() -> Result<(), thread_priority::Error> {
     #[cfg(target_os = "linux")]
     {
