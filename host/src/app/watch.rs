@@ -1,16 +1,17 @@
 //! Following the policy folder: events when they come, a slow look as a belt, and everything heavy on a thread of its own.
 
-use std::{path::Path, sync::Arc, thread, time::Duration};
+use std::{io, path::Path, sync::Arc, thread, time::Duration};
 
 use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
     event::{AccessKind, AccessMode},
     recommended_watcher,
 };
-use thread_priority::ThreadPriority;
+use rustix::process::nice;
 #[cfg(target_os = "linux")]
 use thread_priority::{
-    NormalThreadSchedulePolicy, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
+    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
+    thread_schedule_policy,
 };
 use tokio::{
     sync::mpsc::{Receiver, channel},
@@ -32,6 +33,12 @@ const AT_MOST_QUIETS: u32 = 5;
 
 /// The folder is looked at this often without an event: some file systems send none.
 const BELT: Duration = Duration::from_secs(10);
+
+/// How much less than the callers' threads the loader's one may have of the processors, where it can't be in the idle class.
+const NICENESS: i32 = 10;
+
+#[cfg(target_os = "linux")]
+const IDLE: ThreadSchedulePolicy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
 
 /// Follows the folder until `stop`; looks at it as well when somebody asks, or a breaker changed. Without a folder there are
 /// only the breakers. The handle is how the policies are listed and a look is asked for.
@@ -105,34 +112,45 @@ async fn look_for_sure(policies: Policies) -> Result<Policies, String> {
     Ok(policies)
 }
 
-/// One look at the folder. Compiling takes long: never on a worker, and never at a caller's cost.
+/// One look at the folder. Compiling takes long: never on a worker, and never at a caller's cost. What helps callers at once
+/// comes before it, and gives way to nobody.
 async fn look(mut policies: Policies, is_asked: bool) -> Result<Policies, String> {
     let work = move || {
-        // A thread of its own, since a lower priority can't be raised again.
-        let loading = thread::Builder::new().name("policy-loader".to_owned()).spawn(move || {
-            if let Err(error) = give_way() {
-                tracing::debug!(%error, "the loader of policies has the priority of all others");
-            }
-            policies.follow(is_asked);
+        policies.recover(is_asked);
+        let followed = giving_way(move || {
+            policies.follow();
             policies
         });
-        loading.map_err(|error| error.to_string())?.join().map_err(|_| "the loader panicked".to_owned())
+        followed.map_err(|error| error.to_string())?.map_err(|_| "the loader panicked".to_owned())
     };
     spawn_blocking(work).await.map_err(|error| error.to_string())?
 }
 
+/// Does it on a thread of its own, since one that has given way can't take that back.
+fn giving_way<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<thread::Result<T>> {
+    let thread = thread::Builder::new().name("policy-loader".to_owned()).spawn(move || {
+        give_way();
+        work()
+    });
+    Ok(thread?.join())
+}
+
 /// From now on this thread gets what no other wants of the processors. Linux has a class for that: to its scheduler a core
-/// with nothing but idle work is free, and what wakes is put there instead of in a queue. Niceness only tells it how to share:
-/// with 10, and loads in a row, the callers' 99th percentile was 2.2 times as long as without; so, 1.2 times.
-fn give_way() -> Result<(), thread_priority::Error> {
+/// with nothing but idle work is free, and what wakes is put there instead of in a queue. Niceness, which is what is left
+/// elsewhere and where the class is forbidden, only tells how to share.
+fn give_way() {
     #[cfg(target_os = "linux")]
     {
-        let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-        if set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle).is_ok() {
-            return Ok(());
+        let given = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, IDLE);
+        // Where the process started with niceness it fails after it has set the class: niceness can't be taken back.
+        if thread_schedule_policy() == Ok(IDLE) {
+            return;
         }
+        tracing::debug!(?given, "the loader of policies isn't in the idle class");
     }
-    ThreadPriority::Min.set_for_current()
+    if let Err(error) = nice(NICENESS) {
+        tracing::debug!(%error, "the loader of policies has the priority of all others");
+    }
 }
 
 /// The folder, and its parent: a folder may be swapped as a whole.
@@ -170,20 +188,12 @@ pub(super) async fn quiet(changes: &mut Receiver<()>) {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-    use thread_priority::thread_schedule_policy;
-
     use super::*;
 
     #[test]
-    fn a_thread_that_gives_way_is_in_the_idle_class_and_leaves_others_where_they_are() {
-        let before = thread_schedule_policy().unwrap();
-        let thread = thread::spawn(|| {
-            give_way().unwrap();
-            thread_schedule_policy().unwrap()
-        });
-        let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-        assert_eq!(thread.join().unwrap(), idle);
-        assert_ne!(before, idle);
-        assert_eq!(thread_schedule_policy().unwrap(), before);
+    fn what_gives_way_is_in_the_idle_class_and_whoever_waits_for_it_is_not() {
+        let before = thread_schedule_policy();
+        assert_eq!(giving_way(thread_schedule_policy).unwrap().unwrap(), Ok(IDLE));
+        assert_eq!(thread_schedule_policy(), before);
     }
 }

@@ -147,22 +147,28 @@ impl Policies {
         self.folder.as_deref()
     }
 
-    /// Told when a breaker changed, and [`follow`](Self::follow) has something to do.
+    /// Told when a breaker changed, and [`recover`](Self::recover) has something to do.
     pub(super) fn changed(&self) -> Arc<Notify> {
         Arc::clone(&self.changed)
     }
 
-    /// Compares the folder with what is in force, loads what is new, steps back from what keeps failing, and swaps if anything
-    /// changed. What doesn't load changes nothing, and says why, once. `is_asked`: what didn't load is tried again as well, and
-    /// so is what was no longer asked.
-    pub(super) fn follow(&mut self, is_asked: bool) {
+    /// Steps back from what keeps failing: loads nothing, and waits for nothing. `is_asked`: what was no longer asked is tried
+    /// again, and [`follow`](Self::follow) will try again what didn't load.
+    pub(super) fn recover(&mut self, is_asked: bool) {
         if is_asked {
             self.complaints.values_mut().for_each(|complaint| complaint.about = None);
             self.slots.values_mut().for_each(|slot| slot.given_up = None);
             self.lift_quarantines();
         }
-        let is_back = self.step_back();
-        if self.reconcile() || is_back {
+        if self.step_back() {
+            self.swap();
+        }
+    }
+
+    /// Compares the folder with what is in force, loads what is new, and swaps if anything changed. What doesn't load changes
+    /// nothing, and says why, once.
+    pub(super) fn follow(&mut self) {
+        if self.reconcile() {
             self.swap();
         }
     }
