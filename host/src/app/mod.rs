@@ -12,6 +12,7 @@ mod check;
 pub mod declared;
 pub mod demo;
 mod folder;
+mod giving_way;
 pub mod policies;
 mod presence;
 mod sharing;

@@ -1,17 +1,11 @@
 //! Following the policy folder: events when they come, a slow look as a belt, and everything heavy on a thread of its own.
 
-use std::{io, path::Path, sync::Arc, thread, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
     event::{AccessKind, AccessMode},
     recommended_watcher,
-};
-use rustix::process::nice;
-#[cfg(target_os = "linux")]
-use thread_priority::{
-    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
-    thread_schedule_policy,
 };
 use tokio::{
     sync::mpsc::{Receiver, channel},
@@ -21,6 +15,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    giving_way::giving_way,
     policies::Policies,
     steering::{Steering, Waiting},
 };
@@ -33,12 +28,6 @@ const AT_MOST_QUIETS: u32 = 5;
 
 /// The folder is looked at this often without an event: some file systems send none.
 const BELT: Duration = Duration::from_secs(10);
-
-/// How much less than the callers' threads the loader's one may have of the processors, where it can't be in the idle class.
-const NICENESS: i32 = 10;
-
-#[cfg(target_os = "linux")]
-const IDLE: ThreadSchedulePolicy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
 
 /// Follows the folder until `stop`; looks at it as well when somebody asks, or a breaker changed. Without a folder there are
 /// only the breakers. The handle is how the policies are listed and a look is asked for.
@@ -113,44 +102,22 @@ async fn look_for_sure(policies: Policies) -> Result<Policies, String> {
 }
 
 /// One look at the folder. Compiling takes long: never on a worker, and never at a caller's cost. What helps callers at once
-/// comes before it, and gives way to nobody.
+/// comes before it and gives way to nobody; nor does the swap, which has locks that callers want.
 async fn look(mut policies: Policies, is_asked: bool) -> Result<Policies, String> {
     let work = move || {
         policies.recover(is_asked);
         let followed = giving_way(move || {
-            policies.follow();
-            policies
+            let has_changed = policies.follow();
+            (policies, has_changed)
         });
-        followed.map_err(|error| error.to_string())?.map_err(|_| "the loader panicked".to_owned())
+        let followed = followed.map_err(|error| error.to_string())?;
+        let (mut policies, has_changed) = followed.map_err(|_| "the loader panicked".to_owned())?;
+        if has_changed {
+            policies.swap();
+        }
+        Ok(policies)
     };
     spawn_blocking(work).await.map_err(|error| error.to_string())?
-}
-
-/// Does it on a thread of its own, since one that has given way can't take that back.
-fn giving_way<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<thread::Result<T>> {
-    let thread = thread::Builder::new().name("policy-loader".to_owned()).spawn(move || {
-        give_way();
-        work()
-    });
-    Ok(thread?.join())
-}
-
-/// From now on this thread gets what no other wants of the processors. Linux has a class for that: to its scheduler a core
-/// with nothing but idle work is free, and what wakes is put there instead of in a queue. Niceness, which is what is left
-/// elsewhere and where the class is forbidden, only tells how to share.
-fn give_way() {
-    #[cfg(target_os = "linux")]
-    {
-        let given = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, IDLE);
-        // Where the process started with niceness it fails after it has set the class: niceness can't be taken back.
-        if thread_schedule_policy() == Ok(IDLE) {
-            return;
-        }
-        tracing::debug!(?given, "the loader of policies isn't in the idle class");
-    }
-    if let Err(error) = nice(NICENESS) {
-        tracing::debug!(%error, "the loader of policies has the priority of all others");
-    }
 }
 
 /// The folder, and its parent: a folder may be swapped as a whole.
@@ -183,17 +150,5 @@ pub(super) async fn quiet(changes: &mut Receiver<()>) {
         if !matches!(timeout(QUIET, changes.recv()).await, Ok(Some(()))) {
             return;
         }
-    }
-}
-
-#[cfg(all(test, target_os = "linux"))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_gives_way_is_in_the_idle_class_and_whoever_waits_for_it_is_not() {
-        let before = thread_schedule_policy();
-        assert_eq!(giving_way(thread_schedule_policy).unwrap().unwrap(), Ok(IDLE));
-        assert_eq!(thread_schedule_policy(), before);
     }
 }

@@ -3,6 +3,9 @@
 //! The engine's ticks are cheap to count and say little: on a busy machine many pass while the guest waits for a core. So a
 //! tick only makes the thread's CPU clock be read, and only that clock ends a call before the wall cap. The budget counts
 //! from the first tick within a call: a call that ends before it pays for no clock at all.
+//!
+//! Where nobody waits for the answer, as when a policy is loaded, there is no wall cap: the loader takes what others leave of
+//! the processors, and that may be little for long.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,6 +16,9 @@ use crate::clock::thread_cpu;
 
 /// A call ends after this many ticks (of 1 ms) whatever its thread did: it blocks a caller.
 pub(super) const WALL_CAP_TICKS: u32 = 100;
+
+/// Only CPU time ends a call: nobody waits for it.
+pub(super) const NO_WALL_CAP: u32 = u32::MAX;
 
 /// Counts one call's time.
 #[derive(Debug)]
@@ -47,7 +53,7 @@ impl Budget {
         self.pace.wanted();
         let now = thread_cpu();
         let since = *self.since.get_or_insert(now);
-        self.ticks += 1;
+        self.ticks = self.ticks.saturating_add(1);
         let spent = now.saturating_sub(since) >= self.cpu || self.ticks > self.wall_ticks;
         Ok(if spent { UpdateDeadline::Interrupt } else { UpdateDeadline::Continue(1) })
     }
@@ -83,5 +89,16 @@ mod tests {
         let mut budget = Budget::new(Duration::from_secs(3600), WALL_CAP_TICKS, Arc::default());
         let went_on = (0..).take_while(|_| matches!(budget.tick(), Ok(UpdateDeadline::Continue(_)))).count();
         assert_eq!(went_on, 100);
+    }
+
+    #[test]
+    fn where_nobody_waits_only_cpu_time_ends_a_call() {
+        let mut budget = Budget::new(Duration::from_millis(5), NO_WALL_CAP, Arc::default());
+        budget.ticks = u32::MAX - 1;
+        for _ in 0..10 {
+            assert!(matches!(budget.tick(), Ok(UpdateDeadline::Continue(1))), "no CPU time has passed");
+        }
+        work(Duration::from_millis(6));
+        assert!(matches!(budget.tick(), Ok(UpdateDeadline::Interrupt)));
     }
 }

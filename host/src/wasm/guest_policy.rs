@@ -86,7 +86,7 @@ impl GuestPolicy {
         let pool = Pool::default();
         let is_per_call = nursery.shared.terms.is_per_call;
         for _ in 0..if is_per_call { 1 } else { ready.max(1) } {
-            let instance = nursery.birth()?;
+            let instance = nursery.birth_ahead(&nursery.shared)?;
             if !is_per_call {
                 pool.stock(instance);
             }

@@ -13,7 +13,7 @@ use wasmtime::{Error, Result, component::ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::{
-    budget::{Budget, WALL_CAP_TICKS},
+    budget::{Budget, NO_WALL_CAP},
     limits::GuestLimits,
     log::GuestLog,
     shared_state::SharedState,
@@ -66,6 +66,8 @@ pub(super) struct Shared {
     pub(super) default_limits: LimitSet,
     /// Tells this policy's random numbers from those of the others in the same call.
     pub(super) stream: u64,
+    /// Ticks in which a hook must be over.
+    pub(super) wall_ticks: u32,
     pub(super) terms: Terms,
 }
 
@@ -82,6 +84,7 @@ impl Shared {
             masked_headers: Arc::clone(&self.masked_headers),
             default_limits: self.default_limits.clone(),
             stream: self.stream,
+            wall_ticks: NO_WALL_CAP,
             terms: Terms { log_lines: 0, ..self.terms.clone() },
         }
     }
@@ -180,7 +183,7 @@ impl HostState {
         if let Some((hook, _)) = &during {
             let allowance = self.shared.terms.hook(*hook);
             most_host_calls = allowance.host_calls;
-            self.budget.set(allowance.cpu, WALL_CAP_TICKS);
+            self.budget.set(allowance.cpu, self.shared.wall_ticks);
         }
         self.turn = Turn::of(during, most_host_calls);
         self.time.set(match &self.telling {

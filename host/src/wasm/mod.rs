@@ -49,6 +49,7 @@ pub use tally::Tally;
 pub use terms::{Allowance, NO_SETTINGS, Retirement, Terms};
 
 use self::{
+    budget::{NO_WALL_CAP, WALL_CAP_TICKS},
     engine::{Fuel, TickingEngine},
     guest_policy::Parts,
     host_state::{HostState, Shared},
@@ -200,8 +201,8 @@ impl Runtime {
         let silent = Terms { log_lines: 0, ..terms.clone() };
         let (uncounted, compiled) = (Arc::default(), compiled.clone());
         let nursery = Nursery::new(
-            self.shared(name, terms, Arc::clone(&state), &tally),
-            self.shared(name, &silent, state, &uncounted),
+            Arc::new(self.shared(name, terms, Arc::clone(&state), &tally)),
+            Arc::new(self.shared(name, &silent, state, &uncounted)),
             compiled.pre,
             compiled.exports,
             Arc::clone(&self.engine),
@@ -209,7 +210,7 @@ impl Runtime {
         let parts = Parts {
             nursery,
             inspection: compiled.inspection,
-            scratch: self.shared(name, &silent, scratch, &uncounted),
+            scratch: Arc::new(Shared { wall_ticks: NO_WALL_CAP, ..self.shared(name, &silent, scratch, &uncounted) }),
             janitor: self.janitor.clone(),
             tally,
             ready: self.ready_instances,
@@ -218,8 +219,8 @@ impl Runtime {
         unpanicked(|| GuestPolicy::start(parts))
     }
 
-    fn shared(&self, name: &Arc<str>, terms: &Terms, state: Arc<SharedState>, tally: &Arc<Tally>) -> Arc<Shared> {
-        Arc::new(Shared {
+    fn shared(&self, name: &Arc<str>, terms: &Terms, state: Arc<SharedState>, tally: &Arc<Tally>) -> Shared {
+        Shared {
             name: Arc::clone(name),
             clock: self.clock.clone(),
             catalogue: Arc::clone(&self.catalogue),
@@ -228,8 +229,9 @@ impl Runtime {
             masked_headers: Arc::clone(&self.masked_headers),
             default_limits: self.default_limits.clone(),
             stream: stream_of(name),
+            wall_ticks: WALL_CAP_TICKS,
             terms: terms.clone(),
-        })
+        }
     }
 }
 

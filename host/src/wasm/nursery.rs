@@ -8,14 +8,14 @@ use std::{
 use wasmtime::component::InstancePre;
 
 use super::{
-    budget::Budget,
+    budget::{Budget, NO_WALL_CAP},
     engine::TickingEngine,
     host_state::{HostState, Shared},
     instance::{BirthError, Exports, Instance},
 };
 
-/// CPU time in which an instance starts and configures itself, and ticks in which that must be over. Mostly off the
-/// requests' path, where instances are made ahead; a request pays it only when one has to be replaced.
+/// CPU time in which an instance starts and configures itself, and ticks in which that must be over where a request waits:
+/// only when an instance has to be replaced, since they are made ahead.
 const CPU_TO_START: Duration = Duration::from_millis(100);
 const TICKS_TO_START: u32 = 2_000;
 
@@ -51,13 +51,18 @@ impl Nursery {
         Self { shared, silent, pre, exports, spare: Mutex::default(), ticker }
     }
 
+    /// An instance for a request that waits for it.
     pub(super) fn birth(&self) -> Result<Instance, BirthError> {
-        self.birth_of(&self.shared)
+        self.birth_within(TICKS_TO_START, &self.shared)
     }
 
-    /// An instance of this policy that reaches another log or state.
-    pub(super) fn birth_of(&self, shared: &Arc<Shared>) -> Result<Instance, BirthError> {
-        let budget = Budget::new(CPU_TO_START, TICKS_TO_START, Arc::clone(self.ticker.pace()));
+    /// An instance that nobody waits for, of this policy or one that reaches another log or state.
+    pub(super) fn birth_ahead(&self, shared: &Arc<Shared>) -> Result<Instance, BirthError> {
+        self.birth_within(NO_WALL_CAP, shared)
+    }
+
+    fn birth_within(&self, wall_ticks: u32, shared: &Arc<Shared>) -> Result<Instance, BirthError> {
+        let budget = Budget::new(CPU_TO_START, wall_ticks, Arc::clone(self.ticker.pace()));
         Instance::start(&self.pre, &self.exports, HostState::new(Arc::clone(shared), budget))
     }
 
@@ -78,7 +83,7 @@ impl Nursery {
 
     /// Makes the spare instance. Takes long: never on a request's path.
     pub(super) fn raise(&self) {
-        let born = match self.birth_of(&self.silent) {
+        let born = match self.birth_ahead(&self.silent) {
             Ok(instance) => Spare::There(Box::new(instance)),
             Err(error) => {
                 tracing::debug!(policy = &*self.shared.name, %error, "no instance could be made to look at it again");

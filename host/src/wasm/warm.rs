@@ -65,14 +65,14 @@ pub(super) fn warm(nursery: &Nursery, scratch: &Arc<Shared>) -> Result<(), LoadE
 
 /// The 99th percentile of the calls of one hook; zero when it doesn't answer them.
 fn p99(nursery: &Nursery, scratch: &Arc<Shared>, hook: Hook, made_up: &MadeUp) -> Result<Duration, LoadError> {
-    let mut instance = nursery.birth_of(scratch)?;
+    let mut instance = nursery.birth_ahead(scratch)?;
     let (mut took, mut cut, mut failures) = (Vec::with_capacity(COUNTED), 0, 0);
     while took.len() < UNCOUNTED + COUNTED {
         let before = thread_cpu();
         let answer = made_up.ask(&mut instance, hook);
         took.push(thread_cpu().saturating_sub(before));
         let Err(error) = answer else { continue };
-        instance = nursery.birth_of(scratch)?;
+        instance = nursery.birth_ahead(scratch)?;
         if classify(&error) == FaultKind::Budget {
             cut += 1;
             // Cut at its budget, again and again: that is its time.

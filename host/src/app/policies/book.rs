@@ -10,7 +10,7 @@ use std::{
 
 use super::slot::Loaded;
 use crate::{
-    policy::{BreakerState, Decisions, Guard, Origin},
+    policy::{BreakerState, Decisions, Guard, Origin, Policy},
     ports::control::LoadStep,
     usage::policy_numbers::PolicyNumbers,
     wasm::Tally,
@@ -68,13 +68,17 @@ impl Book {
 
     /// These serve, and no others.
     pub(super) fn serving<'a>(&self, versions: impl Iterator<Item = &'a Loaded>) {
-        let mut entries = self.entries();
-        entries.values_mut().for_each(|entry| entry.serving = None);
-        for version in versions {
-            let entry = entries.entry(crate::policy::Policy::name(&*version.policy).to_string()).or_default();
+        let serving = |version: &'a Loaded| {
             let (guard, tally) = (Arc::clone(&version.guard), Arc::clone(version.policy.tally()));
             let capabilities = version.policy.inspection().capabilities.iter().map(|known| known.word()).collect();
-            entry.serving = Some(Serving { guard, tally, origin: Arc::clone(&version.origin), capabilities });
+            let serving = Serving { guard, tally, origin: Arc::clone(&version.origin), capabilities };
+            (version.policy.name().to_string(), serving)
+        };
+        let serving: Vec<(String, Serving)> = versions.map(serving).collect();
+        let mut entries = self.entries();
+        entries.values_mut().for_each(|entry| entry.serving = None);
+        for (name, serving) in serving {
+            entries.entry(name).or_default().serving = Some(serving);
         }
     }
 

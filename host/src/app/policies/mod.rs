@@ -30,7 +30,7 @@ use crate::{
     policy::{Capability, Chains, Observer},
     ports::control::{FailedLoad, LoadStep, PolicySource},
     usage::metrics::Metrics,
-    wasm::Runtime,
+    wasm::{GuestPolicy, Runtime},
 };
 
 /// At the start, files that change while they are read are read again this often, and so long after.
@@ -84,6 +84,8 @@ pub struct Policies {
     chains: Arc<ArcSwap<Chains>>,
     folder: Option<PathBuf>,
     slots: BTreeMap<String, Slot>,
+    /// Versions that are no longer in force once the next set is.
+    leaving: Vec<Arc<GuestPolicy>>,
     /// By policy; that of the folder itself has no name.
     complaints: BTreeMap<String, Complaint>,
     /// The last version of each policy that didn't come into force.
@@ -120,6 +122,7 @@ impl Policies {
             chains: Arc::new(ArcSwap::from_pointee(empty)),
             folder: config.policies.folder.clone(),
             slots: BTreeMap::new(),
+            leaving: Vec::new(),
             complaints: BTreeMap::new(),
             failures: BTreeMap::new(),
             unsettled: Vec::new(),
@@ -127,7 +130,7 @@ impl Policies {
             changed,
             generation: 0,
         };
-        policies.reconcile_for_sure();
+        policies.follow_for_sure();
         if !policies.complaints.is_empty() {
             return Err(PolicyProblems(policies.complaints.into_values().map(|complaint| complaint.text).collect()));
         }
@@ -165,58 +168,9 @@ impl Policies {
         }
     }
 
-    /// Compares the folder with what is in force, loads what is new, and swaps if anything changed. What doesn't load changes
-    /// nothing, and says why, once.
-    pub(super) fn follow(&mut self) {
-        if self.reconcile() {
-            self.swap();
-        }
-    }
-
-    /// Policies that are not asked any more are tried with the next call.
-    fn lift_quarantines(&self) {
-        for (policy, slot) in &self.slots {
-            if slot.serving.guard.lift_quarantine() {
-                tracing::info!(policy, "a reload was asked for: the policy is tried again");
-            }
-        }
-    }
-
-    /// Every policy that keeps failing goes back to its version before.
-    fn step_back(&mut self) -> bool {
-        let mut changed = false;
-        for (name, slot) in &mut self.slots {
-            if slot.step_back(|before| self.loader.is_approved(name, before)) {
-                changed = true;
-                slot.serving.generation = self.generation + 1;
-                slot.serving.since_ms = self.clock.unix_ms();
-                self.book.stepped_back(name);
-                let version = folder::version(&slot.serving.key.component);
-                tracing::error!(policy = name, version, "the policy keeps failing: the version before it serves again");
-            }
-        }
-        changed
-    }
-
-    /// As [`reconcile`](Self::reconcile), at the start: files that change while they are read are waited for, and complained about
-    /// when that takes too long. Without them nobody would decide what they are there to decide.
-    fn reconcile_for_sure(&mut self) {
-        for _ in 0..SETTLING_TRIES {
-            self.reconcile();
-            if self.unsettled.is_empty() {
-                return;
-            }
-            thread::sleep(SETTLING_PAUSE);
-        }
-        for name in mem::take(&mut self.unsettled) {
-            let text = format!(
-                "the files of policy '{name}' change while they are read: start the gate once they are written"
-            );
-            self.complain(name, Complaint::of(text));
-        }
-    }
-
-    fn reconcile(&mut self) -> bool {
+    /// Compares the folder with what is in force, and loads what is new. What doesn't load changes nothing, and says why, once.
+    /// `true`: something changed, and is to be [put in force](Self::swap).
+    pub(super) fn follow(&mut self) -> bool {
         self.unsettled.clear();
         let mut files = match self.folder.as_deref().map(folder::scan).transpose() {
             Ok(files) => files.unwrap_or_default(),
@@ -241,6 +195,50 @@ impl Policies {
             changed |= self.take(name, files, &mut seen);
         }
         changed
+    }
+
+    /// Policies that are not asked any more are tried with the next call.
+    fn lift_quarantines(&self) {
+        for (policy, slot) in &self.slots {
+            if slot.serving.guard.lift_quarantine() {
+                tracing::info!(policy, "a reload was asked for: the policy is tried again");
+            }
+        }
+    }
+
+    /// Every policy that keeps failing goes back to its version before.
+    fn step_back(&mut self) -> bool {
+        let mut changed = false;
+        for (name, slot) in &mut self.slots {
+            if let Some(failing) = slot.step_back(|before| self.loader.is_approved(name, before)) {
+                changed = true;
+                self.leaving.push(failing);
+                slot.serving.generation = self.generation + 1;
+                slot.serving.since_ms = self.clock.unix_ms();
+                self.book.stepped_back(name);
+                let version = folder::version(&slot.serving.key.component);
+                tracing::error!(policy = name, version, "the policy keeps failing: the version before it serves again");
+            }
+        }
+        changed
+    }
+
+    /// As [`follow`](Self::follow), at the start: files that change while they are read are waited for, and complained about
+    /// when that takes too long. Without them nobody would decide what they are there to decide.
+    fn follow_for_sure(&mut self) {
+        for _ in 0..SETTLING_TRIES {
+            self.follow();
+            if self.unsettled.is_empty() {
+                return;
+            }
+            thread::sleep(SETTLING_PAUSE);
+        }
+        for name in mem::take(&mut self.unsettled) {
+            let text = format!(
+                "the files of policy '{name}' change while they are read: start the gate once they are written"
+            );
+            self.complain(name, Complaint::of(text));
+        }
     }
 
     /// The files that are in force and still under their names: who has one already keeps it.
@@ -322,7 +320,7 @@ impl Policies {
         self.book.passed(name);
         tracing::debug!(policy = name, step = LoadStep::Swap.as_str(), "the next set has the policy");
         match self.slots.get_mut(name) {
-            Some(slot) => slot.replace(loaded),
+            Some(slot) => self.leaving.push(slot.replace(loaded)),
             None => {
                 self.slots.insert(name.to_owned(), Slot::new(loaded));
             }
@@ -393,7 +391,7 @@ impl Policies {
             return Gone::BuiltIn;
         }
         tracing::info!(policy = name, "the policy's file is gone: it is no longer asked");
-        self.slots.remove(name);
+        self.leaving.extend(self.slots.remove(name).map(|slot| slot.serving.policy));
         self.complaints.remove(name);
         Gone::Dropped
     }
@@ -430,11 +428,13 @@ impl Policies {
     }
 
     /// Puts a new set in force.
-    fn swap(&mut self) {
+    pub(super) fn swap(&mut self) {
         let links = self.order().map(|slot| slot.serving.link()).collect();
         self.generation += 1;
         let chains = Chains::new(self.generation, links, self.clock.clone(), Arc::clone(&self.observer));
         self.chains.store(Arc::new(chains));
+        // Not before: until now calls have found their instances there.
+        self.leaving.drain(..).for_each(|policy| policy.rest());
         self.slots.values_mut().for_each(|slot| slot.serving.has_served = true);
         self.book.serving(self.order().map(|slot| &slot.serving));
         let new = self.order().map(|slot| &slot.serving).filter(|serving| serving.generation == self.generation);

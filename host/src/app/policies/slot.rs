@@ -85,10 +85,10 @@ impl Slot {
         Self { serving, before: None, given_up: None }
     }
 
-    /// Puts a new version in force. What never was in force is not worth keeping.
-    pub(super) fn replace(&mut self, next: Loaded) {
+    /// Puts a new version in the place of the one that serves, which comes back. What never was in force is not worth keeping.
+    pub(super) fn replace(&mut self, next: Loaded) -> Arc<GuestPolicy> {
         let old = std::mem::replace(&mut self.serving, next);
-        old.policy.rest();
+        let replaced = Arc::clone(&old.policy);
         // Whose file was removed is not to come back.
         let is_removed = old.source == PolicySource::File && self.serving.source == PolicySource::BuiltIn;
         if is_removed {
@@ -97,14 +97,15 @@ impl Slot {
             self.before = Some(old);
         }
         self.given_up = None;
+        replaced
     }
 
     /// Goes back to the version before, if the one that serves keeps failing and the one before may serve: it is other code, from
     /// a file, with the same grants, and all that it does is approved. Else a fault, which callers may have a part in, could undo
-    /// what an operator has changed.
-    pub(super) fn step_back(&mut self, is_approved: impl FnOnce(&Compiled) -> bool) -> bool {
+    /// what an operator has changed. What served comes back.
+    pub(super) fn step_back(&mut self, is_approved: impl FnOnce(&Compiled) -> bool) -> Option<Arc<GuestPolicy>> {
         if self.serving.guard.lets_decide() {
-            return false;
+            return None;
         }
         let may_serve = |before: &mut Loaded| {
             before.key.component != self.serving.key.component
@@ -113,11 +114,9 @@ impl Slot {
                 && before.guard.lets_decide()
                 && is_approved(&before.compiled)
         };
-        let Some(before) = self.before.take_if(may_serve) else { return false };
+        let before = self.before.take_if(may_serve)?;
         self.given_up = Some(self.serving.key);
-        self.serving.policy.rest();
-        self.serving = before;
-        true
+        Some(std::mem::replace(&mut self.serving, before).policy)
     }
 
     /// The code of this component, if a version here was made from it.

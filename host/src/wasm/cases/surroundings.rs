@@ -25,7 +25,7 @@ use crate::{
         keys::{Attributes, KeyRecord, KeyState, Proof, Scope, Standing, User, UserState},
         limits::{LimitChange, LimitSet, Limits},
     },
-    wasm::{GuestPolicy, Terms, host_state::Shared, log::GuestLog, shared_state::SharedState},
+    wasm::{GuestPolicy, Terms, budget::NO_WALL_CAP, host_state::Shared, log::GuestLog, shared_state::SharedState},
     wire::bounded::BufferBudget,
 };
 
@@ -132,6 +132,7 @@ impl Surroundings {
             masked_headers: Arc::clone(&real.masked_headers),
             default_limits: LimitSet::default(),
             stream: real.stream,
+            wall_ticks: NO_WALL_CAP,
             terms,
         })
     }

@@ -1,9 +1,17 @@
 //! Reloads under load: good and bad versions of one policy, one after another, while callers call.
 //!
 //! Each good version sends calls to the other backend than the one before it, so that each swap is seen; after a bad one
-//! calls still go where they went.
+//! calls still go where they went. At the end the same while other threads want all cores, as a model server without a GPU does.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
 use tokio::time::sleep;
 
@@ -14,7 +22,12 @@ use super::{
     plain,
     version::{KINDS, Kind, files},
 };
-use crate::{failure::Failure, site::Report};
+use crate::{
+    clock::now,
+    failure::Failure,
+    load::{Percentiles, Times},
+    site::Report,
+};
 
 const RELOADS: u32 = 1_000;
 const RELOADS_OF_A_SMOKE: u32 = 24;
@@ -28,17 +41,41 @@ const REST: Duration = Duration::from_millis(5);
 /// How long callers call before the reloads.
 const BEFORE: Duration = Duration::from_secs(20);
 const BEFORE_A_SMOKE: Duration = Duration::from_secs(1);
+/// Reloads while others want all cores: each kind of version as often as in as many reloads without.
+const RELOADS_AMONG_OTHERS: u32 = 48;
+const RELOADS_AMONG_OTHERS_IN_A_SMOKE: u32 = 12;
 
 const NAME: &str = "versioned";
 /// Headers tell which backend answered.
 const BACKEND: &str = "x-tollgate-backend";
 
 /// What became of the versions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Tally {
     in_force: u32,
     refused: BTreeMap<String, u32>,
     memory: Vec<(u32, u64)>,
+    /// From the moment in which a version's files were there to that in which it was in force or refused.
+    took: Times,
+}
+
+impl Tally {
+    fn new() -> Result<Self, Failure> {
+        Ok(Self { in_force: 0, refused: BTreeMap::new(), memory: Vec::new(), took: Times::new()? })
+    }
+
+    fn all(&self) -> u32 {
+        self.in_force + self.refused.values().sum::<u32>()
+    }
+}
+
+/// What was seen of some reloads, and by those who called meanwhile.
+#[derive(Debug)]
+struct Phase {
+    title: &'static str,
+    reloads: u32,
+    tally: Tally,
+    seen: Seen,
 }
 
 /// One version, and what must become of it.
@@ -69,32 +106,59 @@ fn versions(bench: &Bench, count: u32) -> Result<Vec<Version>, Failure> {
 
 pub(super) async fn look(bench: &Bench) -> Result<Report, Failure> {
     let mut report = Report::default();
-    let reloads = if bench.is_smoke { RELOADS_OF_A_SMOKE } else { RELOADS };
+    let (reloads, among_others) = if bench.is_smoke {
+        (RELOADS_OF_A_SMOKE, RELOADS_AMONG_OTHERS_IN_A_SMOKE)
+    } else {
+        (RELOADS, RELOADS_AMONG_OTHERS)
+    };
     // Made before anybody calls: what makes a component takes the cores that callers and gate share.
-    let versions = versions(bench, reloads)?;
+    let mut versions = versions(bench, reloads + among_others)?;
+    let versions_among_others = versions.split_off(usize::try_from(reloads).unwrap_or(usize::MAX));
     let mut gate = Gate::start(bench, "reloads", 2, "").await?;
+    let before = if bench.is_smoke { BEFORE_A_SMOKE } else { BEFORE };
+    let quiet = phase(bench, &mut gate, "no reloads", Vec::new(), before, &mut report).await?;
+    let busy = phase(bench, &mut gate, "one reload after another", versions, Duration::ZERO, &mut report).await?;
+    let others = Others::start()?;
+    let crowded = phase(bench, &mut gate, "no reloads, others want all cores", Vec::new(), before, &mut report).await?;
+    let title = "reloads, others want all cores";
+    let among = phase(bench, &mut gate, title, versions_among_others, Duration::ZERO, &mut report).await?;
+    drop(others);
+    let phases = [quiet, busy, crowded, among];
+    say(&phases, &mut report);
+    phases.iter().for_each(|phase| judge(phase, &mut report));
+    Ok(report)
+}
+
+/// Callers call: for so long at least, and while these versions come one after another.
+async fn phase(
+    bench: &Bench,
+    gate: &mut Gate,
+    title: &'static str,
+    versions: Vec<Version>,
+    at_least: Duration,
+    report: &mut Report,
+) -> Result<Phase, Failure> {
     let [_, key] = &gate.keys;
     let request = chat(gate.address, "/api/chat", key, &[], plain())?;
-    let quiet = Load::start(CALLERS, REST, &bench.caller, &request)?;
-    sleep(if bench.is_smoke { BEFORE_A_SMOKE } else { BEFORE }).await;
-    let quiet = quiet.end().await;
-    let mut tally = Tally { memory: vec![(0, gate.gates.resident_bytes()?)], ..Tally::default() };
+    let mut tally = Tally::new()?;
+    tally.memory.push((0, gate.gates.resident_bytes()?));
     let load = Load::start(CALLERS, REST, &bench.caller, &request)?;
+    sleep(at_least).await;
     let mut done = Ok(());
+    let mut reloads = 0;
     for version in &versions {
-        done = one(bench, &mut gate, version, &mut tally, &mut report).await;
+        done = one(bench, gate, version, &mut tally, report).await;
         if done.is_err() {
             break;
         }
-        if version.number == SETTLED_AFTER || version.number == reloads {
-            tally.memory.push((version.number, gate.gates.resident_bytes()?));
+        reloads += 1;
+        if reloads == SETTLED_AFTER {
+            tally.memory.push((reloads, gate.gates.resident_bytes()?));
         }
     }
-    let busy = load.end().await;
-    done?;
-    say(reloads, &tally, (&quiet, &busy), &mut report);
-    judge(reloads, &tally, [("before", &quiet), ("while policies were reloaded", &busy)], &mut report);
-    Ok(report)
+    tally.memory.push((reloads, gate.gates.resident_bytes()?));
+    let seen = load.end().await;
+    done.map(|()| Phase { title, reloads, tally, seen })
 }
 
 async fn one(
@@ -107,7 +171,9 @@ async fn one(
     let Version { number, kind, .. } = version;
     let before = status(&gate.gates, NAME).await?;
     gate.folder.put(NAME, &version.files)?;
+    let start = now();
     reload(&gate.gates).await?;
+    tally.took.note(start.elapsed());
     gate.gates.must_run()?;
     let after = status(&gate.gates, NAME).await?;
     let what = format!("reload {number} ({kind:?})");
@@ -139,51 +205,81 @@ async fn one(
     Ok(())
 }
 
-fn say(reloads: u32, tally: &Tally, (quiet, busy): (&Seen, &Seen), report: &mut Report) {
-    report.say(&format!("### {reloads} reloads under load\n"));
+fn say(phases: &[Phase; 4], report: &mut Report) {
+    let [quiet, busy, crowded, among] = phases;
+    report.say(&format!("### {} reloads under load\n", busy.reloads));
+    let tally = &busy.tally;
     let refused: Vec<String> = tally.refused.iter().map(|(step, count)| format!("{count} at `{step}`")).collect();
+    let memory: Vec<String> =
+        tally.memory.iter().map(|(after, bytes)| format!("{} MiB after {after}", bytes >> 20)).collect();
     report.say(&format!(
         "{} versions came into force, each seen in where the next call went; {} were refused: {}. Memory: {}.\n",
         tally.in_force,
         tally.refused.values().sum::<u32>(),
         refused.join(", "),
-        tally
-            .memory
-            .iter()
-            .map(|(after, bytes)| format!("{} MiB after {after}", bytes >> 20))
-            .collect::<Vec<_>>()
-            .join(", "),
+        memory.join(", "),
     ));
-    report.say("| calls | served | failed | p50, ms | p99, ms | worst, ms |");
-    report.say("|---|---:|---:|---:|---:|---:|");
-    for (title, seen) in [("no reloads", quiet), ("one reload after another", busy)] {
-        let ms = |us: f64| us / 1000.0;
-        let times = &seen.times;
-        report.say(&format!(
-            "| {title} | {} | {} | {:.2} | {:.2} | {:.1} |",
-            times.count,
-            seen.failed,
-            ms(times.p50_us),
-            ms(times.p99_us),
-            ms(times.max_us)
-        ));
+    report.say("| calls | served | failed | p50, ms | p99, ms | worst, ms | a reload: p50, ms | worst, ms |");
+    report.say("|---|---:|---:|---:|---:|---:|---:|---:|");
+    let ms = |us: f64| us / 1000.0;
+    for Phase { title, reloads, tally, seen } in phases {
+        let Percentiles { count, p50_us, p99_us, max_us, .. } = seen.times;
+        let took = tally.took.percentiles();
+        let took = match reloads {
+            0 => " | ".to_owned(),
+            _ => format!("{:.0} | {:.0}", ms(took.p50_us), ms(took.max_us)),
+        };
+        let [p50, p99, worst] = [p50_us, p99_us, max_us].map(ms);
+        report.say(&format!("| {title} | {count} | {} | {p50:.2} | {p99:.2} | {worst:.1} | {took} |", seen.failed));
     }
-    report
-        .say(&format!("\np99 with reloads is {:.2} × that without.", busy.times.p99_us / quiet.times.p99_us.max(1.0)));
+    let ratio = |with: &Phase, without: &Phase| with.seen.times.p99_us / without.seen.times.p99_us.max(1.0);
+    report.say(&format!(
+        "\np99 with reloads is {:.2} × that without, and {:.2} × while as many other threads as there are cores never rest; of \
+         those reloads there were {}.",
+        ratio(busy, quiet),
+        ratio(among, crowded),
+        among.reloads,
+    ));
 }
 
-fn judge(reloads: u32, tally: &Tally, seen: [(&str, &Seen); 2], report: &mut Report) {
-    for (title, seen) in seen {
-        let what = format!("{title}: {} calls failed of {}: {:?}", seen.failed, seen.times.count, seen.first_failure);
-        report.promise(seen.failed == 0 && seen.times.count > 0, what);
-    }
-    let all = tally.in_force + tally.refused.values().sum::<u32>();
-    report.promise(all == reloads, format!("of {reloads} reloads {all} came to something"));
+fn judge(phase: &Phase, report: &mut Report) {
+    let Phase { title, reloads, tally, seen } = phase;
+    let what = format!("{title}: {} calls failed of {}: {:?}", seen.failed, seen.times.count, seen.first_failure);
+    report.promise(seen.failed == 0 && seen.times.count > 0, what);
+    report.promise(tally.all() == *reloads, format!("of {reloads} reloads {} came to something", tally.all()));
     let memory = |after: u32| tally.memory.iter().find(|(number, _)| *number == after).map(|(_, bytes)| *bytes);
-    if let (Some(settled), Some(last)) = (memory(SETTLED_AFTER), memory(reloads)) {
+    if let (Some(settled), Some(last)) = (memory(SETTLED_AFTER), memory(*reloads)) {
         report.promise(
             last <= settled + MEMORY_SLACK,
             format!("memory grew from {settled} to {last} bytes after {SETTLED_AFTER} and {reloads} reloads"),
         );
+    }
+}
+
+/// Threads that always want a core, as many as there are cores.
+struct Others {
+    is_over: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Others {
+    fn start() -> Result<Self, Failure> {
+        let is_over = Arc::<AtomicBool>::default();
+        let one = |_| {
+            let is_over = Arc::clone(&is_over);
+            thread::spawn(move || while !is_over.load(Ordering::Relaxed) {})
+        };
+        let threads = (0..thread::available_parallelism()?.get()).map(one).collect();
+        Ok(Self { is_over, threads })
+    }
+}
+
+impl Drop for Others {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            // A thread that only counts doesn't panic.
+            drop(thread.join());
+        }
     }
 }

@@ -1,0 +1,155 @@
+//! Work that gives way to callers: done on a thread of its own, which takes what others leave of the processors.
+//!
+//! Linux has a class for that: to its scheduler a core with nothing but idle work is free, and what wakes is put there instead of
+//! in a queue. But where others always want all cores, as a model server without a GPU does, that class gets next to nothing of
+//! them (3 parts of 1,027 of one), and a policy would take minutes to load. So it is tried first. Niceness, which is what is left
+//! there, on other systems and where the class is forbidden, only tells how to share.
+
+use std::{io, thread};
+#[cfg(target_os = "linux")]
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::channel,
+    },
+    time::Duration,
+};
+
+use rustix::process::nice;
+#[cfg(target_os = "linux")]
+use thread_priority::{
+    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
+    thread_schedule_policy,
+};
+
+#[cfg(target_os = "linux")]
+use crate::clock::thread_cpu;
+
+/// How much less than the callers' threads it may have of the processors, where it isn't in the idle class.
+const NICENESS: i32 = 10;
+
+/// What a thread in the idle class must get done, and in which time, for the class to be of use: more than the first turn that
+/// the scheduler gives to whoever is new.
+#[cfg(target_os = "linux")]
+const TRIAL_WORK: Duration = Duration::from_millis(5);
+#[cfg(target_os = "linux")]
+const TRIAL_WITHIN: Duration = Duration::from_millis(100);
+
+#[cfg(target_os = "linux")]
+const IDLE: ThreadSchedulePolicy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+
+/// Does it on a thread of its own, since one that has given way can't take that back.
+pub(super) fn giving_way<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<thread::Result<T>> {
+    let way = Way::open_now();
+    let thread = thread::Builder::new().name("policy-loader".to_owned()).spawn(move || {
+        way.give();
+        work()
+    });
+    Ok(thread?.join())
+}
+
+/// How a thread gives way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    #[cfg(target_os = "linux")]
+    IdleClass,
+    Niceness,
+}
+
+impl Way {
+    #[cfg(not(target_os = "linux"))]
+    fn open_now() -> Self {
+        Self::Niceness
+    }
+
+    /// The idle class, if a thread in it gets anything done now.
+    #[cfg(target_os = "linux")]
+    fn open_now() -> Self {
+        let (done, is_done) = channel();
+        let is_over = Arc::<AtomicBool>::default();
+        let trial = {
+            let is_over = Arc::clone(&is_over);
+            move || {
+                if !enter_idle_class() {
+                    return;
+                }
+                while thread_cpu() < TRIAL_WORK && !is_over.load(Ordering::Relaxed) {}
+                // Nobody waits for it any more.
+                let (Ok(()) | Err(_)) = done.send(());
+            }
+        };
+        let way = match thread::Builder::new().name("policy-trial".to_owned()).spawn(trial) {
+            Ok(_) if is_done.recv_timeout(TRIAL_WITHIN).is_ok() => Self::IdleClass,
+            Ok(_) | Err(_) => Self::Niceness,
+        };
+        // It ends with its next turn.
+        is_over.store(true, Ordering::Relaxed);
+        way
+    }
+
+    /// From now on this thread gives way.
+    fn give(self) {
+        #[cfg(target_os = "linux")]
+        if self == Self::IdleClass && enter_idle_class() {
+            return;
+        }
+        if let Err(error) = nice(NICENESS) {
+            tracing::debug!(%error, "the loader of policies has the priority of all others");
+        }
+    }
+}
+
+/// `false`: it is forbidden here.
+#[cfg(target_os = "linux")]
+fn enter_idle_class() -> bool {
+    let entered = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, IDLE);
+    // Where the process started with niceness it fails after it has set the class: niceness can't be taken back.
+    let is_in = thread_schedule_policy() == Ok(IDLE);
+    if !is_in {
+        tracing::debug!(?entered, "the loader of policies may not be in the idle class");
+    }
+    is_in
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
+
+    use super::*;
+
+    #[test]
+    fn only_the_thread_that_gives_way_is_in_the_idle_class() {
+        let before = thread_schedule_policy();
+        let given = thread::spawn(|| {
+            Way::IdleClass.give();
+            thread_schedule_policy()
+        });
+        assert_eq!(given.join().unwrap(), Ok(IDLE));
+        assert_eq!(thread_schedule_policy(), before);
+        assert!(giving_way(|| ()).is_ok());
+        assert_eq!(thread_schedule_policy(), before);
+    }
+
+    #[test]
+    fn where_others_always_want_the_core_the_idle_class_is_not_the_way() {
+        let on_a_busy_core = thread::spawn(|| {
+            // Whom this thread starts stays on its core.
+            let mut core = CpuSet::new();
+            core.set(sched_getcpu());
+            sched_setaffinity(None, &core).unwrap();
+            let is_over = Arc::<AtomicBool>::default();
+            let spinning = {
+                let is_over = Arc::clone(&is_over);
+                thread::spawn(move || while !is_over.load(Ordering::Relaxed) {})
+            };
+            let policy = giving_way(thread_schedule_policy);
+            is_over.store(true, Ordering::Relaxed);
+            spinning.join().unwrap();
+            policy.unwrap().unwrap()
+        });
+        assert_ne!(on_a_busy_core.join().unwrap(), Ok(IDLE));
+    }
+}
