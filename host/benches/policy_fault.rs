@@ -178,7 +178,7 @@ fn endless_loop() {
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     println!("a policy that loops, budget {CPU_BUDGET:?}; ms p50, p99 and at most:");
     println!("  its thread stalls {stall} (target {:.0})", ms(2 * CPU_BUDGET + TICK));
-    println!("  meanwhile a thread that sleeps for {TICK:?} at a time oversleeps {overslept}");
+    println!("  the longest that a thread, which sleeps for {TICK:?} at a time, oversleeps in each {overslept}");
 }
 
 /// A thread that sleeps a tick at a time, and knows how long its longest sleep was.

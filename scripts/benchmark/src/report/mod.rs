@@ -19,16 +19,12 @@ pub(crate) fn chart(results: &Results) -> String {
 
 /// All that is said in words and tables, as Markdown.
 pub(crate) fn text(results: &Results) -> String {
-    let machine = &results.machine;
     let settings = &results.settings;
     let mut text = format!(
-        "Commit {}. {}, {} cores, {} GiB, Linux {}. One proxy thread each, alone on core 0; load and backend share the others{}. \
+        "Commit {}. {}. One proxy thread each, alone on core 0; load and backend share the others{}. \
          Medians of {} times {} s.\n\n",
         results.commit,
-        machine.processor,
-        machine.cores,
-        (machine.memory_mib + 512) / 1024,
-        machine.kernel,
+        results.machine,
         if settings.spins {
             " and never sleep, so that no proxy pays for waking them"
         } else {

@@ -5,7 +5,7 @@ use std::fs;
 use super::results::Machine;
 use crate::failure::Failure;
 
-pub(super) fn look() -> Result<Machine, Failure> {
+pub(crate) fn look() -> Result<Machine, Failure> {
     let processors = fs::read_to_string("/proc/cpuinfo")?;
     let memory = fs::read_to_string("/proc/meminfo")?;
     let after = |text: &str, name: &str| {

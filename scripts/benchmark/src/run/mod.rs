@@ -1,6 +1,6 @@
 //! The whole comparison: backend, contenders in turn, rounds, results.
 
-mod machine;
+pub(crate) mod machine;
 mod measure;
 mod results;
 

@@ -1,6 +1,9 @@
 //! What a run has measured: every raw figure, as the JSON file has it.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Display, Formatter},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +30,13 @@ pub(crate) struct Machine {
     pub(crate) cores: usize,
     pub(crate) memory_mib: u64,
     pub(crate) kernel: String,
+}
+
+impl Display for Machine {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        let Self { processor, cores, memory_mib, kernel } = self;
+        write!(out, "{processor}, {cores} cores, {} GiB, Linux {kernel}", (memory_mib + 512) / 1024)
+    }
 }
 
 /// How it was measured.

@@ -7,7 +7,7 @@ pub(crate) mod caller;
 pub(crate) mod gates;
 pub(crate) mod options;
 
-use crate::{failure::Failure, report};
+use crate::{failure::Failure, report, run::machine};
 
 /// What a part of a run has to say.
 #[derive(Debug, Default)]
@@ -42,7 +42,8 @@ impl Report {
     #[expect(clippy::print_stdout, reason = "the report is the command's result")]
     pub(crate) fn end(self, page: Option<&std::path::Path>, block: &str, commit: &str) -> Result<(), Failure> {
         if let Some(page) = page {
-            report::write_block(page, block, &format!("Commit {commit}.\n\n{}", self.text.trim_start()))?;
+            let head = format!("Commit {commit}. {}.", machine::look()?);
+            report::write_block(page, block, &format!("{head}\n\n{}", self.text.trim_start()))?;
         }
         match self.broken.as_slice() {
             [] => {
