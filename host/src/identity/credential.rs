@@ -172,9 +172,10 @@ fn digit(value: u8) -> u8 {
     }
 }
 
-/// The CRC of a text as six base62 digits, which is more than 32 bits need.
+/// The CRC of a text, that of IEEE 802.3 as in zlib, PNG and most scanners, as six base62 digits, which is more than 32 bits
+/// need.
 pub(super) fn crc_digits(text: &str) -> [u8; CRC_DIGITS] {
-    let mut rest = crc32(text.as_bytes());
+    let mut rest = crc32fast::hash(text.as_bytes());
     let mut digits = [b'0'; CRC_DIGITS];
     for place in digits.iter_mut().rev() {
         let [low, ..] = (rest % 62).to_le_bytes();
@@ -182,39 +183,6 @@ pub(super) fn crc_digits(text: &str) -> [u8; CRC_DIGITS] {
         rest /= 62;
     }
     digits
-}
-
-/// CRC-32 as in IEEE 802.3, which zlib, PNG and most scanners compute.
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(u32::MAX, |crc, byte| {
-        let [low, ..] = crc.to_le_bytes();
-        crc_step(low ^ byte) ^ (crc >> 8)
-    })
-}
-
-/// What one byte does to the CRC.
-#[expect(clippy::indexing_slicing, reason = "the table has an entry for every byte")]
-fn crc_step(byte: u8) -> u32 {
-    CRC_TABLE[usize::from(byte)]
-}
-
-const CRC_TABLE: [u32; 256] = crc_table();
-
-#[expect(clippy::indexing_slicing, reason = "the loop ends with the table; computed by the compiler")]
-const fn crc_table() -> [u32; 256] {
-    let mut table = [0; 256];
-    let (mut place, mut byte) = (0, 0_u32);
-    while place < table.len() {
-        let (mut crc, mut bit) = (byte, 0);
-        while bit < 8 {
-            crc = if crc & 1 == 1 { (crc >> 1) ^ 0xEDB8_8320 } else { crc >> 1 };
-            bit += 1;
-        }
-        table[place] = crc;
-        place += 1;
-        byte += 1;
-    }
-    table
 }
 
 #[cfg(test)]
@@ -227,8 +195,9 @@ mod tests {
 
     #[test]
     fn the_crc_is_the_one_that_others_compute() {
-        assert_eq!(crc32(b"123456789"), 0xCBF4_3926);
-        assert_eq!(crc32(b""), 0);
+        // The check value of this CRC, 0xCBF43926, in base 62.
+        assert_eq!(crc_digits("123456789"), *b"3jZRME");
+        assert_eq!(crc_digits(""), *b"000000");
     }
 
     #[test]
