@@ -2,8 +2,8 @@
 //!
 //! Linux has a class for that: to its scheduler a core with nothing but idle work is free, and what wakes is put there instead of
 //! in a queue. But where others always want all cores, as a model server without a GPU does, that class gets next to nothing of
-//! them (3 parts of 1,027 of one), and a policy would take minutes to load. So it is tried first. Niceness, which is what is left
-//! there, on other systems and where the class is forbidden, only tells how to share.
+//! them (3 parts of 1,027 of one), and a policy would take minutes to load. So it is tried first; what is chosen then holds until the
+//! work is done. Niceness, which is what is left there, on other systems and where the class is forbidden, only tells how to share.
 
 use std::{io, thread};
 #[cfg(target_os = "linux")]
@@ -30,9 +30,9 @@ use crate::clock::thread_cpu;
 const NICENESS: i32 = 10;
 
 /// What a thread in the idle class must get done, and in which time, for the class to be of use: more than the first turn that
-/// the scheduler gives to whoever is new.
+/// the scheduler gives to whoever is new, which ends with a tick of the kernel, of up to 10 ms, after its slice, of up to 4 ms.
 #[cfg(target_os = "linux")]
-const TRIAL_WORK: Duration = Duration::from_millis(5);
+const TRIAL_WORK: Duration = Duration::from_millis(20);
 #[cfg(target_os = "linux")]
 const TRIAL_WITHIN: Duration = Duration::from_millis(100);
 
@@ -44,6 +44,7 @@ pub(super) fn giving_way<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<thread::Result<T>> {
     let way = Way::open_now();
+    tracing::debug!(?way, "the loader of policies gives way");
     let thread = thread::Builder::new().name("policy-loader".to_owned()).spawn(move || {
         way.give();
         work()
@@ -65,9 +66,14 @@ impl Way {
         Self::Niceness
     }
 
-    /// The idle class, if a thread in it gets anything done now.
     #[cfg(target_os = "linux")]
     fn open_now() -> Self {
+        Self::tried(TRIAL_WORK, TRIAL_WITHIN)
+    }
+
+    /// The idle class, if a thread in it can work for so long within this time.
+    #[cfg(target_os = "linux")]
+    fn tried(work: Duration, within: Duration) -> Self {
         let (done, is_done) = channel();
         let is_over = Arc::<AtomicBool>::default();
         let trial = {
@@ -76,13 +82,13 @@ impl Way {
                 if !enter_idle_class() {
                     return;
                 }
-                while thread_cpu() < TRIAL_WORK && !is_over.load(Ordering::Relaxed) {}
+                while thread_cpu() < work && !is_over.load(Ordering::Relaxed) {}
                 // Nobody waits for it any more.
                 let (Ok(()) | Err(_)) = done.send(());
             }
         };
         let way = match thread::Builder::new().name("policy-trial".to_owned()).spawn(trial) {
-            Ok(_) if is_done.recv_timeout(TRIAL_WITHIN).is_ok() => Self::IdleClass,
+            Ok(_) if is_done.recv_timeout(within).is_ok() => Self::IdleClass,
             Ok(_) | Err(_) => Self::Niceness,
         };
         // It ends with its next turn.
@@ -120,36 +126,49 @@ mod tests {
 
     use super::*;
 
+    /// Long enough for a thread that others starve to have a turn.
+    const A_TURN: Duration = Duration::from_secs(60);
+
+    fn in_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+        thread::spawn(work).join().expect("the thread ends well")
+    }
+
     #[test]
-    fn only_the_thread_that_gives_way_is_in_the_idle_class() {
+    fn where_the_class_is_allowed_and_of_use_it_is_the_way_of_that_thread_alone() {
         let before = thread_schedule_policy();
-        let given = thread::spawn(|| {
-            Way::IdleClass.give();
+        let is_allowed = in_a_thread(enter_idle_class);
+        let way = Way::tried(Duration::ZERO, A_TURN);
+        assert_eq!(way, if is_allowed { Way::IdleClass } else { Way::Niceness });
+        let given = in_a_thread(move || {
+            way.give();
             thread_schedule_policy()
         });
-        assert_eq!(given.join().unwrap(), Ok(IDLE));
-        assert_eq!(thread_schedule_policy(), before);
-        assert!(giving_way(|| ()).is_ok());
+        assert_eq!(given == Ok(IDLE), is_allowed);
+        assert_eq!(giving_way(|| 7).unwrap().unwrap(), 7);
         assert_eq!(thread_schedule_policy(), before);
     }
 
     #[test]
     fn where_others_always_want_the_core_the_idle_class_is_not_the_way() {
-        let on_a_busy_core = thread::spawn(|| {
+        let way = in_a_thread(|| {
             // Whom this thread starts stays on its core.
             let mut core = CpuSet::new();
             core.set(sched_getcpu());
             sched_setaffinity(None, &core).unwrap();
-            let is_over = Arc::<AtomicBool>::default();
+            let (runs, is_over) = (channel(), Arc::<AtomicBool>::default());
             let spinning = {
                 let is_over = Arc::clone(&is_over);
-                thread::spawn(move || while !is_over.load(Ordering::Relaxed) {})
+                thread::spawn(move || {
+                    runs.0.send(()).unwrap();
+                    while !is_over.load(Ordering::Relaxed) {}
+                })
             };
-            let policy = giving_way(thread_schedule_policy);
+            runs.1.recv().unwrap();
+            let way = Way::open_now();
             is_over.store(true, Ordering::Relaxed);
             spinning.join().unwrap();
-            policy.unwrap().unwrap()
+            way
         });
-        assert_ne!(on_a_busy_core.join().unwrap(), Ok(IDLE));
+        assert_eq!(way, Way::Niceness);
     }
 }

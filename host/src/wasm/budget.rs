@@ -4,7 +4,7 @@
 //! tick only makes the thread's CPU clock be read, and only that clock ends a call before the wall cap. The budget counts
 //! from the first tick within a call: a call that ends before it pays for no clock at all.
 //!
-//! Where nobody waits for the answer, as when a policy is loaded, there is no wall cap: the loader takes what others leave of
+//! Where no caller waits for the answer, as when a policy is loaded, there is no wall cap: the loader takes what others leave of
 //! the processors, and that may be little for long.
 
 use std::{sync::Arc, time::Duration};
@@ -17,7 +17,7 @@ use crate::clock::thread_cpu;
 /// A call ends after this many ticks (of 1 ms) whatever its thread did: it blocks a caller.
 pub(super) const WALL_CAP_TICKS: u32 = 100;
 
-/// Only CPU time ends a call: nobody waits for it.
+/// Only CPU time ends a call: no caller waits for it.
 pub(super) const NO_WALL_CAP: u32 = u32::MAX;
 
 /// Counts one call's time.

@@ -56,7 +56,7 @@ impl Nursery {
         self.birth_within(TICKS_TO_START, &self.shared)
     }
 
-    /// An instance that nobody waits for, of this policy or one that reaches another log or state.
+    /// An instance that no caller waits for, of this policy or one that reaches another log or state.
     pub(super) fn birth_ahead(&self, shared: &Arc<Shared>) -> Result<Instance, BirthError> {
         self.birth_within(NO_WALL_CAP, shared)
     }
