@@ -5,14 +5,16 @@
 //! them (3 parts of 1,027 of one), and a policy would take minutes to load. So it is tried first; what is chosen then holds until the
 //! work is done. Niceness, which is what is left there, on other systems and where the class is forbidden, only tells how to share.
 
-use std::{io, thread};
 #[cfg(target_os = "linux")]
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc::channel,
-    },
+    convert::Infallible,
+    io,
+    sync::mpsc::{RecvTimeoutError, channel},
+    thread,
     time::Duration,
 };
 
@@ -25,6 +27,9 @@ use thread_priority::{
 
 #[cfg(target_os = "linux")]
 use crate::clock::thread_cpu;
+
+/// How often that is done which can't wait for the work to end.
+const MEANWHILE_EVERY: Duration = Duration::from_millis(100);
 
 /// How much less than the callers' threads it may have of the processors, where it isn't in the idle class.
 const NICENESS: i32 = 10;
@@ -39,17 +44,25 @@ const TRIAL_WITHIN: Duration = Duration::from_millis(100);
 #[cfg(target_os = "linux")]
 const IDLE: ThreadSchedulePolicy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
 
-/// Does it on a thread of its own, since one that has given way can't take that back.
+/// Does it on a thread of its own, since one that has given way can't take that back. `meanwhile` is done here, again and again
+/// until that has ended: what can't wait for it.
 pub(super) fn giving_way<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
+    mut meanwhile: impl FnMut(),
 ) -> io::Result<thread::Result<T>> {
     let way = Way::open_now();
     tracing::debug!(?way, "the loader of policies gives way");
+    // Closed when the thread ends, however it does.
+    let (running, has_ended) = channel::<Infallible>();
     let thread = thread::Builder::new().name("policy-loader".to_owned()).spawn(move || {
+        let _running = running;
         way.give();
         work()
-    });
-    Ok(thread?.join())
+    })?;
+    while has_ended.recv_timeout(MEANWHILE_EVERY) == Err(RecvTimeoutError::Timeout) {
+        meanwhile();
+    }
+    Ok(thread.join())
 }
 
 /// How a thread gives way.
@@ -144,8 +157,23 @@ mod tests {
             thread_schedule_policy()
         });
         assert_eq!(given == Ok(IDLE), is_allowed);
-        assert_eq!(giving_way(|| 7).unwrap().unwrap(), 7);
+        assert_eq!(giving_way(|| 7, || ()).unwrap().unwrap(), 7);
         assert_eq!(thread_schedule_policy(), before);
+    }
+
+    #[test]
+    fn what_cannot_wait_is_done_while_the_work_goes_on_and_work_that_panics_ends_itself_alone() {
+        let (told, tells) = channel();
+        let waits = move || tells.recv().map(|()| 7);
+        let mut told_times = 0;
+        let done = giving_way(waits, || {
+            told_times += 1;
+            // It has been told already.
+            let (Ok(()) | Err(_)) = told.send(());
+        });
+        assert_eq!((done.unwrap().unwrap(), told_times >= 1), (Ok(7), true));
+        let no_work: fn() = || panic!("for a test");
+        assert!(giving_way(no_work, || ()).unwrap().is_err());
     }
 
     #[test]

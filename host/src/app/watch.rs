@@ -15,7 +15,6 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    giving_way::giving_way,
     policies::Policies,
     steering::{Steering, Waiting},
 };
@@ -101,23 +100,16 @@ async fn look_for_sure(policies: Policies) -> Result<Policies, String> {
     Ok(policies)
 }
 
-/// One look at the folder. Compiling takes long: never on a worker, and never at a caller's cost. What helps callers at once
-/// comes before it and gives way to nobody; nor does the swap, which has locks that callers want.
+/// One look at the folder. It reads files, and may take long: never on a worker.
 async fn look(mut policies: Policies, is_asked: bool) -> Result<Policies, String> {
     let work = move || {
-        policies.recover(is_asked);
-        let followed = giving_way(move || {
-            let has_changed = policies.follow();
-            (policies, has_changed)
-        });
-        let followed = followed.map_err(|error| error.to_string())?;
-        let (mut policies, has_changed) = followed.map_err(|_| "the loader panicked".to_owned())?;
-        if has_changed {
-            policies.swap();
+        if is_asked {
+            policies.forgive();
         }
-        Ok(policies)
+        policies.follow();
+        policies
     };
-    spawn_blocking(work).await.map_err(|error| error.to_string())?
+    spawn_blocking(work).await.map_err(|error| error.to_string())
 }
 
 /// The folder, and its parent: a folder may be swapped as a whole.

@@ -60,7 +60,8 @@ pub(super) struct Parts {
 #[derive(Debug)]
 pub struct Started {
     policy: GuestPolicy,
-    scratch: Arc<Shared>,
+    /// What its made-up calls share.
+    pub(super) scratch: Arc<Shared>,
 }
 
 impl Started {

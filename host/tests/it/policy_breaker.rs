@@ -141,6 +141,32 @@ async fn the_version_before_takes_the_place_of_one_that_keeps_failing() {
 }
 
 #[tokio::test]
+async fn a_step_back_waits_for_no_other_policy_to_load() {
+    let (log, servers) = (Log::listen(), servers().await);
+    let builder = builder(&servers, 3).set("policies.max_cpu_budget = \"100ms\"");
+    let gate = builder.policy("urgent", &guest::picking(1)).start().await;
+    gate.put_policy("urgent", &guest::picking_unless(0, 1));
+    until("the new version", async || chat(&gate, 2).await.backend() == Some("gpu-1")).await;
+    // It is asked a hundred times while it warms up: half a second or more.
+    gate.put_policy_terms("slow-to-load", "cpu_budget = \"100ms\"\n");
+    gate.put_policy("slow-to-load", &guest::picking_after(3_000_000));
+    log.says(&["slow-to-load", "the policy is loaded, and callers come first"]).await;
+    for _ in 0..3 {
+        chat(&gate, 1).await;
+    }
+    log.says(&["urgent", "the version before it serves again"]).await;
+    assert_eq!(chat(&gate, 1).await.backend(), Some("gpu-2"));
+    let of_the_other = ["slow-to-load", "\"step\""];
+    assert!(log.lines_with(&of_the_other).is_empty(), "its load ended before the step back: that proves nothing");
+    log.says(&of_the_other).await;
+    until("the list", async || gate.policy_status("urgent").await["state"] == "outdated").await;
+    let slow = gate.policy_status("slow-to-load").await;
+    assert_eq!((&slow["state"], &slow["complaint"]), (&json!("in-force"), &json!(null)), "{slow}");
+    let loads = r#"tollgate_policy_loads_total{policy="slow-to-load"}"#;
+    gate.until_metric(loads, 1.0).await;
+}
+
+#[tokio::test]
 async fn a_change_of_terms_is_not_undone_by_calls_that_fail() {
     let (log, servers) = (Log::listen(), servers().await);
     let gate = builder(&servers, 3).policy("retold", &guest::picking_unless(1, 1)).start().await;

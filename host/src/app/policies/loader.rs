@@ -30,11 +30,18 @@ pub(super) struct Failed {
     pub(super) reason: String,
     /// What has to be approved first.
     pub(super) waits_for: Vec<Capability>,
+    /// The same files may load the next time.
+    pub(super) may_pass: bool,
 }
 
 impl Failed {
     pub(super) fn at(step: LoadStep, reason: impl Into<String>) -> Self {
-        Self { step, reason: reason.into(), waits_for: Vec::new() }
+        Self { step, reason: reason.into(), waits_for: Vec::new(), may_pass: false }
+    }
+
+    /// What has nothing to do with the policy's own files.
+    pub(super) fn for_now(step: LoadStep, reason: impl Into<String>) -> Self {
+        Self { may_pass: true, ..Self::at(step, reason) }
     }
 }
 
@@ -145,24 +152,18 @@ impl Loader {
         self.built_in.iter().find(|built_in| built_in.name == name).map(|built_in| Code::BuiltIn(built_in.digest))
     }
 
-    /// Makes a version for the set `generation`.
+    /// Makes a version. `known`: its code, if it is known.
     ///
     /// # Errors
     /// At which step it stopped, and why.
-    pub(super) fn load(
-        &self,
-        name: &str,
-        wanted: &Wanted,
-        known: Option<&Slot>,
-        generation: u64,
-    ) -> Result<Loaded, Failed> {
+    pub(super) fn load(&self, name: &str, wanted: &Wanted, known: Option<Compiled>) -> Result<Loaded, Failed> {
         let file = self.terms(name, wanted)?;
         let source = match &wanted.code {
             Code::BuiltIn(_) => PolicySource::BuiltIn,
             Code::File(_) => PolicySource::File,
         };
         let hits = self.runtime.cache_hits();
-        let (compiled, code_is) = match self.compiled(name, &wanted.code, known) {
+        let (compiled, code_is) = match known {
             Some(compiled) => (compiled, "known"),
             None => match &wanted.code {
                 Code::File(content) => (self.runtime.compile(&content.bytes)?, "compiled"),
@@ -194,9 +195,7 @@ impl Loader {
             policy,
             guard: Arc::new(guard),
             origin: Arc::new(origin),
-            generation,
-            since_ms: self.clock.unix_ms(),
-            has_served: false,
+            in_force: None,
         })
     }
 
@@ -211,11 +210,12 @@ impl Loader {
         misplaced.map_or(Ok(file), |text| Err(Failed::at(LoadStep::Terms, text)))
     }
 
-    fn compiled(&self, name: &str, code: &Code, known: Option<&Slot>) -> Option<Compiled> {
+    /// The code of a version, if it is built in or one of this slot was made from it.
+    pub(super) fn known(&self, name: &str, code: &Code, slot: Option<&Slot>) -> Option<Compiled> {
         let digest = code.digest();
         let built_in = self.built_in.iter().find(|built_in| built_in.name == name && built_in.digest == digest);
         let compiled = built_in.map(|built_in| &built_in.compiled);
-        compiled.or_else(|| known.and_then(|slot| slot.compiled(&digest))).cloned()
+        compiled.or_else(|| slot.and_then(|slot| slot.compiled(&digest))).cloned()
     }
 
     /// One that takes a built-in's place must decide all that the built-in decides: what nobody decides would pass.
@@ -232,7 +232,8 @@ impl Loader {
 
     /// One that can do more than the built-in policy of its name, or than was approved, waits.
     fn refuse_unapproved(&self, name: &str, compiled: &Compiled) -> Result<(), Failed> {
-        let missing = self.unapproved(name, compiled).map_err(|reason| Failed::at(LoadStep::Approval, reason))?;
+        // Approvals that can't be read may be readable at any time.
+        let missing = self.unapproved(name, compiled).map_err(|reason| Failed::for_now(LoadStep::Approval, reason))?;
         if missing.is_empty() {
             return Ok(());
         }
@@ -242,7 +243,7 @@ impl Loader {
              doesn't start while it waits",
             words.join(", ")
         );
-        Err(Failed { step: LoadStep::Approval, reason, waits_for: missing })
+        Err(Failed { waits_for: missing, ..Failed::at(LoadStep::Approval, reason) })
     }
 
     /// Whether all that it does is approved, as far as that can be known.

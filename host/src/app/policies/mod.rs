@@ -21,13 +21,16 @@ use tokio::sync::Notify;
 use self::{
     book::Book,
     loader::{Code, Failed, Loader, Wanted},
-    slot::{Key, Loaded, Slot},
+    slot::{InForce, Key, Loaded, Slot},
 };
-use super::folder::{self, PolicyFiles, Unusable};
+use super::{
+    folder::{self, PolicyFiles, Unusable},
+    giving_way::giving_way,
+};
 use crate::{
     clock::{Clock, moment},
     config::{Config, PolicyFile},
-    policy::{Capability, Chains, Observer},
+    policy::{Capability, Chains, Observer, Policy},
     ports::control::{FailedLoad, LoadStep, PolicySource},
     usage::metrics::Metrics,
     wasm::{GuestPolicy, Runtime},
@@ -78,7 +81,7 @@ type Seen = HashMap<(u64, u64), String>;
 /// All policies, and the set that calls use.
 #[derive(Debug)]
 pub struct Policies {
-    loader: Loader,
+    loader: Arc<Loader>,
     clock: Clock,
     observer: Arc<dyn Observer>,
     chains: Arc<ArcSwap<Chains>>,
@@ -116,7 +119,7 @@ impl Policies {
         let observer: Arc<dyn Observer> = Arc::<Metrics>::clone(metrics);
         let empty = Chains::new(0, Vec::new(), clock.clone(), Arc::clone(&observer));
         let mut policies = Self {
-            loader,
+            loader: Arc::new(loader),
             clock: clock.clone(),
             observer,
             chains: Arc::new(ArcSwap::from_pointee(empty)),
@@ -155,22 +158,32 @@ impl Policies {
         Arc::clone(&self.changed)
     }
 
-    /// Steps back from what keeps failing: loads nothing, and waits for nothing. `is_asked`: what was no longer asked is tried
-    /// again, and [`follow`](Self::follow) will try again what didn't load.
-    pub(super) fn recover(&mut self, is_asked: bool) {
-        if is_asked {
-            self.complaints.values_mut().for_each(|complaint| complaint.about = None);
-            self.slots.values_mut().for_each(|slot| slot.given_up = None);
-            self.lift_quarantines();
+    /// What somebody who asks for a look wants beside it: what was no longer asked is tried again, and
+    /// [`follow`](Self::follow) will try again what didn't load.
+    pub(super) fn forgive(&mut self) {
+        self.complaints.values_mut().for_each(|complaint| complaint.about = None);
+        self.slots.values_mut().for_each(|slot| slot.given_up = None);
+        self.lift_quarantines();
+    }
+
+    /// Steps back from what keeps failing, then compares the folder with what is in force, loads what is new, and puts it in
+    /// force. What doesn't load changes nothing, and says why, once.
+    pub(super) fn follow(&mut self) {
+        self.recover();
+        if self.gather() {
+            self.swap();
         }
+    }
+
+    /// Steps back from what keeps failing: loads nothing, and waits for nothing.
+    fn recover(&mut self) {
         if self.step_back() {
             self.swap();
         }
     }
 
-    /// Compares the folder with what is in force, and loads what is new. What doesn't load changes nothing, and says why, once.
-    /// `true`: something changed, and is to be [put in force](Self::swap).
-    pub(super) fn follow(&mut self) -> bool {
+    /// Compares the folder with what is in force, and loads what is new. `true`: something is to be put in force.
+    fn gather(&mut self) -> bool {
         self.unsettled.clear();
         let mut files = match self.folder.as_deref().map(folder::scan).transpose() {
             Ok(files) => files.unwrap_or_default(),
@@ -190,11 +203,29 @@ impl Policies {
         });
         self.complaints.retain(|name, _| files.contains_key(name));
         self.failures.retain(|name, _| files.contains_key(name));
-        let (mut changed, mut seen) = (false, self.seen(&files));
+        let (mut changes, mut seen) = (Vec::new(), self.seen(&files));
         for (name, files) in &files {
-            changed |= self.take(name, files, &mut seen);
+            changes.extend(self.take(name, files, &mut seen));
         }
-        changed
+        // All at once, since a step back may have put a set in force while they were loaded.
+        let has_changed = !changes.is_empty();
+        changes.into_iter().for_each(|change| self.change(change));
+        has_changed
+    }
+
+    fn change(&mut self, change: Change) {
+        match change {
+            Change::Comes(loaded) => {
+                let name = loaded.policy.name().to_string();
+                match self.slots.get_mut(&name) {
+                    Some(slot) => self.leaving.push(slot.replace(*loaded)),
+                    None => {
+                        self.slots.insert(name, Slot::new(*loaded));
+                    }
+                }
+            }
+            Change::Goes(name) => self.leaving.extend(self.slots.remove(&name).map(|slot| slot.serving.policy)),
+        }
     }
 
     /// Policies that are not asked any more are tried with the next call.
@@ -213,8 +244,8 @@ impl Policies {
             if let Some(failing) = slot.step_back(|before| self.loader.is_approved(name, before)) {
                 changed = true;
                 self.leaving.push(failing);
-                slot.serving.generation = self.generation + 1;
-                slot.serving.since_ms = self.clock.unix_ms();
+                let (generation, since_ms) = (self.generation + 1, self.clock.unix_ms());
+                slot.serving.in_force = Some(InForce { generation, since_ms });
                 self.book.stepped_back(name);
                 let version = folder::version(&slot.serving.key.component);
                 tracing::error!(policy = name, version, "the policy keeps failing: the version before it serves again");
@@ -223,11 +254,11 @@ impl Policies {
         changed
     }
 
-    /// As [`follow`](Self::follow), at the start: files that change while they are read are waited for, and complained about
+    /// As [`gather`](Self::gather), at the start: files that change while they are read are waited for, and complained about
     /// when that takes too long. Without them nobody would decide what they are there to decide.
     fn follow_for_sure(&mut self) {
         for _ in 0..SETTLING_TRIES {
-            self.follow();
+            self.gather();
             if self.unsettled.is_empty() {
                 return;
             }
@@ -254,15 +285,15 @@ impl Policies {
             .collect()
     }
 
-    /// Takes what the files of one name say; true when that changes what is in force.
-    fn take(&mut self, name: &str, files: &PolicyFiles, seen: &mut Seen) -> bool {
+    /// Takes what the files of one name say: what that changes in what is in force.
+    fn take(&mut self, name: &str, files: &PolicyFiles, seen: &mut Seen) -> Option<Change> {
         if files.component.is_none()
             && self.slots.get(name).is_some_and(|slot| slot.serving.source == PolicySource::File)
         {
             let is_built_in = self.loader.built_in_code(name).is_some();
             match self.file_is_gone(name, is_built_in) {
-                Gone::Kept => return false,
-                Gone::Dropped => return true,
+                Gone::Kept => return None,
+                Gone::Dropped => return Some(Change::Goes(name.to_owned())),
                 Gone::BuiltIn => {}
             }
         }
@@ -270,11 +301,11 @@ impl Policies {
             Ok(wanted) => wanted,
             Err(None) => {
                 self.unsettled.push(name.to_owned());
-                return false;
+                return None;
             }
             Err(Some(failed)) => {
                 self.fails(name, &failed, None);
-                return false;
+                return None;
             }
         };
         let key = wanted.key();
@@ -283,7 +314,7 @@ impl Policies {
                 // The same bytes may stand in another file now.
                 slot.serving.identity = wanted.code.identity();
                 self.complaints.remove(name);
-                return false;
+                return None;
             }
             if slot.given_up == Some(key) {
                 let text = format!(
@@ -291,7 +322,7 @@ impl Policies {
                      reload is asked for"
                 );
                 self.complain(name.to_owned(), Complaint { about: Some(key), ..Complaint::of(text) });
-                return false;
+                return None;
             }
         }
         let is_known = |complaint: &Complaint| {
@@ -299,33 +330,41 @@ impl Policies {
                 && (complaint.waits_for.is_empty() || self.loader.still_waits(name, &complaint.waits_for))
         };
         if self.complaints.get(name).is_some_and(is_known) {
-            return false;
+            return None;
         }
-        self.bring(name, &wanted)
+        self.bring(name, wanted)
     }
 
-    /// Loads a version and puts it in its place, to be in force with the next set.
-    fn bring(&mut self, name: &str, wanted: &Wanted) -> bool {
-        let loaded = match self.loader.load(name, wanted, self.slots.get(name), self.generation + 1) {
-            Ok(loaded) => loaded,
-            Err(failed) => {
-                // Approvals that can't be read may be readable at any time, with no change here.
-                let is_final = failed.step != LoadStep::Approval || !failed.waits_for.is_empty();
-                let about = is_final.then(|| wanted.key());
-                self.fails(name, &failed, about);
-                return false;
+    /// Loads a version, to be in force with the next set.
+    fn bring(&mut self, name: &str, wanted: Wanted) -> Option<Change> {
+        let key = wanted.key();
+        match self.load_aside(name, wanted) {
+            Ok(loaded) => {
+                self.complaints.remove(name);
+                tracing::debug!(policy = name, step = LoadStep::Swap.as_str(), "the next set has the policy");
+                Some(Change::Comes(Box::new(loaded)))
             }
-        };
-        self.complaints.remove(name);
-        self.book.passed(name);
-        tracing::debug!(policy = name, step = LoadStep::Swap.as_str(), "the next set has the policy");
-        match self.slots.get_mut(name) {
-            Some(slot) => self.leaving.push(slot.replace(loaded)),
-            None => {
-                self.slots.insert(name.to_owned(), Slot::new(loaded));
+            Err(failed) => {
+                self.fails(name, &failed, (!failed.may_pass).then_some(key));
+                None
             }
         }
-        true
+    }
+
+    /// Loads a version. Callers come first: the loader gives way to them, and what keeps failing is stepped back from meanwhile.
+    fn load_aside(&mut self, name: &str, wanted: Wanted) -> Result<Loaded, Failed> {
+        let known = self.loader.known(name, &wanted.code, self.slots.get(name));
+        if self.generation == 0 {
+            // The gate starts: nobody is served yet.
+            return self.loader.load(name, &wanted, known);
+        }
+        tracing::debug!(policy = name, "the policy is loaded, and callers come first");
+        let (loader, name) = (Arc::clone(&self.loader), name.to_owned());
+        let loaded = giving_way(move || loader.load(&name, &wanted, known), || self.recover());
+        let loaded = loaded.map_err(|error| {
+            Failed::for_now(LoadStep::Compile, format!("there is no thread to load it: {error}; it is tried again"))
+        })?;
+        loaded.unwrap_or_else(|_| Err(Failed::at(LoadStep::Compile, "the gate panicked over it")))
     }
 
     /// What the files of one name ask for; none in the error: nothing can be said now.
@@ -391,7 +430,6 @@ impl Policies {
             return Gone::BuiltIn;
         }
         tracing::info!(policy = name, "the policy's file is gone: it is no longer asked");
-        self.leaving.extend(self.slots.remove(name).map(|slot| slot.serving.policy));
         self.complaints.remove(name);
         Gone::Dropped
     }
@@ -428,17 +466,21 @@ impl Policies {
     }
 
     /// Puts a new set in force.
-    pub(super) fn swap(&mut self) {
+    fn swap(&mut self) {
         let links = self.order().map(|slot| slot.serving.link()).collect();
         self.generation += 1;
         let chains = Chains::new(self.generation, links, self.clock.clone(), Arc::clone(&self.observer));
         self.chains.store(Arc::new(chains));
         // Not before: until now calls have found their instances there.
         self.leaving.drain(..).for_each(|policy| policy.rest());
-        self.slots.values_mut().for_each(|slot| slot.serving.has_served = true);
+        let now = InForce { generation: self.generation, since_ms: self.clock.unix_ms() };
+        for (name, slot) in self.slots.iter_mut().filter(|(_, slot)| slot.serving.in_force.is_none()) {
+            slot.serving.in_force = Some(now);
+            self.book.passed(name);
+        }
         self.book.serving(self.order().map(|slot| &slot.serving));
-        let new = self.order().map(|slot| &slot.serving).filter(|serving| serving.generation == self.generation);
-        new.for_each(Loaded::announce);
+        let is_new = |serving: &&Loaded| serving.in_force.is_some_and(|of| of.generation == self.generation);
+        self.order().map(|slot| &slot.serving).filter(is_new).for_each(|serving| serving.announce(self.generation));
     }
 
     /// The folder's own policies by their order and name, then the built-in ones or what replaces them.
@@ -449,6 +491,14 @@ impl Policies {
         let rest = self.loader.built_in().iter().filter_map(|built_in| self.slots.get(built_in.name));
         joining.into_iter().map(|(_, slot)| slot).chain(rest)
     }
+}
+
+/// What the next set has otherwise than the one in force.
+#[derive(Debug)]
+enum Change {
+    Comes(Box<Loaded>),
+    /// The policy of this name is no longer asked.
+    Goes(String),
 }
 
 /// What becomes of a policy whose file is gone.

@@ -32,11 +32,16 @@ pub(super) struct Loaded {
     pub(super) policy: Arc<GuestPolicy>,
     pub(super) guard: Arc<Guard>,
     pub(super) origin: Arc<Origin>,
-    /// The set with which it came into force, and when.
+    /// None: it never was.
+    pub(super) in_force: Option<InForce>,
+}
+
+/// The last time that a version came into force.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InForce {
+    /// The set with which it did.
     pub(super) generation: u64,
     pub(super) since_ms: u64,
-    /// Whether it was in force.
-    pub(super) has_served: bool,
 }
 
 impl Loaded {
@@ -45,7 +50,7 @@ impl Loaded {
     }
 
     /// Says that it is in force, and what it can do.
-    pub(super) fn announce(&self) {
+    pub(super) fn announce(&self, generation: u64) {
         let inspection = self.policy.inspection();
         let hooks: Vec<&str> = inspection.hooks.iter().map(|hook| hook.as_str()).collect();
         tracing::info!(
@@ -55,7 +60,7 @@ impl Loaded {
             grants = self.policy.grants().text(),
             version = folder::version(&self.key.component),
             code = self.code_is,
-            generation = self.generation,
+            generation,
             "the policy is in force"
         );
     }
@@ -93,7 +98,7 @@ impl Slot {
         let is_removed = old.source == PolicySource::File && self.serving.source == PolicySource::BuiltIn;
         if is_removed {
             self.before = None;
-        } else if old.guard.lets_decide() && old.has_served {
+        } else if old.guard.lets_decide() && old.in_force.is_some() {
             self.before = Some(old);
         }
         self.given_up = None;

@@ -333,3 +333,40 @@ impl Catalogue for CaseCatalogue {
         self.names.get(&id).cloned()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        ports::catalogue::NoBackends,
+        wasm::{BUILT_IN, Cases, Runtime, RuntimeConfig, budget::WALL_CAP_TICKS},
+    };
+
+    #[test]
+    fn a_hook_that_a_caller_waits_for_has_a_wall_cap_and_no_other_has() {
+        let config = RuntimeConfig {
+            cpu_budget: Duration::from_millis(2),
+            memory_bytes: 64 << 20,
+            masked_headers: Vec::new(),
+            default_limits: LimitSet::default(),
+            ready_instances: 1,
+            recheck_every: 0,
+            cache: None,
+        };
+        let runtime = Runtime::start(config, Clock::system(), Arc::new(NoBackends)).unwrap();
+        let [built_in, ..] = BUILT_IN;
+        let (compiled, terms) = (runtime.compile(built_in.bytes).unwrap(), runtime.terms.clone());
+        let started = runtime.start_policy(&built_in.name.into(), &compiled, &terms).unwrap();
+        let cases = Cases::parse(br#"[{"name":"any","hook":"route","expect":"abstain"}]"#).unwrap();
+
+        let calls = started.policy().shared();
+        assert_eq!(calls.wall_ticks, WALL_CAP_TICKS, "calls of callers");
+        let in_a_case = Surroundings::of(&cases.0[0]).shared(started.policy());
+        let others = [("warm-up", &*started.scratch), ("a dry run", &calls.rehearsing()), ("a case", &in_a_case)];
+        for (what, shared) in others {
+            assert_eq!(shared.wall_ticks, NO_WALL_CAP, "{what}");
+        }
+    }
+}

@@ -78,6 +78,16 @@ pub(crate) fn picking_unless(id: u32, cap: u32) -> Vec<u8> {
     router(&format!("{fails} {answer} (i32.const {id})) (i32.const 2048)"))
 }
 
+/// A router that counts this far before it picks the first backend: a million are about two milliseconds.
+pub(crate) fn picking_after(steps: u32) -> Vec<u8> {
+    let count = format!(
+        "(i32.store (i32.const 1100) (i32.const {steps})) (loop $on (i32.store (i32.const 1100)
+            (i32.sub (i32.load (i32.const 1100)) (i32.const 1))) (br_if $on (i32.load (i32.const 1100))))"
+    );
+    let answer = "(i32.store8 (i32.const 2048) (i32.const 0)) (i32.store (i32.const 2052) (i32.const 0))";
+    router(&format!("{count} {answer} (i32.const 2048)"))
+}
+
 /// The same component with so many bytes more that do nothing.
 pub(crate) fn padded(component: &[u8], bytes: u32) -> Vec<u8> {
     // A custom section: its id, its length in LEB128, its name with that one's length, and whatever follows.

@@ -73,7 +73,6 @@ impl Tally {
 #[derive(Debug)]
 struct Phase {
     title: &'static str,
-    reloads: u32,
     tally: Tally,
     seen: Seen,
 }
@@ -144,21 +143,26 @@ async fn phase(
     tally.memory.push((0, gate.gates.resident_bytes()?));
     let load = Load::start(CALLERS, REST, &bench.caller, &request)?;
     sleep(at_least).await;
-    let mut done = Ok(());
-    let mut reloads = 0;
-    for version in &versions {
-        done = one(bench, gate, version, &mut tally, report).await;
-        if done.is_err() {
-            break;
-        }
-        reloads += 1;
-        if reloads == SETTLED_AFTER {
-            tally.memory.push((reloads, gate.gates.resident_bytes()?));
+    let done = one_after_another(bench, gate, &versions, &mut tally, report).await;
+    let seen = load.end().await;
+    done.map(|()| Phase { title, tally, seen })
+}
+
+async fn one_after_another(
+    bench: &Bench,
+    gate: &mut Gate,
+    versions: &[Version],
+    tally: &mut Tally,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    for version in versions {
+        one(bench, gate, version, tally, report).await?;
+        if tally.all() == SETTLED_AFTER {
+            tally.memory.push((SETTLED_AFTER, gate.gates.resident_bytes()?));
         }
     }
-    tally.memory.push((reloads, gate.gates.resident_bytes()?));
-    let seen = load.end().await;
-    done.map(|()| Phase { title, reloads, tally, seen })
+    tally.memory.push((tally.all(), gate.gates.resident_bytes()?));
+    Ok(())
 }
 
 async fn one(
@@ -207,7 +211,7 @@ async fn one(
 
 fn say(phases: &[Phase; 4], report: &mut Report) {
     let [quiet, busy, crowded, among] = phases;
-    report.say(&format!("### {} reloads under load\n", busy.reloads));
+    report.say(&format!("### {} reloads under load\n", busy.tally.all()));
     let tally = &busy.tally;
     let refused: Vec<String> = tally.refused.iter().map(|(step, count)| format!("{count} at `{step}`")).collect();
     let memory: Vec<String> =
@@ -222,10 +226,10 @@ fn say(phases: &[Phase; 4], report: &mut Report) {
     report.say("| calls | served | failed | p50, ms | p99, ms | worst, ms | a reload: p50, ms | worst, ms |");
     report.say("|---|---:|---:|---:|---:|---:|---:|---:|");
     let ms = |us: f64| us / 1000.0;
-    for Phase { title, reloads, tally, seen } in phases {
+    for Phase { title, tally, seen } in phases {
         let Percentiles { count, p50_us, p99_us, max_us, .. } = seen.times;
         let took = tally.took.percentiles();
-        let took = match reloads {
+        let took = match tally.all() {
             0 => " | ".to_owned(),
             _ => format!("{:.0} | {:.0}", ms(took.p50_us), ms(took.max_us)),
         };
@@ -238,20 +242,19 @@ fn say(phases: &[Phase; 4], report: &mut Report) {
          those reloads there were {}.",
         ratio(busy, quiet),
         ratio(among, crowded),
-        among.reloads,
+        among.tally.all(),
     ));
 }
 
 fn judge(phase: &Phase, report: &mut Report) {
-    let Phase { title, reloads, tally, seen } = phase;
+    let Phase { title, tally, seen } = phase;
     let what = format!("{title}: {} calls failed of {}: {:?}", seen.failed, seen.times.count, seen.first_failure);
     report.promise(seen.failed == 0 && seen.times.count > 0, what);
-    report.promise(tally.all() == *reloads, format!("of {reloads} reloads {} came to something", tally.all()));
     let memory = |after: u32| tally.memory.iter().find(|(number, _)| *number == after).map(|(_, bytes)| *bytes);
-    if let (Some(settled), Some(last)) = (memory(SETTLED_AFTER), memory(*reloads)) {
+    if let (Some(settled), Some(last)) = (memory(SETTLED_AFTER), memory(tally.all())) {
         report.promise(
             last <= settled + MEMORY_SLACK,
-            format!("memory grew from {settled} to {last} bytes after {SETTLED_AFTER} and {reloads} reloads"),
+            format!("memory grew from {settled} to {last} bytes after {SETTLED_AFTER} and {} reloads", tally.all()),
         );
     }
 }
