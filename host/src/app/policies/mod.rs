@@ -1,6 +1,7 @@
 //! The policies in force: the built-in ones, and those of the folder, which replace or join them.
 
 mod book;
+mod in_force;
 mod listing;
 mod loader;
 mod slot;
@@ -20,8 +21,9 @@ use tokio::sync::Notify;
 
 use self::{
     book::Book,
+    in_force::Change,
     loader::{Code, Failed, Loader, Wanted},
-    slot::{InForce, Key, Loaded, Slot},
+    slot::{Key, Loaded, Slot},
 };
 use super::{
     folder::{self, PolicyFiles, Unusable},
@@ -29,8 +31,8 @@ use super::{
 };
 use crate::{
     clock::{Clock, moment},
-    config::{Config, PolicyFile},
-    policy::{Capability, Chains, Observer, Policy},
+    config::Config,
+    policy::{Capability, Chains, Observer},
     ports::control::{FailedLoad, LoadStep, PolicySource},
     usage::metrics::Metrics,
     wasm::{GuestPolicy, Runtime},
@@ -175,13 +177,6 @@ impl Policies {
         }
     }
 
-    /// Steps back from what keeps failing: loads nothing, and waits for nothing.
-    fn recover(&mut self) {
-        if self.step_back() {
-            self.swap();
-        }
-    }
-
     /// Compares the folder with what is in force, and loads what is new. `true`: something is to be put in force.
     fn gather(&mut self) -> bool {
         self.unsettled.clear();
@@ -211,47 +206,6 @@ impl Policies {
         let has_changed = !changes.is_empty();
         changes.into_iter().for_each(|change| self.change(change));
         has_changed
-    }
-
-    fn change(&mut self, change: Change) {
-        match change {
-            Change::Comes(loaded) => {
-                let name = loaded.policy.name().to_string();
-                match self.slots.get_mut(&name) {
-                    Some(slot) => self.leaving.push(slot.replace(*loaded)),
-                    None => {
-                        self.slots.insert(name, Slot::new(*loaded));
-                    }
-                }
-            }
-            Change::Goes(name) => self.leaving.extend(self.slots.remove(&name).map(|slot| slot.serving.policy)),
-        }
-    }
-
-    /// Policies that are not asked any more are tried with the next call.
-    fn lift_quarantines(&self) {
-        for (policy, slot) in &self.slots {
-            if slot.serving.guard.lift_quarantine() {
-                tracing::info!(policy, "a reload was asked for: the policy is tried again");
-            }
-        }
-    }
-
-    /// Every policy that keeps failing goes back to its version before.
-    fn step_back(&mut self) -> bool {
-        let mut changed = false;
-        for (name, slot) in &mut self.slots {
-            if let Some(failing) = slot.step_back(|before| self.loader.is_approved(name, before)) {
-                changed = true;
-                self.leaving.push(failing);
-                let (generation, since_ms) = (self.generation + 1, self.clock.unix_ms());
-                slot.serving.in_force = Some(InForce { generation, since_ms });
-                self.book.stepped_back(name);
-                let version = folder::version(&slot.serving.key.component);
-                tracing::error!(policy = name, version, "the policy keeps failing: the version before it serves again");
-            }
-        }
-        changed
     }
 
     /// As [`gather`](Self::gather), at the start: files that change while they are read are waited for, and complained about
@@ -464,41 +418,6 @@ impl Policies {
         }
         self.complaints.insert(name, complaint);
     }
-
-    /// Puts a new set in force.
-    fn swap(&mut self) {
-        let links = self.order().map(|slot| slot.serving.link()).collect();
-        self.generation += 1;
-        let chains = Chains::new(self.generation, links, self.clock.clone(), Arc::clone(&self.observer));
-        self.chains.store(Arc::new(chains));
-        // Not before: until now calls have found their instances there.
-        self.leaving.drain(..).for_each(|policy| policy.rest());
-        let now = InForce { generation: self.generation, since_ms: self.clock.unix_ms() };
-        for (name, slot) in self.slots.iter_mut().filter(|(_, slot)| slot.serving.in_force.is_none()) {
-            slot.serving.in_force = Some(now);
-            self.book.passed(name);
-        }
-        self.book.serving(self.order().map(|slot| &slot.serving));
-        let is_new = |serving: &&Loaded| serving.in_force.is_some_and(|of| of.generation == self.generation);
-        self.order().map(|slot| &slot.serving).filter(is_new).for_each(|serving| serving.announce(self.generation));
-    }
-
-    /// The folder's own policies by their order and name, then the built-in ones or what replaces them.
-    fn order(&self) -> impl Iterator<Item = &Slot> {
-        let is_built_in = |name: &str| self.loader.built_in_code(name).is_some();
-        let mut joining: Vec<(&String, &Slot)> = self.slots.iter().filter(|(name, _)| !is_built_in(name)).collect();
-        joining.sort_by_key(|(_, slot)| slot.serving.file.order.unwrap_or(PolicyFile::ORDER));
-        let rest = self.loader.built_in().iter().filter_map(|built_in| self.slots.get(built_in.name));
-        joining.into_iter().map(|(_, slot)| slot).chain(rest)
-    }
-}
-
-/// What the next set has otherwise than the one in force.
-#[derive(Debug)]
-enum Change {
-    Comes(Box<Loaded>),
-    /// The policy of this name is no longer asked.
-    Goes(String),
 }
 
 /// What becomes of a policy whose file is gone.
