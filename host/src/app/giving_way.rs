@@ -2,8 +2,8 @@
 //!
 //! Linux has a class for that: to its scheduler a core with nothing but idle work is free, and what wakes is put there instead of
 //! in a queue. But where others always want all cores, as a model server without a GPU does, that class gets next to nothing of
-//! them (3 parts of 1,027 of one), and a policy would take minutes to load. So it is tried first; what is chosen then holds until the
-//! work is done. Niceness, which is what is left there, on other systems and where the class is forbidden, only tells how to share.
+//! them (3 parts of 1,027 of one), and a policy would take minutes to load. So it is tried first; work that has begun stays with
+//! what was chosen. Niceness, which is what is left there, on other systems and where the class is forbidden, only tells how to share.
 
 #[cfg(target_os = "linux")]
 use std::sync::{
@@ -11,7 +11,6 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 use std::{
-    convert::Infallible,
     io,
     sync::mpsc::{RecvTimeoutError, channel},
     thread,
@@ -44,25 +43,57 @@ const TRIAL_WITHIN: Duration = Duration::from_millis(100);
 #[cfg(target_os = "linux")]
 const IDLE: ThreadSchedulePolicy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
 
-/// Does it on a thread of its own, since one that has given way can't take that back. `meanwhile` is done here, again and again
-/// until that has ended: what can't wait for it.
-pub(super) fn giving_way<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-    mut meanwhile: impl FnMut(),
-) -> io::Result<thread::Result<T>> {
-    let way = Way::open_now();
-    tracing::debug!(?way, "the loader of policies gives way");
-    // Closed when the thread ends, however it does.
-    let (running, has_ended) = channel::<Infallible>();
-    let thread = thread::Builder::new().name("policy-loader".to_owned()).spawn(move || {
-        let _running = running;
-        way.give();
-        work()
-    })?;
-    while has_ended.recv_timeout(MEANWHILE_EVERY) == Err(RecvTimeoutError::Timeout) {
-        meanwhile();
+/// How long what was tried holds.
+const WAY_HOLDS: Duration = Duration::from_secs(5);
+
+/// Why work that gives way came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotDone {
+    #[error("there is no thread for it: {0}")]
+    NoThread(#[from] io::Error),
+    #[error("the gate panicked over it")]
+    Panicked,
+}
+
+/// Where work is done that gives way.
+#[derive(Debug, Default)]
+pub(super) struct Aside {
+    /// The way that was open, and until when that holds.
+    known: Option<(Way, Duration)>,
+}
+
+impl Aside {
+    /// Does it on a thread of its own, since one that has given way can't take that back. `meanwhile` is done here, again and
+    /// again until the work is done: what can't wait for that. `now` is any clock's that never goes back.
+    ///
+    /// # Errors
+    /// Why it came to nothing.
+    pub(super) fn run<T: Send + 'static>(
+        &mut self,
+        now: Duration,
+        work: impl FnOnce() -> T + Send + 'static,
+        mut meanwhile: impl FnMut(),
+    ) -> Result<T, NotDone> {
+        let known = self.known.filter(|(_, until)| now < *until).map(|(way, _)| way);
+        let (done, is_done) = channel();
+        thread::Builder::new().name("policy-loader".to_owned()).spawn(move || {
+            let way = known.unwrap_or_else(Way::open_now);
+            way.give();
+            // Whoever waits waits for ever.
+            let (Ok(()) | Err(_)) = done.send((way, work()));
+        })?;
+        loop {
+            // Not joined: that would wait for a last turn of a thread that gives way.
+            match is_done.recv_timeout(MEANWHILE_EVERY) {
+                Ok((way, done)) => {
+                    self.known = self.known.filter(|_| known.is_some()).or(Some((way, now + WAY_HOLDS)));
+                    return Ok(done);
+                }
+                Err(RecvTimeoutError::Timeout) => meanwhile(),
+                Err(RecvTimeoutError::Disconnected) => return Err(NotDone::Panicked),
+            }
+        }
     }
-    Ok(thread.join())
 }
 
 /// How a thread gives way.
@@ -81,7 +112,9 @@ impl Way {
 
     #[cfg(target_os = "linux")]
     fn open_now() -> Self {
-        Self::tried(TRIAL_WORK, TRIAL_WITHIN)
+        let way = Self::tried(TRIAL_WORK, TRIAL_WITHIN);
+        tracing::debug!(?way, "the loader of policies gives way");
+        way
     }
 
     /// The idle class, if a thread in it can work for so long within this time.
@@ -157,23 +190,38 @@ mod tests {
             thread_schedule_policy()
         });
         assert_eq!(given == Ok(IDLE), is_allowed);
-        assert_eq!(giving_way(|| 7, || ()).unwrap().unwrap(), 7);
         assert_eq!(thread_schedule_policy(), before);
     }
 
     #[test]
-    fn what_cannot_wait_is_done_while_the_work_goes_on_and_work_that_panics_ends_itself_alone() {
+    fn what_cannot_wait_is_done_while_the_work_goes_on() {
         let (told, tells) = channel();
-        let waits = move || tells.recv().map(|()| 7);
-        let mut told_times = 0;
-        let done = giving_way(waits, || {
-            told_times += 1;
-            // It has been told already.
-            let (Ok(()) | Err(_)) = told.send(());
-        });
-        assert_eq!((done.unwrap().unwrap(), told_times >= 1), (Ok(7), true));
-        let no_work: fn() = || panic!("for a test");
-        assert!(giving_way(no_work, || ()).unwrap().is_err());
+        let waits = move || tells.recv_timeout(A_TURN);
+        let tell = || {
+            // It may have been told already.
+            let (Ok(()) | Err(_)) = told.send(7);
+        };
+        let before = thread_schedule_policy();
+        assert_eq!(Aside::default().run(Duration::ZERO, waits, tell).unwrap(), Ok(7));
+        assert_eq!(thread_schedule_policy(), before, "this thread gives way to nobody");
+    }
+
+    #[test]
+    fn work_that_panics_ends_itself_alone() {
+        let mut aside = Aside::default();
+        let panics: fn() = || panic!("for a test");
+        assert!(matches!(aside.run(Duration::ZERO, panics, || ()), Err(NotDone::Panicked)));
+        assert!(aside.run(Duration::ZERO, || (), || ()).is_ok());
+    }
+
+    #[test]
+    fn what_was_tried_holds_for_a_while() {
+        let mut aside = Aside::default();
+        let mut until = |now: u64| {
+            aside.run(Duration::from_secs(now), || (), || ()).unwrap();
+            aside.known.unwrap().1.as_secs()
+        };
+        assert_eq!([until(1), until(2), until(5), until(6), until(7)], [6, 6, 6, 11, 11]);
     }
 
     #[test]

@@ -15,11 +15,12 @@ use std::{
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
 use hyper::client::conn::http1::{self, SendRequest};
 use rustix::io::Errno;
-use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
-use super::{answer::AnswerBody, backend::Backend, connector::Connector, pool::Lease, resolver::Resolver};
+use super::{
+    answer::AnswerBody, backend::Backend, connector::Connector, pool::Lease, resolver::Resolver, watches::Watches,
+};
 use crate::{
     clock::Clock,
     config,
@@ -34,6 +35,7 @@ const MAX_HEAD_BYTES: usize = 64 << 10;
 pub struct Upstream {
     connector: Connector,
     first_byte: Duration,
+    watches: Arc<Watches>,
     clock: Clock,
     /// Each ends with its connection, which ends with its backend, or with the call that uses it.
     connections: TaskTracker,
@@ -135,7 +137,8 @@ impl Upstream {
     /// A client with the deadlines of this configuration.
     pub fn new(tls: &Arc<rustls::ClientConfig>, resolver: Resolver, config: &config::Upstream, clock: Clock) -> Self {
         let connector = Connector::new(tls, resolver, config.connect_timeout, config.idle_timeout);
-        Self { connector, first_byte: config.first_byte_timeout, clock, connections: TaskTracker::new() }
+        let first_byte = config.first_byte_timeout;
+        Self { connector, first_byte, watches: Arc::default(), clock, connections: TaskTracker::new() }
     }
 
     /// The same client with another time to the answer's first byte.
@@ -176,10 +179,15 @@ impl Upstream {
                 answer = &mut answer => return checked(answer),
             }
         }
-        match timeout(self.first_byte, answer).await {
-            Err(_) => Err(SendError::FirstByte(self.first_byte)),
-            Ok(answer) => checked(answer),
-        }
+        let mut watch = self.watches.set(self.first_byte);
+        let answer = tokio::select! {
+            // What has come in the same moment counts.
+            biased;
+            answer = answer => checked(answer),
+            () = &mut watch => Err(SendError::FirstByte(self.first_byte)),
+        };
+        self.watches.rest(watch);
+        answer
     }
 
     /// Sends on a connection that waits, or on a new one. A connection that closed while it waited gives the request back

@@ -18,6 +18,7 @@ pub mod recent;
 pub mod resolver;
 pub mod single_flight;
 pub mod trust;
+mod watches;
 
 #[cfg(test)]
 mod tests;

@@ -148,15 +148,16 @@ async fn a_step_back_waits_for_no_other_policy_to_load() {
     gate.put_policy("urgent", &guest::picking_unless(0, 1));
     until("the new version", async || chat(&gate, 2).await.backend() == Some("gpu-1")).await;
     // It is asked a hundred times while it warms up: half a second or more.
+    let slow = guest::picking_after(3_000_000);
     gate.put_policy_terms("slow-to-load", "cpu_budget = \"100ms\"\n");
-    gate.put_policy("slow-to-load", &guest::picking_after(3_000_000));
-    log.says(&["slow-to-load", "the policy is loaded, and callers come first"]).await;
+    gate.put_policy("slow-to-load", &slow);
+    log.says(&["slow-to-load", "the policy is about to be loaded, and callers come first"]).await;
     for _ in 0..3 {
         chat(&gate, 1).await;
     }
     log.says(&["urgent", "the version before it serves again"]).await;
     assert_eq!(chat(&gate, 1).await.backend(), Some("gpu-2"));
-    let of_the_other = ["slow-to-load", "\"step\""];
+    let of_the_other = ["slow-to-load", "the next set has the policy"];
     assert!(log.lines_with(&of_the_other).is_empty(), "its load ended before the step back: that proves nothing");
     log.says(&of_the_other).await;
     until("the list", async || gate.policy_status("urgent").await["state"] == "outdated").await;
@@ -164,6 +165,22 @@ async fn a_step_back_waits_for_no_other_policy_to_load() {
     assert_eq!((&slow["state"], &slow["complaint"]), (&json!("in-force"), &json!(null)), "{slow}");
     let loads = r#"tollgate_policy_loads_total{policy="slow-to-load"}"#;
     gate.until_metric(loads, 1.0).await;
+}
+
+#[tokio::test]
+async fn a_version_that_decides_less_is_not_brought_back_by_calls_that_fail() {
+    let (log, servers) = (Log::listen(), servers().await);
+    let gate = builder(&servers, 3).policy("widened", &guest::picking(1)).start().await;
+    assert_eq!(chat(&gate, 2).await.backend(), Some("gpu-2"));
+    // What it is there to refuse would pass without it.
+    gate.put_policy("widened", &guest::authenticator("(unreachable)"));
+    until("the new version", async || chat(&gate, 2).await.code() == "policy_fault").await;
+    for _ in 0..3 {
+        chat(&gate, 2).await;
+    }
+    log.says(&["widened", "it isn't asked for a while"]).await;
+    assert_eq!(gate.api(Method::POST, "/api/v1/policies/reload").await.status, 200);
+    assert_eq!(chat(&gate, 2).await.code(), "policy_fault", "the version before stays away");
 }
 
 #[tokio::test]

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use super::{
-    Policies,
-    slot::{InForce, Loaded, Slot},
+    Complaint, Policies,
+    slot::{InForce, Key, Loaded, Slot},
 };
 use crate::{
-    app::folder,
     config::PolicyFile,
     policy::{Chains, Policy},
 };
@@ -16,33 +15,39 @@ use crate::{
 #[derive(Debug)]
 pub(super) enum Change {
     Comes(Box<Loaded>),
-    /// The policy of this name is no longer asked.
-    Goes(String),
+    /// This version of the policy of this name is no longer asked.
+    Goes(String, Key),
 }
 
 impl Policies {
-    /// Steps back from what keeps failing: loads nothing, and waits for nothing.
+    /// Steps back from what keeps failing: loads nothing, and waits for no load.
     pub(super) fn recover(&mut self) {
-        if self.step_back() {
-            self.swap();
+        let given_up = self.step_back();
+        if given_up.is_empty() {
+            return;
+        }
+        self.swap();
+        for (name, key) in given_up {
+            self.book.stepped_back(&name);
+            tracing::error!(policy = name, "the policy keeps failing: the version before it serves again");
+            // A look that is under way may have compared the two already.
+            let complaint = Complaint::of_given_up(&name, key);
+            self.complain(name, complaint);
         }
     }
 
-    /// Every policy that keeps failing goes back to its version before.
-    fn step_back(&mut self) -> bool {
-        let mut changed = false;
+    /// Every policy that keeps failing goes back to its version before, if that may serve: which, and from which version.
+    fn step_back(&mut self) -> Vec<(String, Key)> {
+        let mut given_up = Vec::new();
         for (name, slot) in &mut self.slots {
             if let Some(failing) = slot.step_back(|before| self.loader.is_approved(name, before)) {
-                changed = true;
                 self.leaving.push(failing);
+                given_up.extend(slot.given_up.map(|key| (name.clone(), key)));
                 let (generation, since_ms) = (self.generation + 1, self.clock.unix_ms());
                 slot.serving.in_force = Some(InForce { generation, since_ms });
-                self.book.stepped_back(name);
-                let version = folder::version(&slot.serving.key.component);
-                tracing::error!(policy = name, version, "the policy keeps failing: the version before it serves again");
             }
         }
-        changed
+        given_up
     }
 
     /// Policies that are not asked any more are tried with the next call.
@@ -66,7 +71,12 @@ impl Policies {
                     }
                 }
             }
-            Change::Goes(name) => self.leaving.extend(self.slots.remove(&name).map(|slot| slot.serving.policy)),
+            // A version that it was stepped back to meanwhile may be one that is kept: the next look asks.
+            Change::Goes(name, key) => {
+                if self.slots.get(&name).is_some_and(|slot| slot.serving.key == key) {
+                    self.leaving.extend(self.slots.remove(&name).map(|slot| slot.serving.policy));
+                }
+            }
         }
     }
 

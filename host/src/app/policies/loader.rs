@@ -2,7 +2,12 @@
 //!
 //! Takes long, and never happens on a request's path. Nothing here changes what is in force.
 
-use std::{path::PathBuf, sync::Arc, thread};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicU64},
+    thread,
+};
 
 use tokio::sync::Notify;
 
@@ -18,7 +23,7 @@ use crate::{
     },
     clock::Clock,
     config::{self, Config, OnFault, PolicyFile},
-    policy::{BreakerRules, Capability, Guard, GuardTerms, Hook, Origin},
+    policy::{BreakerRules, Capability, Decisions, Guard, GuardTerms, Hook, Origin},
     ports::control::{LoadStep, PolicySource},
     wasm::{BUILT_IN, Compiled, LoadError, Runtime, Terms},
 };
@@ -95,6 +100,15 @@ impl Wanted {
     }
 }
 
+/// What a version takes over from others of its name. Looked up before it is loaded: the loader gives way, and is not to hold a
+/// lock that others want.
+#[derive(Debug)]
+pub(super) struct Inherited {
+    code: Option<Compiled>,
+    decisions: Arc<Decisions>,
+    openings: Arc<AtomicU64>,
+}
+
 /// A policy inside the binary.
 #[derive(Debug)]
 pub(super) struct BuiltInCode {
@@ -152,18 +166,19 @@ impl Loader {
         self.built_in.iter().find(|built_in| built_in.name == name).map(|built_in| Code::BuiltIn(built_in.digest))
     }
 
-    /// Makes a version. `known`: its code, if it is known.
+    /// Makes a version.
     ///
     /// # Errors
     /// At which step it stopped, and why.
-    pub(super) fn load(&self, name: &str, wanted: &Wanted, known: Option<Compiled>) -> Result<Loaded, Failed> {
+    pub(super) fn load(&self, name: &str, wanted: &Wanted, inherited: Inherited) -> Result<Loaded, Failed> {
+        let Inherited { code, decisions, openings } = inherited;
         let file = self.terms(name, wanted)?;
         let source = match &wanted.code {
             Code::BuiltIn(_) => PolicySource::BuiltIn,
             Code::File(_) => PolicySource::File,
         };
         let hits = self.runtime.cache_hits();
-        let (compiled, code_is) = match known {
+        let (compiled, code_is) = match code {
             Some(compiled) => (compiled, "known"),
             None => match &wanted.code {
                 Code::File(content) => (self.runtime.compile(&content.bytes)?, "compiled"),
@@ -178,13 +193,15 @@ impl Loader {
         let shared_name: Arc<str> = name.into();
         let started = self.runtime.start_policy(&shared_name, &compiled, &Terms::from(&file))?;
         if let Some((path, content)) = &wanted.cases {
-            let proven = cases::prove(&self.runtime, started.policy(), (path, &content.bytes));
+            let prove = || cases::prove(&self.runtime, started.policy(), (path, &content.bytes));
+            let proven = catch_unwind(AssertUnwindSafe(prove))
+                .unwrap_or_else(|_| Err("the gate panicked over its cases".to_owned()));
             proven.map_err(|reason| Failed::at(LoadStep::Cases, reason))?;
         }
         let policy = Arc::new(started.warm()?);
         let version = folder::version(&wanted.code.digest());
-        let origin = Origin::new(Arc::clone(&shared_name), version, self.book.decisions(name));
-        let guard = Guard::new(shared_name, self.clock.clone(), self.guard_terms(name, &file));
+        let origin = Origin::new(Arc::clone(&shared_name), version, decisions);
+        let guard = Guard::new(shared_name, self.clock.clone(), self.guard_terms(openings, &file));
         Ok(Loaded {
             key: wanted.key(),
             source,
@@ -210,12 +227,16 @@ impl Loader {
         misplaced.map_or(Ok(file), |text| Err(Failed::at(LoadStep::Terms, text)))
     }
 
-    /// The code of a version, if it is built in or one of this slot was made from it.
-    pub(super) fn known(&self, name: &str, code: &Code, slot: Option<&Slot>) -> Option<Compiled> {
-        let digest = code.digest();
-        let built_in = self.built_in.iter().find(|built_in| built_in.name == name && built_in.digest == digest);
+    /// What a version takes over. Its code is known if it is built in, or one of this slot was made from it.
+    pub(super) fn inherited(&self, name: &str, code: &Code, slot: Option<&Slot>) -> Inherited {
+        let (decisions, openings) = (self.book.decisions(name), self.book.openings(name));
+        Inherited { code: self.known(name, &code.digest(), slot), decisions, openings }
+    }
+
+    fn known(&self, name: &str, digest: &Digest, slot: Option<&Slot>) -> Option<Compiled> {
+        let built_in = self.built_in.iter().find(|built_in| built_in.name == name && built_in.digest == *digest);
         let compiled = built_in.map(|built_in| &built_in.compiled);
-        compiled.or_else(|| slot.and_then(|slot| slot.compiled(&digest))).cloned()
+        compiled.or_else(|| slot.and_then(|slot| slot.compiled(digest))).cloned()
     }
 
     /// One that takes a built-in's place must decide all that the built-in decides: what nobody decides would pass.
@@ -268,14 +289,14 @@ impl Loader {
         approvals.missing(name, &asked.collect::<Vec<_>>())
     }
 
-    fn guard_terms(&self, name: &str, file: &PolicyFile) -> GuardTerms {
+    fn guard_terms(&self, openings: Arc<AtomicU64>, file: &PolicyFile) -> GuardTerms {
         let config::BreakerRules { faults, window, percent, pause, max_pause, quarantine_after } = self.gate.breaker;
         let [_, _, route, _] = file.hooks;
         let changed = Arc::clone(&self.changed);
         GuardTerms {
             rules: BreakerRules { faults, window, percent, pause, max_pause, quarantine_after },
             abstains_at_route: route.on_fault == OnFault::Abstain,
-            openings: self.book.openings(name),
+            openings,
             on_change: Arc::new(move || changed.notify_one()),
         }
     }

@@ -27,7 +27,7 @@ use self::{
 };
 use super::{
     folder::{self, PolicyFiles, Unusable},
-    giving_way::giving_way,
+    giving_way::{Aside, NotDone},
 };
 use crate::{
     clock::{Clock, moment},
@@ -75,6 +75,14 @@ impl Complaint {
     fn of(text: String) -> Self {
         Self { text, about: None, waits_for: Vec::new() }
     }
+
+    fn of_given_up(name: &str, version: Key) -> Self {
+        let text = format!(
+            "policy '{name}' is not used: it kept failing; the version before it serves until the file changes, or a reload is \
+             asked for"
+        );
+        Self { about: Some(version), ..Self::of(text) }
+    }
 }
 
 /// Files that were read already in this look, by device and number, and the policy that has them.
@@ -84,6 +92,7 @@ type Seen = HashMap<(u64, u64), String>;
 #[derive(Debug)]
 pub struct Policies {
     loader: Arc<Loader>,
+    aside: Aside,
     clock: Clock,
     observer: Arc<dyn Observer>,
     chains: Arc<ArcSwap<Chains>>,
@@ -122,6 +131,7 @@ impl Policies {
         let empty = Chains::new(0, Vec::new(), clock.clone(), Arc::clone(&observer));
         let mut policies = Self {
             loader: Arc::new(loader),
+            aside: Aside::default(),
             clock: clock.clone(),
             observer,
             chains: Arc::new(ArcSwap::from_pointee(empty)),
@@ -200,6 +210,7 @@ impl Policies {
         self.failures.retain(|name, _| files.contains_key(name));
         let (mut changes, mut seen) = (Vec::new(), self.seen(&files));
         for (name, files) in &files {
+            self.recover();
             changes.extend(self.take(name, files, &mut seen));
         }
         // All at once, since a step back may have put a set in force while they were loaded.
@@ -247,7 +258,7 @@ impl Policies {
             let is_built_in = self.loader.built_in_code(name).is_some();
             match self.file_is_gone(name, is_built_in) {
                 Gone::Kept => return None,
-                Gone::Dropped => return Some(Change::Goes(name.to_owned())),
+                Gone::Dropped(key) => return Some(Change::Goes(name.to_owned(), key)),
                 Gone::BuiltIn => {}
             }
         }
@@ -271,11 +282,7 @@ impl Policies {
                 return None;
             }
             if slot.given_up == Some(key) {
-                let text = format!(
-                    "policy '{name}' is not used: it kept failing; the version before it serves until the file changes, or a \
-                     reload is asked for"
-                );
-                self.complain(name.to_owned(), Complaint { about: Some(key), ..Complaint::of(text) });
+                self.complain(name.to_owned(), Complaint::of_given_up(name, key));
                 return None;
             }
         }
@@ -307,18 +314,24 @@ impl Policies {
 
     /// Loads a version. Callers come first: the loader gives way to them, and what keeps failing is stepped back from meanwhile.
     fn load_aside(&mut self, name: &str, wanted: Wanted) -> Result<Loaded, Failed> {
-        let known = self.loader.known(name, &wanted.code, self.slots.get(name));
+        let inherited = self.loader.inherited(name, &wanted.code, self.slots.get(name));
         if self.generation == 0 {
             // The gate starts: nobody is served yet.
-            return self.loader.load(name, &wanted, known);
+            return self.loader.load(name, &wanted, inherited);
         }
-        tracing::debug!(policy = name, "the policy is loaded, and callers come first");
+        tracing::debug!(policy = name, "the policy is about to be loaded, and callers come first");
         let (loader, name) = (Arc::clone(&self.loader), name.to_owned());
-        let loaded = giving_way(move || loader.load(&name, &wanted, known), || self.recover());
-        let loaded = loaded.map_err(|error| {
-            Failed::for_now(LoadStep::Compile, format!("there is no thread to load it: {error}; it is tried again"))
-        })?;
-        loaded.unwrap_or_else(|_| Err(Failed::at(LoadStep::Compile, "the gate panicked over it")))
+        let load = move || loader.load(&name, &wanted, inherited);
+        let mut aside = mem::take(&mut self.aside);
+        let loaded = aside.run(self.clock.monotonic(), load, || self.recover());
+        self.aside = aside;
+        loaded.unwrap_or_else(|not_done| {
+            let reason = not_done.to_string();
+            Err(match not_done {
+                NotDone::NoThread(_) => Failed::for_now(LoadStep::Compile, reason),
+                NotDone::Panicked => Failed::at(LoadStep::Compile, reason),
+            })
+        })
     }
 
     /// What the files of one name ask for; none in the error: nothing can be said now.
@@ -384,8 +397,9 @@ impl Policies {
             return Gone::BuiltIn;
         }
         tracing::info!(policy = name, "the policy's file is gone: it is no longer asked");
+        let key = slot.serving.key;
         self.complaints.remove(name);
-        Gone::Dropped
+        Gone::Dropped(key)
     }
 
     fn fails(&mut self, name: &str, failed: &Failed, about: Option<Key>) {
@@ -424,7 +438,8 @@ impl Policies {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Gone {
     Kept,
-    Dropped,
+    /// This version is no longer asked.
+    Dropped(Key),
     /// The built-in policy of its name takes its place.
     BuiltIn,
 }

@@ -106,7 +106,7 @@ impl Slot {
     }
 
     /// Goes back to the version before, if the one that serves keeps failing and the one before may serve: it is other code, from
-    /// a file, with the same grants, and all that it does is approved. Else a fault, which callers may have a part in, could undo
+    /// a file, with the same grants, decides at every hook at which this one does, and all that it does is approved. Else a fault, which callers may have a part in, could undo
     /// what an operator has changed. What served comes back.
     pub(super) fn step_back(&mut self, is_approved: impl FnOnce(&Compiled) -> bool) -> Option<Arc<GuestPolicy>> {
         if self.serving.guard.lets_decide() {
@@ -116,6 +116,7 @@ impl Slot {
             before.key.component != self.serving.key.component
                 && before.source == PolicySource::File
                 && before.policy.grants() == self.serving.policy.grants()
+                && Hook::ALL.into_iter().all(|hook| before.policy.decides(hook) || !self.serving.policy.decides(hook))
                 && before.guard.lets_decide()
                 && is_approved(&before.compiled)
         };

@@ -345,7 +345,7 @@ mod tests {
     };
 
     #[test]
-    fn a_hook_that_a_caller_waits_for_has_a_wall_cap_and_no_other_has() {
+    fn the_terms_of_callers_calls_have_a_wall_cap_and_those_of_warm_up_dry_runs_and_cases_have_none() {
         let config = RuntimeConfig {
             cpu_budget: Duration::from_millis(2),
             memory_bytes: 64 << 20,
