@@ -179,7 +179,9 @@ async fn a_version_that_decides_less_is_not_brought_back_by_calls_that_fail() {
         chat(&gate, 2).await;
     }
     log.says(&["widened", "it isn't asked for a while"]).await;
-    assert_eq!(gate.api(Method::POST, "/api/v1/policies/reload").await.status, 200);
+    until("the list", async || gate.policy_status("widened").await["breaker"] == "open").await;
+    let reloaded = gate.api(Method::POST, "/api/v1/policies/reload").await;
+    assert_eq!((reloaded.status, &reloaded.json()["changes"]), (200, &json!([])), "{reloaded:?}");
     assert_eq!(chat(&gate, 2).await.code(), "policy_fault", "the version before stays away");
 }
 
