@@ -19,13 +19,13 @@ use crate::{
 
 /// A call that was paid for; what it cost lies in its settlement.
 #[derive(Debug)]
-pub(super) struct Admitted(pub(super) Read);
+pub(super) struct Admitted(pub(super) Box<Read>);
 
 /// Asks the chain and reserves.
 pub(super) async fn admit(
     parts: &Parts,
     chains: &Arc<Chains>,
-    mut read: Read,
+    mut read: Box<Read>,
     settlement: &mut Settlement,
 ) -> Result<Admitted, Refusal> {
     settlement.begins_admit(&read);

@@ -32,7 +32,7 @@ impl Answer {
     }
 
     /// The response; its settlement ends with its last byte.
-    pub(super) fn into_response(self, mut settlement: Settlement) -> Response<ResponseBody> {
+    pub(super) fn into_response(self, mut settlement: Box<Settlement>) -> Response<ResponseBody> {
         match self {
             Self::Relayed(relayed) => relayed.into_response(settlement),
             Self::Own(body, kind) => {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 
-use super::{Parts, manage::Refresh, refusal::Refusal, route::Routed, settle::Settlement};
+use super::{Parts, manage::Refresh, read::Read, refusal::Refusal, route::Routed, settle::Settlement};
 use crate::{
     llm::{
         Operation, Surface,
@@ -46,7 +46,8 @@ pub(super) struct Answered {
 /// # Cancel safety
 /// When the caller leaves, the connection to the backend closes.
 pub(super) async fn forward(parts: &Parts, routed: Routed, settlement: &mut Settlement) -> Result<Answered, Refusal> {
-    let Routed { row, exchange, body, headers: set, order } = routed;
+    let Routed { read, order } = routed;
+    let Read { row, exchange, body, headers: set, .. } = &*read;
     // What no backend answers is answered before it gets here; nothing else says where a call may go.
     let Source::Backend(upstream) = row.answer else { return Err(Refusal::nowhere_to_go()) };
     let asks_for_usage = asks_for_usage(row, body.as_ref());
@@ -58,7 +59,7 @@ pub(super) async fn forward(parts: &Parts, routed: Routed, settlement: &mut Sett
         }
         let busy = Busy::new(candidate.backend.clone(), candidate.model.clone());
         // Made for each attempt, of which there is mostly one.
-        let headers = request_headers(&exchange, row, &set);
+        let headers = request_headers(exchange, row, set);
         let pieces = pieces(body.as_ref(), &candidate, asks_for_usage);
         settlement.goes_to(&candidate.backend);
         let sent_at = parts.clock.monotonic();

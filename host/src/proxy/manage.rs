@@ -122,7 +122,8 @@ pub(super) async fn manage(
     admitted: Admitted,
     settlement: &mut Settlement,
 ) -> Result<Answered, Refusal> {
-    let Admitted(Read { row, exchange, call, body, managed, headers: set, .. }) = admitted;
+    let Admitted(read) = admitted;
+    let Read { row, exchange, call, body, managed, headers: set, .. } = *read;
     let (Source::Backend(upstream), Some(managed)) = (row.answer, managed) else {
         return Err(Refusal::nowhere_to_go());
     };

@@ -18,7 +18,7 @@ use crate::{
     wire::bounded::{self, Bounds},
 };
 
-/// A call whose body was read and checked.
+/// A call whose body was read and checked. Boxed on its way from stage to stage: it is large.
 #[derive(Debug)]
 pub(super) struct Read {
     pub(super) row: &'static Row,
@@ -58,7 +58,7 @@ impl Read {
 }
 
 /// Reads and checks. The caller's leaving is noticed only once the body is read, so it is read before anything waits.
-pub(super) async fn read(parts: &Parts, authenticated: Authenticated) -> Result<Read, Refusal> {
+pub(super) async fn read(parts: &Parts, authenticated: Authenticated) -> Result<Box<Read>, Refusal> {
     let Authenticated { row, parameter, exchange, caller, body } = authenticated;
     if exchange.headers().contains_key(header::CONTENT_ENCODING) {
         return Err(Refusal::encoded_body());
@@ -100,7 +100,7 @@ pub(super) async fn read(parts: &Parts, authenticated: Authenticated) -> Result<
     let call = Call::of(row, model.as_ref(), json, bytes);
     let (answers, is_text) = (json.map_or(1, JsonBody::answers), json.is_none_or(JsonBody::is_text));
     let headers = SetHeaders::default();
-    Ok(Read { row, exchange, caller, call, answers, is_text, model, body, managed, headers })
+    Ok(Box::new(Read { row, exchange, caller, call, answers, is_text, model, body, managed, headers }))
 }
 
 /// Checks a body: a small one here, a large one where it holds up no other call.

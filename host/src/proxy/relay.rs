@@ -58,7 +58,7 @@ pub(super) fn relay(parts: &Parts, answered: Answered) -> Answer {
 }
 
 impl Relayed {
-    pub(super) fn into_response(self, mut settlement: Settlement) -> Response<ResponseBody> {
+    pub(super) fn into_response(self, mut settlement: Box<Settlement>) -> Response<ResponseBody> {
         let (head, body) = self.response.into_parts();
         let status = head.status;
         let mut passed = headers::to_caller(&head.headers);
@@ -96,7 +96,7 @@ impl Relayed {
 #[derive(Debug)]
 pub(super) struct RelayBody {
     upstream: AnswerBody,
-    settlement: Option<Settlement>,
+    settlement: Option<Box<Settlement>>,
     busy: Busy,
     refresh: Option<Refresh>,
     silence: Silence,

@@ -1,23 +1,18 @@
 //! route: which backend? The host offers those that can serve the call; policies put them in order.
 
-use std::sync::Arc;
-
 use smallvec::SmallVec;
 
 use super::{Parts, admit::Admitted, aside, read::Read, refusal::Refusal, settle::Settlement};
 use crate::{
     llm::{model_name::ModelName, operations::Row},
-    policy::{Backend, Chains, CheckedBody, Exchange, RouteVerdict, SetHeaders},
+    policy::{Backend, Chains, RouteVerdict},
     upstream::fleet::{Candidate, Candidates},
 };
 
 /// A call that knows where to go, and in which order to try.
 #[derive(Debug)]
 pub(super) struct Routed {
-    pub(super) row: &'static Row,
-    pub(super) exchange: Arc<Exchange>,
-    pub(super) body: Option<CheckedBody>,
-    pub(super) headers: SetHeaders,
+    pub(super) read: Box<Read>,
     pub(super) order: Vec<Candidate>,
 }
 
@@ -28,16 +23,16 @@ pub(super) async fn route(
     admitted: Admitted,
     settlement: &mut Settlement,
 ) -> Result<Routed, Refusal> {
-    let body_bytes = admitted.0.body_bytes();
-    let Admitted(Read { row, exchange, caller, call, model, body, headers, .. }) = admitted;
-    let Some(model) = model else { return Err(Refusal::no_model(&["model"])) };
-    let candidates = candidates(parts, &model, row).await?;
+    let Admitted(read) = admitted;
+    let Read { row, exchange, caller, call, .. } = &*read;
+    let Some(model) = &read.model else { return Err(Refusal::no_model(&["model"])) };
+    let candidates = candidates(parts, model, row).await?;
     // Only now: a name that no backend knows is a caller's text, and has no place in a log.
     settlement.names_model(&call.model);
     settlement.offers(&candidates);
     let facts: SmallVec<[Backend; 8]> = candidates.iter().map(|candidate| candidate.facts.clone()).collect();
-    let ask = || chains.route(&exchange, &call, &caller.principal, &facts, settlement);
-    let order = match aside::with_body_of(body_bytes, ask)? {
+    let ask = || chains.route(exchange, call, &caller.principal, &facts, settlement);
+    let order = match aside::with_body_of(read.body_bytes(), ask)? {
         RouteVerdict::Reject(rejection) => return Err(rejection.into()),
         RouteVerdict::Undecided => candidates,
         RouteVerdict::Ranked(ids) => {
@@ -45,7 +40,7 @@ pub(super) async fn route(
             ids.iter().filter_map(by_id).collect()
         }
     };
-    Ok(Routed { row, exchange, body, headers, order })
+    Ok(Routed { read, order })
 }
 
 async fn candidates(parts: &Parts, model: &ModelName, row: &Row) -> Result<Vec<Candidate>, Refusal> {

@@ -262,7 +262,7 @@ impl Refusal {
     }
 
     /// The answer in the caller's dialect; the settlement is closed with it.
-    pub(super) fn into_response(self, mut settlement: Settlement) -> Response<ResponseBody> {
+    pub(super) fn into_response(self, mut settlement: Box<Settlement>) -> Response<ResponseBody> {
         let response = self.answer(settlement.surface(), settlement.request_id());
         let details = *self.0;
         if let Some(private) = &details.private {

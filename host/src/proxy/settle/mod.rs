@@ -60,7 +60,7 @@ pub(super) struct Estimate {
     pub(super) is_open: bool,
 }
 
-/// One call's settlement.
+/// One call's settlement. Boxed: it is large, and goes from the call to its answer.
 #[derive(Debug)]
 pub(super) struct Settlement {
     shared: Arc<Settling>,
@@ -95,9 +95,9 @@ pub(super) struct Settlement {
 }
 
 impl Settlement {
-    pub(super) fn open(shared: &Arc<Settling>, request_id: &RequestId) -> Self {
+    pub(super) fn open(shared: &Arc<Settling>, request_id: &RequestId) -> Box<Self> {
         shared.metrics.call_began();
-        Self::at(shared, request_id, shared.clock.monotonic())
+        Box::new(Self::at(shared, request_id, shared.clock.monotonic()))
     }
 
     fn at(shared: &Arc<Settling>, request_id: &RequestId, began: Duration) -> Self {

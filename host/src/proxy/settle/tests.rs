@@ -14,7 +14,7 @@ fn settling() -> Arc<Settling> {
     Arc::new(Settling { metrics, clock, estimates: Arc::default(), observers, tells_decisions: false })
 }
 
-fn open(shared: &Arc<Settling>) -> Settlement {
+fn open(shared: &Arc<Settling>) -> Box<Settlement> {
     let mut settlement = Settlement::open(shared, &RequestIds::new().accept_or_make(&HeaderMap::new()));
     settlement.asks(Surface::Ollama, Operation::Chat);
     settlement
