@@ -12,8 +12,10 @@ use hyper::body::Incoming;
 
 /// A request's body.
 #[derive(Debug)]
-pub(super) enum CallerBody {
+pub enum CallerBody {
+    /// As it comes from a connection.
     Incoming(Incoming),
+    /// All of it.
     Whole(Full<Bytes>),
 }
 

@@ -82,7 +82,7 @@ impl Parts {
             tells_decisions: false,
         });
         let mut settlement = Settlement::rehearse(&settling, &request_id);
-        let mut request = Request::new(CallerBody::Whole(Full::new(body)));
+        let mut request = Box::new(Request::new(CallerBody::Whole(Full::new(body))));
         (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (method, path, headers);
         let coming = Coming { peer, request_id: &request_id, taken_for: key.as_ref() };
         let carried = self.try_out(&chains, &coming, request, &mut settlement).await;
@@ -96,7 +96,7 @@ impl Parts {
         &self,
         chains: &Arc<Chains>,
         coming: &Coming<'_>,
-        request: Request<CallerBody>,
+        request: Box<Request<CallerBody>>,
         settlement: &mut Settlement,
     ) -> Result<(), Refusal> {
         enter(settlement, "receive");

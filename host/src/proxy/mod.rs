@@ -40,16 +40,15 @@ use std::{
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue, Request, Response};
-use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
 pub use body::{RelayError, ResponseBody};
+pub use caller_body::CallerBody;
 pub use explain::Question;
 pub use limits::NotTold;
 
 use self::{
     authenticate::Coming,
-    caller_body::CallerBody,
     in_flight::InFlight,
     observe::Observers,
     refusal::Refusal,
@@ -150,11 +149,12 @@ impl Proxy {
         Self { settling, running: InFlight::new(parts.bounds.max_in_flight), parts, request_ids: RequestIds::new() }
     }
 
-    /// Serves one request. Every way out of here ends in its settlement exactly once.
+    /// Serves one request. Every way out of here ends in its settlement exactly once. The request is boxed: it is large, and each
+    /// future that it goes through would copy it.
     ///
     /// # Cancel safety
     /// Dropped when the caller leaves: the connection to the backend closes, and the settlement ends as the caller's leaving.
-    pub async fn handle(&self, peer: IpAddr, request: Request<Incoming>) -> Response<ResponseBody> {
+    pub async fn handle(&self, peer: IpAddr, request: Box<Request<CallerBody>>) -> Response<ResponseBody> {
         let request_id = self.request_ids.accept_or_make(request.headers());
         let mut settlement = Settlement::open(&self.settling, &request_id);
         let carried = self.carry(peer, request, &request_id, &mut settlement).await;
@@ -183,14 +183,14 @@ impl Proxy {
     async fn carry(
         &self,
         peer: IpAddr,
-        request: Request<Incoming>,
+        request: Box<Request<CallerBody>>,
         request_id: &request_id::RequestId,
         settlement: &mut Settlement,
     ) -> Result<(answer::Answer, HeaderMap), Refusal> {
         let parts = &self.parts;
         // One set of policies from the first hook to the last, whatever is swapped in meanwhile.
         let chains = parts.chains.load_full();
-        let received = receive::receive(request.map(CallerBody::Incoming), settlement)?;
+        let received = receive::receive(request, settlement)?;
         if let (Class::Local, Source::Gate(own)) = (received.row.class, received.row.answer) {
             return Ok((answer::local(parts, own)?, HeaderMap::new()));
         }

@@ -10,11 +10,11 @@ pub(super) struct Received {
     pub(super) row: &'static Row,
     /// What the path names: a model.
     pub(super) parameter: Option<Box<str>>,
-    pub(super) request: Request<CallerBody>,
+    pub(super) request: Box<Request<CallerBody>>,
 }
 
 /// Finds the row. Paths are compared as they are written: nothing is decoded or tidied, so nothing slips through.
-pub(super) fn receive(request: Request<CallerBody>, settlement: &mut Settlement) -> Result<Received, Refusal> {
+pub(super) fn receive(request: Box<Request<CallerBody>>, settlement: &mut Settlement) -> Result<Received, Refusal> {
     let (row, parameter) = match operations::find(request.method(), request.uri().path()) {
         Match::Row(row, parameter) => (row, parameter.map(|text| text.into_owned().into_boxed_str())),
         Match::WrongMethod { allow, surface } => {

@@ -38,7 +38,7 @@ use super::{
     streams::Streams,
     tls,
 };
-use crate::{usage::bound::Bound, wire::causes::causes};
+use crate::{proxy::CallerBody, usage::bound::Bound, wire::causes::causes};
 
 /// What waits to be sent on one stream of HTTP/2, in bytes: enough for one, little enough for many.
 const STREAM_SEND_BYTES: usize = 64 << 10;
@@ -196,13 +196,13 @@ async fn http2(mut stream: TlsStream<CallerStream>, peer: IpAddr, shared: &Arc<S
 /// Boxed: hyper keeps the place of this future for as long as the connection, or the stream, lasts; all that a call needs
 /// up to its answer's head is large, and its answer's body may take minutes.
 fn answer(request: Request<Incoming>, peer: IpAddr, shared: Arc<Shared>, call: RunningCall) -> Answering {
-    Box::pin(answer_now(request, peer, shared, call))
+    Box::pin(answer_now(Box::new(request.map(CallerBody::Incoming)), peer, shared, call))
 }
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<CallBody>, Infallible>> + Send>>;
 
 async fn answer_now(
-    request: Request<Incoming>,
+    request: Box<Request<CallerBody>>,
     peer: IpAddr,
     shared: Arc<Shared>,
     call: RunningCall,

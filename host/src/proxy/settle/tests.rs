@@ -21,7 +21,7 @@ fn open(shared: &Arc<Settling>) -> Box<Settlement> {
 }
 
 /// A call for which a model runs, on an input of 80 tokens by its bytes.
-fn running(shared: &Arc<Settling>) -> Settlement {
+fn running(shared: &Arc<Settling>) -> Box<Settlement> {
     let mut settlement = open(shared);
     settlement.names_model("m");
     let expected = shared.estimates.expect("m", 80, None);
