@@ -64,6 +64,8 @@ impl Policies {
         match change {
             Change::Comes(loaded) => {
                 let name = loaded.policy.name().to_string();
+                // One about a version that was stepped back from meanwhile as well.
+                self.complaints.remove(&name);
                 match self.slots.get_mut(&name) {
                     Some(slot) => self.leaving.push(slot.replace(*loaded)),
                     None => {

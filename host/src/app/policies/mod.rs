@@ -301,7 +301,6 @@ impl Policies {
         let key = wanted.key();
         match self.load_aside(name, wanted) {
             Ok(loaded) => {
-                self.complaints.remove(name);
                 tracing::debug!(policy = name, step = LoadStep::Swap.as_str(), "the next set has the policy");
                 Some(Change::Comes(Box::new(loaded)))
             }
