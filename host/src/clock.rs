@@ -12,7 +12,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// Where the time comes from: the system, or a test's hand.
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ pub struct Clock(Source);
 
 #[derive(Clone, Debug)]
 enum Source {
-    System { origin: Instant },
+    System { origin: Instant, ticks_origin: Duration },
     Manual { start_unix_ms: u64, elapsed_us: Arc<AtomicU64> },
 }
 
@@ -32,7 +32,7 @@ impl Clock {
     /// The system's clocks.
     #[expect(clippy::disallowed_methods, reason = "this is the one place that asks the system")]
     pub fn system() -> Self {
-        Self(Source::System { origin: Instant::now() })
+        Self(Source::System { origin: Instant::now(), ticks_origin: ticks::monotonic() })
     }
 
     /// A clock that stands at `start_unix_ms` until its hand moves it.
@@ -45,7 +45,7 @@ impl Clock {
     /// Time since this clock was made; never goes back.
     pub fn monotonic(&self) -> Duration {
         match &self.0 {
-            Source::System { origin } => origin.elapsed(),
+            Source::System { origin, .. } => origin.elapsed(),
             Source::Manual { elapsed_us, .. } => Duration::from_micros(elapsed_us.load(Ordering::Relaxed)),
         }
     }
@@ -73,6 +73,23 @@ impl Clock {
     pub fn unix_ms(&self) -> u64 {
         self.unix_us() / 1000
     }
+
+    /// [`Self::monotonic_ms`] as the system knew it at its last tick, up to 10 ms ago: for what is reckoned in seconds, a quarter
+    /// of the price. Never goes back, but may be before a [`Self::monotonic`] that was read earlier.
+    pub fn ticked_ms(&self) -> u64 {
+        match &self.0 {
+            Source::System { ticks_origin, .. } => saturating_ms(ticks::monotonic().saturating_sub(*ticks_origin)),
+            Source::Manual { .. } => self.monotonic_ms(),
+        }
+    }
+
+    /// [`Self::unix_us`] as the system knew it at its last tick, up to 10 ms ago.
+    pub fn ticked_unix_us(&self) -> u64 {
+        match &self.0 {
+            Source::System { .. } => saturating_us(ticks::unix()),
+            Source::Manual { .. } => self.unix_us(),
+        }
+    }
 }
 
 impl Hand {
@@ -84,8 +101,30 @@ impl Hand {
 
 /// How long this thread has worked so far.
 pub fn thread_cpu() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
+    duration(clock_gettime(ClockId::ThreadCPUTime))
+}
+
+fn duration(time: Timespec) -> Duration {
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// What the system notes of the time at each of its ticks. Reading it asks no counter of the processor, which is most of what the
+/// time costs.
+mod ticks {
+    use super::{ClockId, Duration, clock_gettime, duration};
+
+    #[cfg(target_os = "linux")]
+    const CLOCKS: (ClockId, ClockId) = (ClockId::MonotonicCoarse, ClockId::RealtimeCoarse);
+    #[cfg(not(target_os = "linux"))]
+    const CLOCKS: (ClockId, ClockId) = (ClockId::Monotonic, ClockId::Realtime);
+
+    pub(super) fn monotonic() -> Duration {
+        duration(clock_gettime(CLOCKS.0))
+    }
+
+    pub(super) fn unix() -> Duration {
+        duration(clock_gettime(CLOCKS.1))
+    }
 }
 
 /// A duration in whole milliseconds; u64::MAX when it is longer than that can say.
@@ -93,7 +132,8 @@ pub fn saturating_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn saturating_us(duration: Duration) -> u64 {
+/// A duration in whole microseconds; u64::MAX when it is longer than that can say.
+pub fn saturating_us(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
@@ -122,6 +162,17 @@ mod tests {
         assert_eq!((clone.unix_ms(), clone.monotonic_ms()), (2_500, 1_500));
         hand.advance(Duration::from_micros(7));
         assert_eq!((clone.unix_us(), clone.monotonic_us()), (2_500_007, 1_500_007));
+        assert_eq!((clone.ticked_unix_us(), clone.ticked_ms()), (2_500_007, 1_500));
+    }
+
+    #[test]
+    fn the_last_tick_is_not_long_ago() {
+        let clock = Clock::system();
+        // Loaded machines may stop a thread between two readings: each is held between two of the other kind.
+        let (before, ticked, after) = (clock.monotonic_ms(), clock.ticked_ms(), clock.monotonic_ms());
+        assert!((before.saturating_sub(11)..=after + 11).contains(&ticked), "{before} {ticked} {after}");
+        let (before, ticked, after) = (clock.unix_us(), clock.ticked_unix_us(), clock.unix_us());
+        assert!((before - 11_000..=after).contains(&ticked), "{before} {ticked} {after}");
     }
 
     #[test]

@@ -94,7 +94,7 @@ impl KeyTable {
 
     /// The time that the table reckons with.
     pub(super) fn now_ms(&self) -> u64 {
-        self.clock.monotonic_ms()
+        self.clock.ticked_ms()
     }
 
     /// Whether a credential is a key, and whose. Whatever comes of it costs one hash and two comparisons: with the key's

@@ -52,7 +52,7 @@ pub(super) async fn admit(
         });
         let expected = Expected { tokens, is_guess: read.call.output_cap.is_none() };
         match settlement.account() {
-            Some(account) => account.foresee(parts, &charges, expected).await?,
+            Some(account) => Box::pin(account.foresee(parts, &charges, expected)).await?,
             None => reserve(parts, chains, &read.caller.principal.subject, &charges, expected, settlement).await?,
         }
     }

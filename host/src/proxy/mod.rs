@@ -172,7 +172,7 @@ impl Proxy {
             }
             Err(refusal) => refusal.into_response(settlement),
         };
-        limit_headers::stamp(response.headers_mut(), surface, &standings, || self.parts.clock.unix_us());
+        limit_headers::stamp(response.headers_mut(), surface, &standings, || self.parts.clock.ticked_unix_us());
         request_id.stamp(response.headers_mut(), surface);
         if is_degraded {
             response.headers_mut().insert(LIMITS, HeaderValue::from_static("degraded"));

@@ -149,13 +149,14 @@ impl Silence {
 }
 
 impl RelayBody {
-    fn end(&mut self, end: End) {
+    /// `now`: the time, if it was just read.
+    fn end(&mut self, end: End, now: Option<Duration>) {
         if let Some(refresh) = self.refresh.take() {
             refresh.start();
         }
         if let Some(mut settlement) = self.settlement.take() {
             let failed = self.failed || end == End::Failed;
-            let now = self.clock.monotonic();
+            let now = now.unwrap_or_else(|| self.clock.monotonic());
             self.busy.backend().note_end(failed, saturating_ms(now));
             let is_whole = end == End::Complete;
             // The first token of a stream was there when its time began.
@@ -165,24 +166,28 @@ impl RelayBody {
                 self.busy.note_speed(tokens.saturating_sub(there), now.saturating_sub(self.began));
             }
             settlement.counts(counted);
-            settlement.settle(end);
+            settlement.settle_at(end, Some(now));
         }
+    }
+
+    /// The time, if the first frame has come just now.
+    fn first_came(&mut self) -> Option<Duration> {
+        let sent_at = self.first_from.take()?;
+        let now = self.clock.monotonic();
+        let us = now.saturating_sub(sent_at).as_micros();
+        self.busy.note_first_token(u32::try_from(us).unwrap_or(u32::MAX));
+        if self.meter.reads_a_stream() {
+            self.began = now;
+            if let Some(settlement) = &mut self.settlement {
+                settlement.first_came(now);
+            }
+        }
+        Some(now)
     }
 
     /// A frame has come; what of it passes now, maybe nothing.
     fn came(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
         self.silence.is_broken();
-        if let Some(sent_at) = self.first_from.take() {
-            let now = self.clock.monotonic();
-            let us = now.saturating_sub(sent_at).as_micros();
-            self.busy.note_first_token(u32::try_from(us).unwrap_or(u32::MAX));
-            if self.meter.reads_a_stream() {
-                self.began = now;
-                if let Some(settlement) = &mut self.settlement {
-                    settlement.first_came(now);
-                }
-            }
-        }
         if self.meter.is_sifting() {
             return frame.map_data(|piece| self.meter.sift(piece));
         }
@@ -193,9 +198,9 @@ impl RelayBody {
     }
 
     /// The backend has told all. What was held back of it is the last to pass, behind what came last.
-    fn complete(&mut self, last: Option<Frame<Bytes>>) -> Option<Frame<Bytes>> {
+    fn complete(&mut self, last: Option<Frame<Bytes>>, now: Option<Duration>) -> Option<Frame<Bytes>> {
         let rest = self.meter.rest();
-        self.end(End::Complete);
+        self.end(End::Complete, now);
         if rest.is_empty() {
             return last;
         }
@@ -206,7 +211,7 @@ impl RelayBody {
     /// The answer breaks off; what was held back of it passes before the caller is told.
     fn fail(&mut self, error: RelayError) -> Result<Frame<Bytes>, RelayError> {
         let rest = self.meter.held();
-        self.end(End::Failed);
+        self.end(End::Failed, None);
         if rest.is_empty() {
             return Err(error);
         }
@@ -236,10 +241,11 @@ impl Body for RelayBody {
                 // Trailers are headers, and of those only the listed ones pass.
                 Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => {}
                 Poll::Ready(Some(Ok(frame))) => {
+                    let now = this.first_came();
                     let mut passed = Some(this.came(frame));
                     let is_over = this.upstream.is_end_stream();
                     if is_over {
-                        passed = this.complete(passed);
+                        passed = this.complete(passed, now);
                     }
                     // All of a piece may be held back, or taken out.
                     let passed = passed.filter(|frame| !is_empty(frame));
@@ -252,7 +258,7 @@ impl Body for RelayBody {
         };
         match frame {
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(this.fail(RelayError::Broken(error)))),
-            Poll::Ready(_) => Poll::Ready(this.complete(None).map(Ok)),
+            Poll::Ready(_) => Poll::Ready(this.complete(None, None).map(Ok)),
             Poll::Pending => {
                 ready!(this.silence.poll_over(context));
                 if let Some(settlement) = &this.settlement {
@@ -275,6 +281,6 @@ impl Body for RelayBody {
 impl Drop for RelayBody {
     fn drop(&mut self) {
         let end = if self.upstream.is_end_stream() { End::Complete } else { End::ClientLeft };
-        self.end(end);
+        self.end(end, None);
     }
 }

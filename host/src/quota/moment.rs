@@ -1,6 +1,8 @@
 //! A moment on both clocks: windows, buckets and leases go by the monotonic one, calendars by the wall's.
 
-use crate::clock::Clock;
+use std::time::Duration;
+
+use crate::clock::{Clock, saturating_us};
 
 /// A moment, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,8 +14,13 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// What this clock shows.
+    /// What this clock shows; a calendar may lag behind by a tick of the system.
     pub fn now(clock: &Clock) -> Self {
-        Self { monotonic_us: clock.monotonic_us(), unix_us: clock.unix_us() }
+        Self::at(clock.monotonic(), clock)
+    }
+
+    /// As [`Self::now`], for a monotonic time that was just read.
+    pub fn at(monotonic: Duration, clock: &Clock) -> Self {
+        Self { monotonic_us: saturating_us(monotonic), unix_us: clock.ticked_unix_us() }
     }
 }

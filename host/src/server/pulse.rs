@@ -55,7 +55,7 @@ impl Pulse {
     /// A connection of which the first head is due. On HTTP/2 bytes without a call may be answers to pings, so only
     /// HTTP/1.1 counts them as the beginning of a head.
     pub(super) fn new(clock: Clock, bytes_begin_a_head: bool) -> Self {
-        let mark = AtomicU64::new(clock.monotonic_ms() << 1 | HEAD);
+        let mark = AtomicU64::new(clock.ticked_ms() << 1 | HEAD);
         Self { clock, calls: AtomicU32::new(0), mark, bytes_begin_a_head }
     }
 
@@ -63,7 +63,7 @@ impl Pulse {
     pub(super) fn bytes_came(&self) {
         let is_idle = self.mark.load(Ordering::Relaxed) & HEAD == 0;
         if is_idle && self.bytes_begin_a_head && !self.has_calls() {
-            self.mark.store(self.clock.monotonic_ms() << 1 | HEAD, Ordering::Relaxed);
+            self.mark.store(self.clock.ticked_ms() << 1 | HEAD, Ordering::Relaxed);
         }
     }
 
@@ -78,7 +78,7 @@ impl Pulse {
 
     pub(super) fn call_ends(&self) {
         // In this order: the mark is looked at only when no call runs, and must be this one's then.
-        self.mark.store(self.clock.monotonic_ms() << 1, Ordering::Relaxed);
+        self.mark.store(self.clock.ticked_ms() << 1, Ordering::Relaxed);
         self.calls.fetch_sub(1, Ordering::Release);
     }
 
@@ -89,8 +89,7 @@ impl Pulse {
             return Look::Again(patience.until_first_look());
         }
         let mark = self.mark.load(Ordering::Relaxed);
-        let since = Duration::from_millis(mark >> 1);
-        let lasted = self.clock.monotonic().saturating_sub(since);
+        let lasted = Duration::from_millis(self.clock.ticked_ms().saturating_sub(mark >> 1));
         let (limit, bound) = if mark & HEAD == HEAD {
             (patience.head, Bound::HeadTime)
         } else {

@@ -38,7 +38,7 @@ impl Handed {
 
     /// A piece was handed over.
     pub(super) fn given(&self) {
-        self.since.store(self.clock.monotonic_ms() + 1, Ordering::Relaxed);
+        self.since.store(self.clock.ticked_ms() + 1, Ordering::Relaxed);
     }
 
     /// It was taken, for another one is asked for.
@@ -49,7 +49,7 @@ impl Handed {
     fn waits_for(&self) -> Duration {
         match self.since.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
-            since => self.clock.monotonic().saturating_sub(Duration::from_millis(since - 1)),
+            since => Duration::from_millis(self.clock.ticked_ms().saturating_sub(since - 1)),
         }
     }
 

@@ -36,7 +36,7 @@ impl AnswerBody {
 
     fn release(&mut self) {
         if let Some(lease) = self.lease.take() {
-            lease.give_back(self.clock.monotonic_ms());
+            lease.give_back(self.clock.ticked_ms());
         }
     }
 }

@@ -198,14 +198,15 @@ impl Upstream {
         mut request: Request<Outgoing>,
         departure: &Departure,
     ) -> Result<Response<AnswerBody>, SendError> {
-        while let Some(sender) = backend.pool().take(self.clock.monotonic_ms()) {
+        while let Some(sender) = backend.pool().take(self.clock.ticked_ms()) {
             match self.try_on(backend, sender, request, departure).await {
                 Ok(response) => return Ok(response),
                 Err((_, Some(unsent))) => request = unsent,
                 Err((error, None)) => return Err(SendError::Broken(error.into())),
             }
         }
-        let sender = self.connect(backend).await?;
+        // Boxed: calls that find a connection need not carry the room for it.
+        let sender = Box::pin(self.connect(backend)).await?;
         self.try_on(backend, sender, request, departure).await.map_err(|(error, unsent)| match unsent {
             Some(_) => SendError::Connect(error.into()),
             None => SendError::Broken(error.into()),

@@ -177,12 +177,12 @@ impl Fleet {
 
     /// Closes connections to a backend that have waited too long for a call.
     pub fn sweep(&self, backend: &Backend) {
-        backend.sweep(self.clock.monotonic_ms());
+        backend.sweep(self.clock.ticked_ms());
     }
 
     /// Who can serve this model to a caller of this surface.
     pub fn candidates(&self, name: &ModelName, surface: Surface, operation: Operation) -> Candidates {
-        let now_ms = self.clock.monotonic_ms();
+        let now_ms = self.clock.ticked_ms();
         let (mut is_known, mut is_spoken) = (false, false);
         let mut found = Vec::new();
         for backend in self.backends.load().iter() {

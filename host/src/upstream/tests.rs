@@ -258,6 +258,32 @@ async fn an_upload_takes_as_long_as_it_takes_and_the_first_byte_counts_from_its_
 }
 
 #[tokio::test]
+async fn each_call_has_its_own_time_to_the_first_byte_though_calls_share_their_timers() {
+    let (listener, address) = listener().await;
+    let upstream = client(&upstream_config(|config| config.first_byte_timeout = PATIENCE), Resolver::system(false));
+    let (hasty, backend) =
+        (upstream.with_first_byte(Duration::from_millis(100)), backend(&format!("http://{address}")));
+    // A patient call leaves its timer to a hasty one, and the other way round.
+    for _ in 0..3 {
+        let answers = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            read_until(&mut stream, "\r\n\r\n").await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            stream.write_all(ANSWER.as_bytes()).await.unwrap();
+            stream
+        };
+        let (sent, served) = tokio::join!(send(&upstream, &backend, Pieces::default()), answers);
+        assert_eq!(sent.unwrap(), 200, "it was not cut when the call before it was");
+        drop(served);
+        let error = tokio::select! {
+            sent = send(&hasty, &backend, Pieces::default()) => sent.unwrap_err(),
+            () = async { let _silent = listener.accept().await.unwrap(); pending().await } => unreachable!(),
+        };
+        assert!(matches!(error, SendError::FirstByte(_)), "{error:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_upload_that_breaks_its_bounds_is_the_caller_s_doing_and_ends_the_connection() {
     let bounds = Bounds { cap: 5, idle: Duration::from_millis(100), ..ROOMY };
     for (pieces_sent, is_expected) in [

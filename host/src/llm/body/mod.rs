@@ -76,7 +76,18 @@ impl JsonBody {
         if bytes.trim_ascii().is_empty() {
             return Err(BodyError::Empty);
         }
-        let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+        // Text is known to be text once, and not string by string; what isn't is told where it stops being so.
+        match str::from_utf8(bytes) {
+            Ok(text) => Self::walked(bytes, model_fields, serde_json::Deserializer::from_str(text)),
+            Err(_) => Self::walked(bytes, model_fields, serde_json::Deserializer::from_slice(bytes)),
+        }
+    }
+
+    fn walked<'de>(
+        bytes: &'de Bytes,
+        model_fields: &[&str],
+        mut deserializer: serde_json::Deserializer<impl serde_json::de::Read<'de>>,
+    ) -> Result<Self, BodyError> {
         let mut walk = Walk::new(model_fields);
         if let Err(error) = walk.body(&mut deserializer) {
             return Err(error::explain(walk.into_refusal(), &error, bytes));

@@ -221,7 +221,7 @@ impl Settlement {
     pub(super) fn tells_standings(&mut self) -> Vec<Standing> {
         let mut standings = std::mem::take(&mut self.standings);
         // An answer may begin long after its call was admitted.
-        let since_us = self.shared.clock.monotonic_us().saturating_sub(self.stood_at_us);
+        let since_us = (self.shared.clock.ticked_ms() * 1000).saturating_sub(self.stood_at_us);
         for standing in &mut standings {
             standing.reset_after_us = standing.reset_after_us.map(|reset_us| reset_us.saturating_sub(since_us));
         }
@@ -279,12 +279,18 @@ impl Settlement {
 
     /// The call is over. Only the first end counts.
     pub(super) fn settle(&mut self, end: End) {
+        self.settle_at(end, None);
+    }
+
+    /// As [`Self::settle`], at a monotonic time that was just read, if it was.
+    pub(super) fn settle_at(&mut self, end: End, now: Option<Duration>) {
         if !std::mem::take(&mut self.is_open) {
             return;
         }
         self.place = None;
         let tokens = self.tokens();
-        let at = Moment::now(&self.shared.clock);
+        let clock = &self.shared.clock;
+        let at = Moment::at(now.unwrap_or_else(|| clock.monotonic()), clock);
         if let Some(hold) = self.hold.take() {
             hold.settle(at, self.kept(tokens));
         }
