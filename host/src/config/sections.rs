@@ -121,7 +121,7 @@ pub struct Policies {
     /// `memory` where that is more.
     pub max_memory: u64,
     /// One decision in so many is made a second time on a fresh instance, to find policies that decide by what earlier calls
-    /// left in their memory; up to 1,000,000,000. 0: never. Default 1000.
+    /// left in their memory, ten a second of each policy at most; up to 1,000,000,000. 0: never. Default 1000.
     pub recheck_every: u32,
     /// Whether a policy that asks for more than before waits until somebody approves it. Default `none`.
     pub approve: Approve,

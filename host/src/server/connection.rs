@@ -38,7 +38,11 @@ use super::{
     streams::Streams,
     tls,
 };
-use crate::{proxy::CallerBody, usage::bound::Bound, wire::causes::causes};
+use crate::{
+    proxy::CallerBody,
+    usage::bound::Bound,
+    wire::{causes::causes, joined::Joined},
+};
 
 /// What waits to be sent on one stream of HTTP/2, in bytes: enough for one, little enough for many.
 const STREAM_SEND_BYTES: usize = 64 << 10;
@@ -165,7 +169,7 @@ where
         builder.max_headers(bounds.headers);
     }
     let service = service_fn(|request| answer(request, peer, Arc::clone(shared), RunningCall::begin(&pulse)));
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let connection = builder.serve_connection(Joined(TokioIo::new(stream)), service);
     drive(connection, http1::Connection::graceful_shutdown, &pulse, shared).await;
 }
 
@@ -187,7 +191,7 @@ async fn http2(mut stream: TlsStream<CallerStream>, peer: IpAddr, shared: &Arc<S
         .keep_alive_interval(bounds.http2.ping_interval)
         .keep_alive_timeout(bounds.http2.ping_timeout);
     let service = service_fn(|request| answer(request, peer, Arc::clone(shared), RunningCall::begin(&pulse)));
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let connection = builder.serve_connection(Joined(TokioIo::new(stream)), service);
     drive(connection, http2::Connection::graceful_shutdown, &pulse, shared).await;
 }
 

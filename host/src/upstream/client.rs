@@ -24,7 +24,7 @@ use super::{
 use crate::{
     clock::Clock,
     config,
-    wire::{body::Outgoing, bounded::ReadError, causes::causes},
+    wire::{body::Outgoing, bounded::ReadError, causes::causes, joined::Joined},
 };
 
 /// Largest head of an answer: what a backend may make the gate hold.
@@ -241,7 +241,7 @@ impl Upstream {
         let mut builder = http1::Builder::new();
         builder.max_buf_size(MAX_HEAD_BYTES);
         let (mut sender, connection) =
-            builder.handshake(stream).await.map_err(|error| SendError::Connect(error.into()))?;
+            builder.handshake(Joined(stream)).await.map_err(|error| SendError::Connect(error.into()))?;
         self.connections.spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(error = causes(&error), "a connection to a backend ended early");

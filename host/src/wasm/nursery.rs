@@ -19,6 +19,9 @@ use super::{
 const CPU_TO_START: Duration = Duration::from_millis(100);
 const TICKS_TO_START: u32 = 2_000;
 
+/// No more than ten spare instances a second are made, which cost 70 µs each: more would find out no more.
+const SPARE_EVERY_MS: u64 = 100;
+
 /// Makes instances that are started and configured.
 pub(super) struct Nursery {
     pub(super) shared: Arc<Shared>,
@@ -31,13 +34,12 @@ pub(super) struct Nursery {
     pub(super) ticker: Arc<TickingEngine>,
 }
 
-/// An instance that was never asked anything.
+/// An instance that was never asked anything, and when the next one may be made.
 #[derive(Default)]
-enum Spare {
-    #[default]
-    None,
-    BeingMade,
-    There(Box<Instance>),
+struct Spare {
+    instance: Option<Box<Instance>>,
+    is_being_made: bool,
+    next_ms: u64,
 }
 
 impl Nursery {
@@ -68,28 +70,28 @@ impl Nursery {
 
     /// The spare instance, if one is there. `true`: somebody has to [raise](Self::raise) another.
     pub(super) fn take_spare(&self) -> (Option<Instance>, bool) {
+        let now_ms = self.shared.clock.ticked_ms();
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        match std::mem::replace(&mut *spare, Spare::BeingMade) {
-            Spare::None => (None, true),
-            Spare::BeingMade => (None, false),
-            Spare::There(instance) => (Some(*instance), true),
+        let is_wanted = !spare.is_being_made && now_ms >= spare.next_ms;
+        if is_wanted {
+            spare.is_being_made = true;
+            spare.next_ms = now_ms.saturating_add(SPARE_EVERY_MS);
         }
+        (spare.instance.take().map(|instance| *instance), is_wanted)
     }
 
     /// Nobody makes a spare instance: another call may ask for one.
     pub(super) fn give_up_spare(&self) {
-        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Spare::None;
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).is_being_made = false;
     }
 
     /// Makes the spare instance. Takes long: never on a request's path.
     pub(super) fn raise(&self) {
-        let born = match self.birth_ahead(&self.silent) {
-            Ok(instance) => Spare::There(Box::new(instance)),
-            Err(error) => {
-                tracing::debug!(policy = &*self.shared.name, %error, "no instance could be made to look at it again");
-                Spare::None
-            }
-        };
-        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = born;
+        let born = self.birth_ahead(&self.silent).inspect_err(|error| {
+            tracing::debug!(policy = &*self.shared.name, %error, "no instance could be made to look at it again");
+        });
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        spare.is_being_made = false;
+        spare.instance = born.ok().map(Box::new);
     }
 }

@@ -5,6 +5,7 @@ pub mod body;
 pub mod bounded;
 pub mod causes;
 pub mod headers;
+pub mod joined;
 pub mod ndjson;
 pub mod sse;
 pub mod tail;

@@ -71,8 +71,29 @@ async fn an_instance_for_each_call_remembers_nothing() {
     assert_eq!(codes(&gate, 3).await, ["call_a", "call_a", "call_a"]);
 }
 
+/// After this, decisions of a policy may be made again that are too many before.
+const RECHECK_GAP: Duration = Duration::from_millis(100);
+
 fn rechecks(policy: &str, outcome: &str) -> String {
     format!(r#"tollgate_policy_rechecks_total{{policy="{policy}",outcome="{outcome}"}}"#)
+}
+
+#[tokio::test]
+async fn no_more_than_ten_decisions_a_second_are_made_again() {
+    let (_server, gate) = bench(|builder| builder.set("policies.recheck_every = 1")).await;
+    let same = rechecks("round-robin", "same");
+    for seen in [1.0, 2.0] {
+        until("a decision made again", async || {
+            chat(&gate).await;
+            gate.metric(&same).await > seen - 0.5
+        })
+        .await;
+        for _ in 0..20 {
+            chat(&gate).await;
+        }
+        assert!(gate.metric(&same).await < seen + 0.5, "the clock stands still");
+        gate.hand.advance(RECHECK_GAP);
+    }
 }
 
 #[tokio::test]
@@ -82,6 +103,7 @@ async fn a_policy_that_decides_by_its_memory_is_found_out_once() {
         bench(|builder| builder.set("policies.recheck_every = 2").policy("secretive", &counter())).await;
     until("a difference", async || {
         chat(&gate).await;
+        gate.hand.advance(RECHECK_GAP);
         gate.metric(&rechecks("secretive", "different")).await > 1.5
     })
     .await;
@@ -122,6 +144,7 @@ async fn a_policy_that_writes_by_its_memory_is_found_out_too() {
         let (_server, gate) = bench(|builder| builder.set("policies.recheck_every = 2").policy(name, &policy)).await;
         until("a difference", async || {
             assert_eq!(chat(&gate).await.status, 200);
+            gate.hand.advance(RECHECK_GAP);
             gate.metric(&rechecks(name, "different")).await > 1.5
         })
         .await;
@@ -137,6 +160,7 @@ async fn a_policy_that_keeps_its_state_with_the_gate_decides_the_same_again() {
     until("decisions made again", async || {
         let backend = chat(&gate).await.backend().unwrap().to_owned();
         turns.borrow_mut().push(backend);
+        gate.hand.advance(RECHECK_GAP);
         gate.metric(&rechecks("round-robin", "same")).await > 3.5
     })
     .await;
@@ -157,6 +181,7 @@ async fn what_a_policy_changes_in_a_call_is_asked_for_again_and_not_changed_agai
             .await;
     until("decisions made again", async || {
         assert_eq!(gate.post_text("/api/chat", r#"{"model":"llama3:latest"}"#).await.status, 200);
+        gate.hand.advance(RECHECK_GAP);
         gate.metric(&rechecks("pinning", "same")).await > 1.5
     })
     .await;

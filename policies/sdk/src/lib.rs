@@ -18,6 +18,7 @@
 //! Build it as a `cdylib` with `cargo build --release --target wasm32-wasip2` and copy the `.wasm` file into the policy
 //! folder. Hooks never wait, and a panic refuses the call with 503: answer a rejection instead.
 
+pub mod allocator;
 #[doc(hidden)]
 pub mod bindings;
 pub mod charge;
