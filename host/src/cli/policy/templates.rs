@@ -32,9 +32,10 @@ const WIT: [(&str, &str); 3] = [
     ("hooks.wit", include_str!("../../../../wit/hooks.wit")),
 ];
 
-const SDK: [(&str, &str); 3] = [
+const SDK: [(&str, &str); 4] = [
     ("lib.rs", include_str!("../../../../policies/sdk/src/lib.rs")),
     ("bindings.rs", include_str!("../../../../policies/sdk/src/bindings.rs")),
+    ("allocator.rs", include_str!("../../../../policies/sdk/src/allocator.rs")),
     ("charge.rs", include_str!("../../../../policies/sdk/src/charge.rs")),
 ];
 
